@@ -1,0 +1,35 @@
+"""Run a graph by its ops' numpy meaning: slow, obviously right, the oracle of everything below it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from graphopt.ir.graph import Graph, Node, walk
+from graphopt.opdefs.opdef import opdef
+
+
+def evaluate_nodes(roots: Sequence[Node], leaves: Mapping[Node, np.ndarray]) -> list[np.ndarray]:
+    """The values of `roots`, given the values of the `input` and `state` leaves they need."""
+    values: dict[Node, np.ndarray] = dict(leaves)
+    for node in walk(roots):
+        if node in values:
+            continue
+        if node.op == "constant":
+            values[node] = node.attrs["value"]
+        else:
+            values[node] = opdef(node.op).evaluate(node.type, [values[i] for i in node.inputs], node.attrs)
+    return [values[r] for r in roots]
+
+
+def evaluate(graph: Graph, inputs: Sequence[np.ndarray], state: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The outputs of the graph; the arrays of `state` receive their updates in place, after everything is computed."""
+    leaves = dict(zip(graph.inputs, inputs, strict=True)) | dict(zip(graph.state, state, strict=True))
+    values = evaluate_nodes(graph.roots, leaves)
+    k = len(graph.outputs)
+    fresh = [np.array(v) for v in values]
+    where = {s: a for s, a in zip(graph.state, state, strict=True)}
+    for (leaf, _), value in zip(graph.updates, fresh[k:], strict=True):
+        where[leaf][...] = value
+    return fresh[:k]
