@@ -2,26 +2,229 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache as memoize
+from pathlib import Path
+from time import perf_counter
 
 import numpy as np
+from graphopt_runtime import engine
+from graphopt_runtime.cache import Cache, key_of
+from graphopt_runtime.engine import Target
+from graphopt_runtime.executor import Executable
+from graphopt_runtime.program import BufferSpec, Call, Program, from_bytes, to_bytes
+from platformdirs import user_cache_dir
 
-from graphopt.ir.graph import Graph
+from graphopt import config
+from graphopt.ir.graph import Graph, walk
+from graphopt.ir.text import print_graph
+from graphopt.kernel.loops import Buffer, reads_and_writes, show
+from graphopt.kernel.run import run as interpret
+from graphopt.kernel.step import Step, constant_bytes, lower_graph
+from graphopt.llvm.emit import StepCall, emit_step
+from graphopt.llvm.target import machine_of
 from graphopt.opdefs.evaluate import evaluate
+from graphopt.passes.fuse import show_groups
+from graphopt.passes.pipeline import optimize
+
+VERSION = "1"  # of everything that decides the code; part of every cache key
+ENTRY = "step"
 
 
 @dataclass(frozen=True, eq=False)
 class Compiled:
-    """A graph ready to run."""
+    """A graph ready to run.
+
+    graph:   as it was given. seconds: what compiling took. cached: the code came from the disk cache.
+    program: the native code and its plan; None for the other backends.
+    """
 
     graph: Graph
+    seconds: float
+    cached: bool
+    executable: Executable | None
+    step: Step | None = None
+
+    @property
+    def program(self) -> Program | None:
+        return self.executable.program if self.executable is not None else None
+
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes of temporaries, planned before the first step."""
+        if self.executable is not None:
+            return self.executable.program.arena_bytes
+        return self.step.plan.arena_bytes if self.step is not None else 0
 
     def run(self, inputs: Sequence[np.ndarray], state: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Outputs, freshly allocated; the arrays of `state` are updated in place."""
+        """Outputs, freshly allocated; the arrays of `state` are updated in place.
+
+        Arrays are C-contiguous and of exactly the graph's dtypes and shapes.
+        """
+        if self.executable is not None:
+            return self.executable.run(inputs, state)
+        if self.step is not None:
+            return run_loops(self.step, inputs, state)
         return evaluate(self.graph, inputs, state)
 
 
-def compile_graph(graph: Graph) -> Compiled:
-    """Compile a graph."""
-    return Compiled(graph)
+@memoize
+def disk_cache(folder: str) -> Cache:
+    """The disk cache in a folder; "" is the user's cache folder, "off" none at all."""
+    return Cache(None if folder == "off" else folder or user_cache_dir("graphopt", appauthor=False))
+
+
+def compile_graph(graph: Graph, target: Target | None = None) -> Compiled:
+    """Compile a graph for this machine (or another target), by the backend that the switches name.
+
+    Errors: VerifyError, CompileError when graphopt itself is at fault; the graph is never changed.
+    """
+    start = perf_counter()
+    switches = config.current()
+    if switches.backend == "numpy":
+        return Compiled(graph, perf_counter() - start, False, None)
+    if switches.backend == "loops":
+        step = lower_graph(optimize(graph), machine_of(target or engine.host()))
+        return Compiled(graph, perf_counter() - start, False, None, step)
+    chosen = target or engine.host()
+    store = disk_cache(switches.cache)
+    key = key_of(
+        VERSION, print_graph(graph, where=False), chosen.triple, chosen.cpu, chosen.features, engine.version(),
+        ",".join(switches.skip), str(switches.limit),
+    )  # fmt: skip
+    program = _from_disk(store, key)
+    cached = program is not None
+    if program is None:
+        program = compile_program(graph, chosen)
+        store.put(key, to_bytes(program))
+    executable = Executable(program, threads=switches.threads or None, verify=switches.verify > 0)
+    seconds = perf_counter() - start
+    if switches.debug >= 1:
+        origin = "disk cache" if cached else "compiled"
+        print(
+            f"graphopt: {graph.name}: {origin} in {seconds * 1e3:.0f} ms, {len(program.calls)} kernels, "
+            f"{sum(c.barrier for c in program.calls)} barriers, arena {program.arena_bytes} bytes",
+            file=sys.stderr,
+        )
+    return Compiled(graph, seconds, cached, executable)
+
+
+def _from_disk(store: Cache, key: str) -> Program | None:
+    data = store.get(key)
+    if data is None:
+        return None
+    try:
+        return from_bytes(data)
+    except ValueError:
+        return None
+
+
+def compile_program(graph: Graph, target: Target) -> Program:
+    """Every stage from graph to object code."""
+    machine = machine_of(target)
+    step = lower_graph(optimize(graph), machine)
+    ir = module_text(step, target)
+    _trace_stages(graph.name, step, ir)
+    code = engine.compile_ir(ir, target)
+    return Program(
+        name=graph.name,
+        buffers=tuple(BufferSpec(b.name, n.dtype.name, n.shape, kind) for b, kind, n in step.args),
+        constants=constant_bytes(step),
+        aliases=(),
+        calls=tuple(_call(step, k) for k in range(len(step.kernels))),
+        arena_bytes=step.plan.arena_bytes,
+        scratch_bytes=0,
+        parallel=any(step.parallel),
+        entry=ENTRY,
+        code=code,
+    )
+
+
+def _call(step: Step, k: int) -> Call:
+    kernel = step.kernels[k]
+    reads, writes = reads_and_writes(kernel.body)
+    moved = sum(b.size * b.dtype.itemsize for b in reads) + sum(b.size * b.dtype.itemsize for b in writes)
+    where = next((n.where for n in kernel.nodes if n.where is not None), None)
+    return Call(
+        kernel=kernel.name,
+        extent=kernel.extent if step.parallel[k] else 1,
+        barrier=step.barriers[k],
+        cell=where.cell if where else "",
+        where=f"{Path(where.file).name}:{where.line}" if where else "",
+        flops=kernel.flops,
+        bytes=moved,
+    )
+
+
+def module_text(step: Step, target: Target) -> str:
+    """The LLVM module of a step."""
+    args = {b: k for k, (b, _, _) in enumerate(step.args)}
+
+    def place(b: Buffer) -> tuple[str, int]:
+        return ("args", args[b]) if b in args else ("arena", step.plan.offsets[b])
+
+    calls = [
+        StepCall(k, tuple(place(b) for b in kernel.params), step.parallel[k], step.barriers[k])
+        for k, kernel in enumerate(step.kernels)
+    ]
+    return emit_step(ENTRY, step.kernels, calls, machine_of(target), target.triple)
+
+
+def _trace_stages(name: str, step: Step, ir: str) -> None:
+    """Dumps and debug output of the stages after the passes."""
+    switches = config.current()
+    if not switches.dump and switches.debug < 2:
+        return
+    fused, loops = stage_texts(step)
+    if switches.dump:
+        folder = Path(switches.dump)
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, suffix, text in ((90, "fused.txt", fused), (91, "loops.txt", loops), (92, "step.ll", ir)):
+            (folder / f"{name}-{number}-{suffix}").write_text(text)
+    if switches.debug >= 2:
+        print(fused, file=sys.stderr)
+    if switches.debug >= 5:
+        print(loops, file=sys.stderr)
+    if switches.debug >= 6:
+        print(ir, file=sys.stderr)
+
+
+def stage_texts(step: Step) -> tuple[str, str]:
+    """(fused groups, loop nests) as text."""
+    names = {n: f"%{k}" for k, n in enumerate(walk(step.graph.roots))}
+    return show_groups(step.groups, names), "\n\n".join(show(k) for k in step.kernels)
+
+
+def stages(graph: Graph, target: Target | None = None) -> dict[str, str]:
+    """Every stage of a graph as text: graph, fused, loops, llvm, asm."""
+    chosen = target or engine.host()
+    optimized = optimize(graph)
+    step = lower_graph(optimized, machine_of(chosen))
+    fused, loops = stage_texts(step)
+    ir = module_text(step, chosen)
+    return {"graph": print_graph(optimized), "fused": fused, "loops": loops, "llvm": ir, "asm": engine.assembly(ir, chosen)}
+
+
+def run_loops(step: Step, inputs: Sequence[np.ndarray], state: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Run a step's kernels in the loop interpreter."""
+    given = iter([*inputs, *state])
+    memory: dict[Buffer, np.ndarray] = {}
+    outputs: list[np.ndarray] = []
+    for buffer, kind, node in step.args:
+        if kind in ("input", "state"):
+            memory[buffer] = next(given).reshape(-1)
+        elif kind == "constant":
+            memory[buffer] = np.ascontiguousarray(node.attrs["value"]).reshape(-1)
+        else:
+            outputs.append(np.empty(node.shape, node.dtype.numpy))
+            memory[buffer] = outputs[-1].reshape(-1)
+    arena = np.full(step.plan.arena_bytes + 64, 0xA5, np.uint8)
+    for buffer, offset in step.plan.offsets.items():
+        assert isinstance(buffer, Buffer)
+        size = buffer.size * buffer.dtype.itemsize
+        memory[buffer] = arena[offset : offset + size].view(buffer.dtype.numpy)
+    for kernel in step.kernels:
+        interpret(kernel, memory)
+    return outputs

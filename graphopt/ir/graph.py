@@ -112,7 +112,7 @@ def users(order: Iterable[Node]) -> dict[Node, list[Node]]:
 
 def with_inputs(node: Node, inputs: tuple[Node, ...]) -> Node:
     """The same op on other inputs of the same types; the node itself when nothing changed."""
-    if all(a is b for a, b in zip(node.inputs, inputs, strict=True)):
+    if inputs == node.inputs:  # nodes compare by identity
         return node
     return Node(node.op, inputs, node.attrs, node.type, node.where)
 

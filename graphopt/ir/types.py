@@ -78,8 +78,8 @@ def dtype_of(spec: object) -> DType:
         return spec
     if isinstance(spec, str) and spec in _by_name:
         return _by_name[spec]
-    if spec in (bool, int, float):
-        return {bool: bool_, int: i64, float: f32}[spec]  # type: ignore[index]
+    if spec is bool or spec is int or spec is float:  # identity: np.dtype("int64") == int
+        return {bool: bool_, int: i64, float: f32}[spec]
     try:
         return _by_numpy[np.dtype(spec)]  # type: ignore[call-overload]
     except (TypeError, KeyError):

@@ -141,6 +141,42 @@ class Contracts(Protocol):
         """out[out] = sum of a[a] * b[b]."""
 
 
+class Loops(Protocol):
+    """What a `loops` rule sees. Places are tuples of indices, as in Reader; the rule has stored every element once it ends.
+
+    `s` is the arithmetic for values. A store is seen by the loads of the same independent iteration that follow it.
+    """
+
+    s: Scalars
+
+    def independent(self, shape: tuple[int, ...], body: Callable[[tuple[Any, ...]], None]) -> None:
+        """`body(place)` for every place of `shape`, in any order, by any number of threads; outermost.
+
+        No iteration may load what another one stores, and none stores what another one does.
+        """
+
+    def serial(self, shape: tuple[int, ...], body: Callable[[tuple[Any, ...]], None]) -> None:
+        """`body(place)` for every place of `shape`, one after the other in row-major order."""
+
+    def when(self, condition: Any, body: Callable[[], None]) -> None:
+        """`body()` where the bool value `condition` holds; loads and stores happen only there."""
+
+    def read(self, k: int, place: tuple[Any, ...]) -> Any:
+        """The element of input k."""
+
+    def load(self, place: tuple[Any, ...]) -> Any:
+        """The element of the output as it is now."""
+
+    def store(self, place: tuple[Any, ...], value: Any) -> None:
+        """Write an element of the output."""
+
+    def within(self, index: Any, low: int, high: int) -> Any:
+        """low <= index < high, as a bool value."""
+
+    def index(self, value: Any) -> Any:
+        """An integer value as an index."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """Inputs for the generic tests: shapes, attrs, the range values are drawn from.
@@ -223,7 +259,7 @@ class OpDef:
         return self._rule("contract", rule)
 
     def loops(self, rule: Callable[..., Any]) -> Callable[..., Any]:
-        """(builder, output, *inputs, **attrs): the op's own loop nests, see kernel/loops.py."""
+        """(nest: Loops, *input types, **attrs): the op's own loop nests, by their effects."""
         return self._rule("loops", rule)
 
     def no_vjp(self, reason: str) -> None:

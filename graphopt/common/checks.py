@@ -1,0 +1,79 @@
+"""Argument checks of the public API: each names the owner, the argument, what was expected and what was found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+
+def found(value: Any) -> str:
+    """How a wrong value is shown: itself when short, and its type."""
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:57] + '...'} of type {type(value).__name__}"
+
+
+def check_type(owner: str, name: str, value: Any, *types: type) -> Any:
+    """`value`, which must be an instance of one of `types`; a bool counts as an int only when bool is listed."""
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types and object not in types):
+        expected = " or ".join("None" if t is type(None) else t.__name__ for t in types)
+        raise TypeError(f"{owner}: {name} must be {expected}, found {found(value)}")
+    return value
+
+
+def check_bool(owner: str, name: str, value: Any) -> bool:
+    check_type(owner, name, value, bool)
+    return value
+
+
+def check_int(owner: str, name: str, value: Any, low: int | None = None) -> int:
+    """An int (no bool), at least `low`."""
+    check_type(owner, name, value, int)
+    if low is not None and value < low:
+        raise ValueError(f"{owner}: {name} must be an int >= {low}, found {value}")
+    return value
+
+
+def check_number(owner: str, name: str, value: Any, low: float | None = None, ints: bool = True) -> float:
+    """A finite number, at least `low`; with ints=False only a float will do."""
+    check_type(owner, name, value, *((int, float) if ints else (float,)))
+    if not math.isfinite(value):
+        raise ValueError(f"{owner}: {name} must be finite, found {value}")
+    if low is not None and value < low:
+        raise ValueError(f"{owner}: {name} must be >= {low}, found {value}")
+    return value
+
+
+def check_positive(owner: str, name: str, value: Any, ints: bool = True) -> float:
+    """A finite number > 0; with ints=False only a float will do."""
+    check_number(owner, name, value, ints=ints)
+    if value <= 0:
+        raise ValueError(f"{owner}: {name} must be > 0, found {value}")
+    return value
+
+
+def check_between(owner: str, name: str, value: Any, low: float, high: float, ints: bool = True) -> float:
+    """low < value < high."""
+    check_number(owner, name, value, ints=ints)
+    if not low < value < high:
+        raise ValueError(f"{owner}: {name} must be in ({low}, {high}), found {value}")
+    return value
+
+
+def check_choice(owner: str, name: str, value: Any, choices: Sequence[Any]) -> Any:
+    """One of `choices`."""
+    if value not in choices:
+        expected = ", ".join(repr(c) for c in choices)
+        raise ValueError(f"{owner}: {name} must be one of {expected}, found {value!r}")
+    return value
+
+
+def int_tuple(owner: str, name: str, value: Any, length: int, low: int = 1) -> tuple[int, ...]:
+    """`length` ints >= low, from one int or a tuple/list of that many."""
+    if isinstance(value, (tuple, list)):
+        if len(value) != length:
+            raise ValueError(f"{owner}: {name} must be an int or a tuple of {length} ints, found {found(value)}")
+        return tuple(check_int(owner, f"{name}[{k}]", v, low) for k, v in enumerate(value))
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{owner}: {name} must be an int or a tuple of {length} ints, found {found(value)}")
+    return (check_int(owner, name, value, low),) * length

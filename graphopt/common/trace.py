@@ -1,0 +1,213 @@
+"""The tracer: while a trace is active, operations on tensors append nodes.
+
+A trace is *symbolic* (GRAPH_MODE: tensors have types only) or *concrete* (gradients in PYNATIVE_MODE: every tensor
+also carries its value, so Python may branch on it). There is at most one at a time; whatever is called inside it,
+Cells, `jit` functions and gradients, is traced into it.
+
+A Parameter is state: its first reading makes a `state` leaf, assigning to it changes its current value within the
+trace, and the trace's graph lists the change as an update. Nothing outside is touched until the graph has run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from graphopt.errors import TraceError, layout
+from graphopt.ir.graph import Graph, Node, input_node, state_node
+from graphopt.ir.types import TensorType
+from graphopt.opdefs.elementwise import alias
+from graphopt.opdefs.evaluate import evaluate_nodes
+from graphopt.opdefs.opdef import constant
+from graphopt.where import here
+
+if TYPE_CHECKING:
+    from graphopt.common.parameter import Parameter
+    from graphopt.common.tensor import Tensor
+
+_active: ContextVar[Trace | None] = ContextVar("graphopt_trace", default=None)
+
+
+def active() -> Trace | None:
+    """The trace that operations append to; None when they run at once."""
+    return _active.get()
+
+
+@dataclass(frozen=True, eq=False)
+class Derivative:
+    """A derivative of the user's own for a part of the trace.
+
+    outputs: nodes through which no ordinary derivative passes; inputs: what `rule` gives cotangents for.
+    rule:    cotangents of the outputs (None: nothing flows) -> cotangents of the inputs (None: zero).
+    """
+
+    inputs: tuple[Node, ...]
+    outputs: tuple[Node, ...]
+    rule: Callable[[Sequence[Node | None]], Sequence[Node | None]]
+
+
+class Trace:
+    """One run of Python code over nodes.
+
+    inputs:      leaves in the order they were made.
+    derivatives: parts of the trace with a derivative of their own, in the order they were made.
+    visited:     what the trace read besides tensors: (object, its version), for `common.compiled` to watch.
+    """
+
+    def __init__(self, name: str, concrete: bool = False):
+        self.name = name
+        self.concrete = concrete
+        self.finished = False
+        self.inputs: list[Node] = []
+        self.values: dict[Node, np.ndarray] = {}
+        self.derivatives: list[Derivative] = []
+        self.visited: dict[int, tuple[Any, int, tuple[Any, ...]]] = {}
+        self._states: dict[int, tuple[Parameter, Node]] = {}
+        self._current: dict[int, Node] = {}
+        self._constants: dict[int, tuple[Any, Node]] = {}
+        self._names: set[str] = set()
+
+    @contextmanager
+    def running(self) -> Iterator[Trace]:
+        """Operations inside the block append to this trace."""
+        token = _active.set(self)
+        try:
+            yield self
+        finally:
+            _active.reset(token)
+            self.finished = True
+
+    def input(self, name: str, type: TensorType) -> Node:
+        """A new input leaf; equal names get a number."""
+        node = input_node(self._unique(name), type, here())
+        self.inputs.append(node)
+        return node
+
+    def node_of(self, tensor: Tensor) -> Node:
+        """The node that stands for a tensor in this trace: its own, its Parameter's current value, or a constant.
+
+        Errors: TraceError for a tensor of another, finished trace that has no value.
+        """
+        if tensor._trace is self and tensor._node is not None:
+            return tensor._node
+        if tensor._is_parameter:
+            return self.read(tensor)  # type: ignore[arg-type]
+        array = tensor._array
+        if array is None:
+            assert tensor._node is not None
+            origin = f"tensor: {tensor._node.type}  = {tensor._node.op} at {tensor._node.where}"
+            hint = "return it from the traced function instead of storing it"
+            raise TraceError(layout("a tensor of a finished trace has no value", here(), [origin], hint))
+        known = self._constants.get(id(tensor))
+        if known is None or known[1].attrs["value"].base is not array:
+            tensor._captured = True
+            node = constant(array)
+            self._constants[id(tensor)] = known = (tensor, node)
+            if self.concrete:
+                self.values[node] = array
+        return known[1]
+
+    def read(self, parameter: Parameter) -> Node:
+        """The parameter's current value in this trace."""
+        key = id(parameter)
+        node = self._current.get(key)
+        if node is None:
+            node = state_node(self._unique(parameter.name), parameter._type, here())
+            self._states[key] = (parameter, node)
+            self._current[key] = node
+            self.visited[key] = (parameter, parameter._version, ())
+            if self.concrete:
+                self.values[node] = parameter._data()
+        return node
+
+    def write(self, parameter: Parameter, value: Node) -> None:
+        """Let `value`, of the parameter's type, be its current value from here on."""
+        self.read(parameter)
+        self._current[id(parameter)] = value
+        self.compute((value,))
+
+    @contextmanager
+    def separate(self, parameters: Sequence[Parameter]) -> Iterator[list[Node]]:
+        """Within the block, reading one of `parameters` gives an alias of its own, so that only this block's uses count.
+
+        Gives the aliases. A parameter that was not assigned to has its former node back afterwards.
+        """
+        before = {id(p): self.read(p) for p in parameters}
+        inside = {key: self.compute((alias(node),))[0] for key, node in before.items()}
+        self._current.update(inside)
+        try:
+            yield [inside[id(p)] for p in parameters]
+        finally:
+            for key, node in inside.items():
+                if self._current[key] is node:
+                    self._current[key] = before[key]
+
+    def compute(self, nodes: Sequence[Node]) -> Sequence[Node]:
+        """In a concrete trace, give the nodes (and whatever they need) their values; the nodes again."""
+        if self.concrete:
+            for node in nodes:
+                if node not in self.values:
+                    self._evaluate(node)
+        return nodes
+
+    def _evaluate(self, node: Node) -> None:
+        stack = [node]
+        while stack:
+            top = stack[-1]
+            missing = [n for n in top.inputs if n not in self.values]
+            if missing:
+                stack.extend(missing)
+            else:
+                stack.pop()
+                if top not in self.values:
+                    leaves = {n: self.values[n] for n in top.inputs}
+                    self.values[top] = evaluate_nodes((top,), leaves)[0]
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """The parameters that were read or assigned to, in order."""
+        return [parameter for parameter, _ in self._states.values()]
+
+    def leaf_of(self, parameter: Parameter) -> Node | None:
+        """The state leaf of a parameter; None when the trace did not touch it."""
+        known = self._states.get(id(parameter))
+        return None if known is None else known[1]
+
+    def updates(self) -> list[tuple[Parameter, Node, Node]]:
+        """(parameter, state leaf, new value) of every parameter whose value is not its leaf any more."""
+        current = [(p, leaf, self._current[key]) for key, (p, leaf) in self._states.items()]
+        return [(p, leaf, value) for p, leaf, value in current if value is not leaf]
+
+    def graph(self, outputs: Sequence[Node]) -> Graph:
+        """The pure function that was traced."""
+        state = tuple(leaf for _, leaf in self._states.values())
+        updates = tuple((leaf, value) for _, leaf, value in self.updates())
+        return Graph(self.name, tuple(self.inputs), state, tuple(outputs), updates)
+
+    def commit(self) -> None:
+        """Write the updates of a concrete trace into the parameters."""
+        for parameter, _, value in self.updates():
+            parameter._data()[...] = self.values[value]
+
+    def visit(self, thing: Any, version: int, flags: tuple[Any, ...] = ()) -> None:
+        """Note that the trace depends on `thing` as it is in this version, with these flags."""
+        self.visited.setdefault(id(thing), (thing, version, flags))
+
+    def _unique(self, name: str) -> str:
+        unique, k = name, 1
+        while unique in self._names:
+            unique, k = f"{name}_{k}", k + 1
+        self._names.add(unique)
+        return unique
+
+
+def needs_value(what: str, tensor: Tensor, hint: str) -> TraceError:
+    """The error for asking a symbolic tensor for its value."""
+    node = tensor._node
+    operands = [] if node is None else [f"tensor: {node.type}  = {node.op} at {node.where}"]
+    return TraceError(layout(f"{what} needs the value of a tensor while GRAPH_MODE is tracing", here(), operands, hint))

@@ -1,0 +1,319 @@
+"""The loop language: what a kernel is, how it prints, and when it is well formed.
+
+A kernel is a list of loops over flat buffers. Loop variables count from 0; four kinds of loop:
+
+    par     iterations are divided among the threads; only outermost; iterations touch disjoint elements
+    serial  one after the other
+    unroll  copied out when the code is emitted
+    lanes   one vector: at most `width` iterations at once; what does not depend on the variable stays a scalar
+
+Local buffers are registers or stack; all others are the kernel's parameters, in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from graphopt.errors import CompileError
+from graphopt.ir.types import DType, bool_
+from graphopt.ir.index import Index, Loaded, Var, index
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Buffer:
+    """A flat array: a kernel's parameter, or local to one iteration of its outermost loop."""
+
+    name: str
+    dtype: DType
+    size: int
+    local: bool = False
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Const:
+    value: Any
+    dtype: DType
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Load:
+    """buffer[index]; where `mask` is given and false, memory is not touched and the value is `other`."""
+
+    buffer: Buffer
+    index: Index
+    mask: Expr | None = None
+    other: Expr | None = None
+
+    @property
+    def dtype(self) -> DType:
+        return self.buffer.dtype
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IndexValue:
+    """An index as a number."""
+
+    index: Index
+    dtype: DType
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Op:
+    """A method of the Scalars protocol on values; `extra` holds the table of `table`."""
+
+    name: str
+    args: tuple[Expr, ...]
+    dtype: DType
+    extra: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fold:
+    """Lanes of a local buffer combined in a fixed tree: element k with element k + n/2, then halve."""
+
+    name: str
+    buffer: Buffer
+    offset: Index
+    lanes: int
+
+    @property
+    def dtype(self) -> DType:
+        return self.buffer.dtype
+
+
+Expr = Const | Load | IndexValue | Op | Fold
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class For:
+    var: Var
+    kind: str
+    body: tuple[Stmt, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Store:
+    buffer: Buffer
+    index: Index
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class If:
+    """A uniform condition (it may not depend on a lane)."""
+
+    condition: Expr
+    body: tuple[Stmt, ...]
+
+
+Stmt = For | Store | If
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kernel:
+    """A function of its buffers. `width` is the number of lanes; `work` an estimate in vector operations."""
+
+    name: str
+    params: tuple[Buffer, ...]
+    locals: tuple[Buffer, ...]
+    body: tuple[Stmt, ...]
+    width: int
+    work: float = 0.0
+    flops: int = 0
+    nodes: tuple[Any, ...] = field(default=())
+
+    @property
+    def extent(self) -> int:
+        """Iterations of the widest parallel loop."""
+        return max((s.var.size for s in self.body if isinstance(s, For) and s.kind == "par"), default=1)
+
+
+_SAME = {"eq": bool_, "ne": bool_, "lt": bool_, "le": bool_, "gt": bool_, "ge": bool_}
+
+
+class Recorder:
+    """The Scalars protocol as a recorder: every method makes an expression."""
+
+    def dtype_of(self, x: Expr) -> DType:
+        return x.dtype
+
+    def const(self, value: Any, dtype: DType) -> Expr:
+        return Const(value, dtype)
+
+    def cast(self, x: Expr, dtype: DType) -> Expr:
+        return x if x.dtype is dtype else Op("cast", (x,), dtype)
+
+    def bitcast(self, x: Expr, dtype: DType) -> Expr:
+        return x if x.dtype is dtype else Op("bitcast", (x,), dtype)
+
+    def select(self, condition: Expr, a: Expr, b: Expr) -> Expr:
+        return Op("select", (condition, a, b), a.dtype)
+
+    def table(self, values: tuple[int, ...], index: Expr, dtype: DType) -> Expr:
+        return Op("table", (index,), dtype, tuple(values))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def record(*args: Expr) -> Expr:
+            first = args[0].dtype
+            if any(a.dtype is not first for a in args):
+                raise CompileError(f"{name}: operands of dtypes {[a.dtype.short for a in args]}; an op's scalar rule mixes them")
+            return Op(name, args, _SAME.get(name, first))
+
+        return record
+
+
+def statements(body: Sequence[Stmt]) -> Iterator[Stmt]:
+    """All statements, outer before inner."""
+    for s in body:
+        yield s
+        if isinstance(s, For | If):
+            yield from statements(s.body)
+
+
+def expressions(expr: Expr, seen: set[int] | None = None) -> Iterator[Expr]:
+    """All sub-expressions, shared ones once."""
+    seen = set() if seen is None else seen
+    stack = [expr]
+    while stack:
+        e = stack.pop()
+        if id(e) in seen:
+            continue
+        seen.add(id(e))
+        yield e
+        if isinstance(e, Op):
+            stack.extend(e.args)
+        elif isinstance(e, Load):
+            stack.extend(x for x in (e.mask, e.other) if x is not None)
+            stack.extend(loaded(e.index))
+        elif isinstance(e, IndexValue):
+            stack.extend(loaded(e.index))
+
+
+def loaded(i: Index) -> list[Expr]:
+    """The values an index depends on."""
+    found: list[Expr] = []
+    for atom, _ in i.terms:
+        if isinstance(atom, Loaded):
+            found.append(atom.value)
+        elif not isinstance(atom, Var):
+            found.extend(loaded(atom.index))
+    return found
+
+
+def reads_and_writes(body: Sequence[Stmt]) -> tuple[set[Buffer], set[Buffer]]:
+    """Parameter buffers that the statements read, and those they write."""
+    reads: set[Buffer] = set()
+    writes: set[Buffer] = set()
+    seen: set[int] = set()
+    for s in statements(body):
+        values: list[Expr] = []
+        if isinstance(s, Store):
+            values = [s.value, *loaded(s.index)]
+            if not s.buffer.local:
+                writes.add(s.buffer)
+        elif isinstance(s, If):
+            values = [s.condition]
+        for v in values:
+            reads.update(e.buffer for e in expressions(v, seen) if isinstance(e, Load) and not e.buffer.local)
+    return reads, writes
+
+
+def make_kernel(name: str, body: Sequence[Stmt], width: int, work: float = 0.0, flops: int = 0, nodes: tuple[Any, ...] = ()) -> Kernel:
+    """A checked kernel; parameters and locals are collected from the body in order of appearance."""
+    order: dict[Buffer, None] = {}
+    seen: set[int] = set()
+    for s in statements(body):
+        if isinstance(s, Store):
+            for v in (s.value, *loaded(s.index)):
+                for e in expressions(v, seen):
+                    if isinstance(e, Load | Fold):
+                        order.setdefault(e.buffer)
+            order.setdefault(s.buffer)
+        elif isinstance(s, If):
+            for e in expressions(s.condition, seen):
+                if isinstance(e, Load | Fold):
+                    order.setdefault(e.buffer)
+    params = tuple(b for b in order if not b.local)
+    kernel = Kernel(name, params, tuple(b for b in order if b.local), tuple(body), width, work, flops, nodes)
+    check(kernel)
+    return kernel
+
+
+def check(kernel: Kernel) -> None:
+    """Errors: CompileError when a loop of lanes is too wide or nested, or a parallel loop is not outermost."""
+
+    def visit(body: Sequence[Stmt], depth: int, lanes: bool) -> None:
+        for s in body:
+            if isinstance(s, For):
+                if s.kind == "lanes" and (lanes or s.var.size > kernel.width):
+                    raise CompileError(f"kernel {kernel.name}: lanes {s.var} of {s.var.size} nested or wider than {kernel.width}")
+                if s.kind == "par" and depth:
+                    raise CompileError(f"kernel {kernel.name}: parallel loop {s.var} is not outermost")
+                visit(s.body, depth + 1, lanes or s.kind == "lanes")
+            elif isinstance(s, If):
+                visit(s.body, depth + 1, lanes)
+            elif s.value.dtype is not s.buffer.dtype:
+                raise CompileError(f"kernel {kernel.name}: {s.value.dtype} stored to {s.buffer} of {s.buffer.dtype}")
+
+    visit(kernel.body, 0, False)
+
+
+def loop(kind: str, name: str, size: int, body: Any) -> list[Stmt]:
+    """`size` iterations of `body(index)`, which returns statements; loops of one iteration vanish (but not lanes)."""
+    if size == 0:
+        return []
+    if size == 1 and kind in ("serial", "unroll"):
+        return list(body(index(0)))
+    var = Var(name, size)
+    return [For(var, kind, tuple(body(index(var))))]
+
+
+_INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
+
+
+def show_expr(e: Expr) -> str:
+    """An expression as pseudo-code."""
+    if isinstance(e, Const):
+        return f"{e.value}" if e.dtype.kind == "b" else f"{float(e.value) if e.dtype.is_float else int(e.value)}{'' if e.dtype.short == 'f32' else ':' + e.dtype.short}"
+    if isinstance(e, Load):
+        text = f"{e.buffer}[{e.index}]"
+        return text if e.mask is None or e.other is None else f"({text} if {show_expr(e.mask)} else {show_expr(e.other)})"
+    if isinstance(e, IndexValue):
+        return f"{e.dtype.short}({e.index})"
+    if isinstance(e, Fold):
+        return f"fold_{e.name}({e.buffer}[{e.offset} : {e.lanes}])"
+    args = [show_expr(a) for a in e.args]
+    if e.name in _INFIX:
+        return f"({args[0]} {_INFIX[e.name]} {args[1]})"
+    if e.name in ("cast", "bitcast"):
+        return f"{e.name if e.name == 'bitcast' else ''}{e.dtype.short}({args[0]})"
+    return f"{e.name}({', '.join(args)})"
+
+
+def show(kernel: Kernel) -> str:
+    """A kernel as readable pseudo-code."""
+    head = ", ".join(f"{b}: {b.dtype.short}[{b.size}]" for b in kernel.params)
+    lines = [f"kernel {kernel.name}({head}) width {kernel.width}:"]
+    lines.extend(f"  local {b}: {b.dtype.short}[{b.size}]" for b in kernel.locals)
+
+    def visit(body: Sequence[Stmt], indent: str) -> None:
+        for s in body:
+            if isinstance(s, For):
+                lines.append(f"{indent}{s.kind} {s.var} < {s.var.size}:")
+                visit(s.body, indent + "  ")
+            elif isinstance(s, If):
+                lines.append(f"{indent}if {show_expr(s.condition)}:")
+                visit(s.body, indent + "  ")
+            else:
+                lines.append(f"{indent}{s.buffer}[{s.index}] = {show_expr(s.value)}")
+
+    visit(kernel.body, "  ")
+    return "\n".join(lines)

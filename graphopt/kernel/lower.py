@@ -1,0 +1,522 @@
+"""Fused groups -> kernels.
+
+A `loops` group becomes one nest: a parallel loop over the kept axes, inside it one pass over the reduced axes for each
+level of reductions. Two layouts:
+
+    rows     the innermost axis is reduced: lanes run along it, a ROW value is one scalar (softmax, layer norm)
+    columns  the innermost axis is kept: lanes run along it, a ROW value is a vector (bias gradients, plain maps)
+
+The order of every sum is decided by shapes alone, so results do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from typing import Any
+
+from graphopt.ir.graph import Node
+from graphopt.ir.index import ZERO, Index, Loaded, Var, delinear, index, linear
+from graphopt.ir.types import DType, bf16, bool_, f16, f32
+from graphopt.kernel.loops import Buffer, Const, Expr, Fold, For, IndexValue, Kernel, Load, Op, Recorder, Stmt, Store, loop, make_kernel
+from graphopt.kernel.machine import Machine
+from graphopt.opdefs.opdef import opdef
+from graphopt.passes.fuse import INLINE, LEAVES, Group, stored_base
+
+Given = Mapping[Node, Callable[[tuple[Index, ...]], Expr]]
+
+_HEAVY = frozenset({"exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf", "sin", "cos", "pow"})
+_ROWS_FOR_TEAM = 8
+_SCRATCH_ELEMS = 1 << 13  # a row of recomputed values is kept on the stack up to this size
+
+
+class Lowering:
+    """What all groups of a graph share: which buffer holds which value."""
+
+    def __init__(self, machine: Machine, place: Mapping[Node, Buffer]):
+        self.machine = machine
+        self.place = dict(place)
+        self.temporaries: list[Buffer] = []
+
+    def buffer(self, node: Node) -> Buffer:
+        """Where a stored value lies; a reshape lies where its operand does."""
+        base = stored_base(node)
+        if base not in self.place:
+            self.place[base] = Buffer(f"{base.op}{len(self.place)}", base.dtype, base.type.size)
+        return self.place[base]
+
+    def temporary(self, name: str, dtype: DType, size: int) -> Buffer:
+        """A buffer that lives from one kernel of a group to the next."""
+        buffer = Buffer(f"{name}{len(self.temporaries)}", dtype, size)
+        self.temporaries.append(buffer)
+        return buffer
+
+
+class Elements:
+    """Elements of values as expressions: reads through movement, computes indices and guards."""
+
+    s = Recorder()
+
+    def __init__(self, lowering: Lowering):
+        self.lowering = lowering
+        self.mask: Expr | None = None
+        self.known: dict[tuple[Node, tuple[Index, ...], int], Expr] = {}
+
+    def read(self, node: Node, idx: tuple[Index, ...]) -> Expr:
+        """The element of a value that is stored or reached through movement."""
+        key = (node, idx, id(self.mask))
+        if key not in self.known:
+            self.known[key] = self._read(node, idx)
+        return self.known[key]
+
+    def _read(self, node: Node, idx: tuple[Index, ...]) -> Expr:
+        if node.op == "constant" and node.type.size == 1:
+            return Const(node.attrs["value"].reshape(-1)[0], node.dtype)
+        if node.op in INLINE and node.op not in LEAVES and node.op != "reshape":
+            return self.movement(node, idx)
+        if node.op == "reshape" and stored_base(node).op == "constant" and node.type.size == 1:
+            return self._read(stored_base(node), (ZERO,) * stored_base(node).type.rank)
+        other = Const(0, node.dtype) if self.mask is not None else None
+        return Load(self.lowering.buffer(node), linear(idx, node.shape), self.mask, other)
+
+    def movement(self, node: Node, idx: tuple[Index, ...]) -> Expr:
+        """The `at` rule of a movement op."""
+        result: Expr = opdef(node.op).rules["at"](_Reader(self, node), idx, *(i.type for i in node.inputs), **node.attrs)
+        return result
+
+
+class _Reader:
+    """The Reader protocol for one movement node."""
+
+    def __init__(self, elements: Elements, node: Node):
+        self.elements = elements
+        self.node = node
+        self.s = elements.s
+
+    def read(self, k: int, idx: tuple[Any, ...]) -> Expr:
+        return self.elements.read(self.node.inputs[k], tuple(index(i) for i in idx))
+
+    def within(self, i: Index | int, low: int, high: int) -> Expr:
+        i = index(i)
+        least, most = i.range
+        if low <= least and most < high:
+            return Const(True, bool_)
+        from graphopt.ir.types import i64
+
+        value = IndexValue(i, i64)
+        parts: list[Expr] = []
+        if least < low:
+            parts.append(self.s.ge(value, Const(low, i64)))
+        if most >= high:
+            parts.append(self.s.lt(value, Const(high, i64)))
+        return parts[0] if len(parts) == 1 else self.s.and_(*parts)
+
+    def guard(self, condition: Expr, then: Callable[[], Expr], other: Expr) -> Expr:
+        if isinstance(condition, Const):
+            return then() if condition.value else other
+        before = self.elements.mask
+        self.elements.mask = condition if before is None else self.s.and_(before, condition)
+        try:
+            value = then()
+        finally:
+            self.elements.mask = before
+        return self.s.select(condition, value, other)
+
+    def value(self, i: Index | int, dtype: DType) -> Expr:
+        i = index(i)
+        return IndexValue(i, dtype) if i.terms else Const(i.const, dtype)
+
+    def index(self, value: Expr) -> Index:
+        if isinstance(value, Const):
+            return index(int(value.value))
+        return value.index if isinstance(value, IndexValue) else Index(0, ((Loaded(value), 1),))
+
+
+def accumulator(dtype: DType) -> DType:
+    """The dtype sums run in."""
+    return f32 if dtype in (f16, bf16) else dtype
+
+
+def lanes_of(machine: Machine, dtypes: Sequence[DType]) -> int:
+    """Lanes of a kernel: its widest value fills one vector."""
+    return machine.lanes(max((d.itemsize for d in dtypes), default=4))
+
+
+class LoopsGroup:
+    """Lowers one group of kind `loops` (or what follows a contraction, with `given` values)."""
+
+    def __init__(self, group: Group, lowering: Lowering, given: Given | None = None):
+        self.group = group
+        self.lowering = lowering
+        self.given = dict(given or {})
+        self.nodes = [n for n in group.nodes if n not in self.given]
+        self.level = group.levels()
+        self.reductions = [n for n in self.nodes if opdef(n.op).kind == "reduction"]
+        self.axes = group.axes if self.reductions else ()
+        self.axes = self.axes or ()
+        dtypes = [n.dtype for n in self.nodes] + [i.dtype for n in self.nodes for i in n.inputs]
+        self.width = lanes_of(lowering.machine, dtypes)
+        self.rank = len(group.full)
+        self._split_axes()
+        self.row_value: dict[Node, Buffer] = {}
+        self.row_scratch: dict[Node, Buffer] = {}
+        self.last = max((self.level[n] for n in self.nodes), default=0)
+        self._plan_scratch()
+
+    # axes
+
+    def _split_axes(self) -> None:
+        """Runs of axes that every access treats as one; which of them lanes run along."""
+        full = self.group.full
+        breaks = {k for k in range(1, self.rank) if (k in self.axes) != (k - 1 in self.axes)}
+        for n in self.nodes:
+            for i in n.inputs:
+                if opdef(n.op).kind not in ("elementwise", "reduction"):
+                    breaks.update(range(1, self.rank))
+                elif i.op == "broadcast":
+                    kept = i.attrs["axes"]
+                    breaks.update(k for k in range(1, len(i.shape)) if (k in kept) != (k - 1 in kept))
+                    if i.inputs[0].op in INLINE - LEAVES - {"reshape"}:
+                        breaks.update(range(1, self.rank))
+                elif i.op in INLINE - LEAVES - {"reshape"}:
+                    breaks.update(range(1, self.rank))
+        runs: list[list[int]] = []
+        for k in range(self.rank):
+            if runs and k not in breaks:
+                runs[-1].append(k)
+            else:
+                runs.append([k])
+        kept_runs = [r for r in runs if r[0] not in self.axes]
+        self.reduced_runs = [r for r in runs if r[0] in self.axes]
+        inner = [k for k in range(self.rank) if full[k] != 1]
+        self.by_rows = bool(self.axes) and (not inner or inner[-1] in self.axes)
+        if self.by_rows:
+            self.lane_run = next(r for r in reversed(self.reduced_runs) if not inner or inner[-1] in r)
+            self.reduced_runs.remove(self.lane_run)
+            self.outer_runs = kept_runs
+        else:
+            self.lane_run = next((r for r in reversed(kept_runs) if inner and inner[-1] in r), kept_runs[-1] if kept_runs else [])
+            self.outer_runs = [r for r in kept_runs if r is not self.lane_run]
+        self.lane_size = self._size(self.lane_run)
+        self.outer_size = prod(self._size(r) for r in self.outer_runs)
+
+    def _size(self, run: list[int]) -> int:
+        return prod(self.group.full[k] for k in run)
+
+    def _spread(self, runs: Sequence[list[int]], indices: Sequence[Index], into: dict[int, Index]) -> None:
+        for run, i in zip(runs, indices, strict=True):
+            for k, part in zip(run, delinear(i, tuple(self.group.full[k] for k in run)), strict=True):
+                into[k] = part
+
+    def _outer(self, p: Index) -> dict[int, Index]:
+        """Axis -> index for the outer kept axes at iteration p."""
+        place: dict[int, Index] = {}
+        self._spread(self.outer_runs, delinear(p, tuple(self._size(r) for r in self.outer_runs)), place)
+        return place
+
+    # scratch rows: heavy values that a later stage needs again
+
+    def _plan_scratch(self) -> None:
+        if not self.by_rows:
+            return
+        size = prod(self.group.full[k] for k in self.axes)
+        if size > _SCRATCH_ELEMS:
+            return
+        for stage in range(1, self.last + 1):
+            for n in self._needed(stage):
+                if n.op in _HEAVY and self.level[n] < stage and n not in self.group.rows and n not in self.group.stores:
+                    padded = -(-size // self.width) * self.width + self.width
+                    self.row_scratch[n] = Buffer(f"row_{n.op}{len(self.row_scratch)}", n.dtype, padded, local=True)
+
+    # stages
+
+    def _targets(self, stage: int) -> tuple[list[Node], list[Node]]:
+        """(reductions fed, FULL values stored) by a stage's pass over the reduced axes."""
+        feeds = [n for n in self.reductions if self.level[n] == stage + 1]
+        stores = [
+            n
+            for n in self.group.nodes
+            if n not in self.group.rows and self.level[n] == stage and (n in self.group.stores or n in self.row_scratch)
+        ]
+        return feeds, stores
+
+    def _needed(self, stage: int) -> list[Node]:
+        """FULL nodes whose values the stage needs, in order."""
+        feeds, stores = self._targets(stage)
+        wanted = set(stores) | {n.inputs[0] for n in feeds}
+        for n in reversed(self.nodes):
+            if n in wanted and n not in self.group.rows and not self._reloads(n, stage):
+                wanted.update(i for i in n.inputs if i in self.level)
+        return [n for n in self.group.nodes if n in wanted and n not in self.group.rows]
+
+    def _reloads(self, node: Node, stage: int) -> bool:
+        return self.level[node] < stage and (node in self.group.stores or node in self.row_scratch)
+
+    def _compute(self, node: Node, values: Mapping[Node, Expr], elements: Elements, idx: tuple[Index, ...]) -> Expr:
+        """One element of a node from the values of its operands at the same point."""
+        d = opdef(node.op)
+        if d.kind == "movement":
+            return elements.movement(node, idx)
+        operands: list[Expr] = []
+        for i in node.inputs:
+            if i in values:
+                operands.append(values[i])
+            elif i.op == "broadcast" and i.inputs[0] in values:
+                operands.append(values[i.inputs[0]])
+            else:
+                operands.append(elements.read(i, idx))
+        return d.rules["scalar"](elements.s, *operands, **node.attrs)
+
+    def _full_values(self, stage: int, idx: tuple[Index, ...], rows: Mapping[Node, Expr], place: Index) -> dict[Node, Expr]:
+        """Values of the FULL nodes a stage needs, at one point; `place` is the point's position within its row."""
+        elements = Elements(self.lowering)
+        values: dict[Node, Expr] = dict(rows)
+        for n in self._needed(stage):
+            if n in self.given:
+                values[n] = self.given[n](idx)
+            elif not self._reloads(n, stage):
+                values[n] = self._compute(n, values, elements, idx)
+            elif n in self.row_scratch:
+                values[n] = Load(self.row_scratch[n], place)
+            else:
+                values[n] = elements.read(n, idx)
+        return values
+
+    # rows: ROW values of one iteration
+
+    def _row_read(self, lane: Index) -> dict[Node, Expr]:
+        at = ZERO if self.by_rows else lane
+        return {n: Load(b, at) for n, b in self.row_value.items()}
+
+    def _row_nodes(self, level: int, idx: tuple[Index, ...], lane: Index) -> list[Stmt]:
+        """Compute the ROW nodes of a level (reductions are there already), then store those that are wanted."""
+        at = ZERO if self.by_rows else lane
+        body: list[Stmt] = []
+        stores: list[Stmt] = []
+        elements = Elements(self.lowering)
+        for n in self.nodes:
+            if n not in self.group.rows or self.level[n] != level:
+                continue
+            if opdef(n.op).kind != "reduction":
+                value = self._compute(n, self._row_read(lane), elements, idx)
+                body.append(Store(self._row_buffer(n), at, value))
+            if n in self.group.stores:
+                stores.append(Store(self.lowering.buffer(n), linear(idx, self.group.kept), Load(self._row_buffer(n), at)))
+        return body + stores
+
+    def _row_buffer(self, node: Node) -> Buffer:
+        if node not in self.row_value:
+            size = 1 if self.by_rows else self.width
+            self.row_value[node] = Buffer(f"r{len(self.row_value)}_{node.op}", node.dtype, size, local=True)
+        return self.row_value[node]
+
+    def _kept_index(self, place: Mapping[int, Index]) -> tuple[Index, ...]:
+        return tuple(place[k] for k in range(self.rank) if k not in self.axes)
+
+    # stores of one point
+
+    def _store_point(self, stores: Sequence[Node], values: Mapping[Node, Expr], idx: tuple[Index, ...], row: Index, lane: Index) -> list[Stmt]:
+        """Store FULL values; several go through registers first, so that none reads what another has overwritten."""
+        offset = linear(idx, self.group.full)
+        targets: list[tuple[Buffer, Index, Expr]] = []
+        for n in stores:
+            if n in self.group.stores:
+                targets.append((self.lowering.buffer(n), offset, values[n]))
+            if n in self.row_scratch:
+                targets.append((self.row_scratch[n], row, values[n]))
+        if len(targets) == 1:
+            return [Store(*targets[0])]
+        held = [Buffer(f"v{k}", v.dtype, self.width, local=True) for k, (_, _, v) in enumerate(targets)]
+        first: list[Stmt] = [Store(h, lane, v) for h, (_, _, v) in zip(held, targets, strict=True)]
+        return first + [Store(b, i, Load(h, lane)) for h, (b, i, _) in zip(held, targets, strict=True)]
+
+    def finish_point(self, idx: tuple[Index, ...], lane: Index) -> list[Stmt]:
+        """What follows a contraction at one point of its result: compute the group's nodes there and store them."""
+        _, stores = self._targets(0)
+        return self._store_point(stores, self._full_values(0, idx, {}, ZERO), idx, ZERO, lane)
+
+    # nests
+
+    def kernel(self) -> Kernel:
+        body = self._rows_body() if self.by_rows else self._columns_body()
+        points = prod(self.group.full)
+        cost = sum(12 if n.op in _HEAVY else 1 for n in self.nodes) + sum(len(n.inputs) for n in self.nodes) * 0.5
+        flops = sum(n.inputs[0].type.size if n in self.group.rows and n.inputs else n.type.size for n in self.nodes)
+        return make_kernel(self._name(), body, self.width, work=points * cost / self.width, flops=flops, nodes=tuple(self.nodes))
+
+    def _name(self) -> str:
+        ops = list(dict.fromkeys(n.op for n in self.nodes))
+        return "_".join(ops[:4]) + (f"_and_{len(ops) - 4}_more" if len(ops) > 4 else "")
+
+    def _rows_body(self) -> list[Stmt]:
+        def row(p: Index) -> list[Stmt]:
+            self.row_value = {}
+            outer = self._outer(p)
+            kept = self._kept_index(outer)
+            body = self._row_nodes(0, kept, ZERO)
+            for stage in range(self.last + 1):
+                body += self._row_stage(stage, outer)
+                body += self._row_nodes(stage + 1, kept, ZERO)
+            return body
+
+        if self.outer_size == 1:
+            return row(ZERO)
+        return loop("par", "p", self.outer_size, row)
+
+    def _row_stage(self, stage: int, outer: Mapping[int, Index]) -> list[Stmt]:
+        """One pass over the reduced axes of one row: lane-wise partial results, folded at the end."""
+        feeds, stores = self._targets(stage)
+        if not feeds and not stores:
+            return []
+        width = self.width
+        vectors = self.lane_size // width
+        unroll = 4 if vectors >= 8 and len(self._needed(stage)) <= 12 else 2 if vectors >= 4 else 1
+        partial = {n: Buffer(f"a{k}_{n.op}", accumulator(n.dtype), unroll * width, local=True) for k, n in enumerate(feeds)}
+        body: list[Stmt] = []
+        for n, b in partial.items():
+            start = Const(opdef(n.op).rules["initial"](n.dtype), b.dtype)
+            body += loop("unroll", "u", unroll, lambda u, b=b, start=start: loop("lanes", "l", width, lambda x: [Store(b, u * width + x, start)]))
+        rows = self._row_read(ZERO)
+
+        def vector(reduced: Sequence[Index], base: Index, part: Index, active: int) -> list[Stmt]:
+            def lanes(x: Index) -> list[Stmt]:
+                place = dict(outer)
+                self._spread(self.reduced_runs, reduced, place)
+                self._spread([self.lane_run], [base + x], place)
+                idx = tuple(place[k] for k in range(self.rank))
+                row = linear([*reduced, base + x], (*(self._size(r) for r in self.reduced_runs), self.lane_size))
+                values = self._full_values(stage, idx, rows, row)
+                stmts = self._accumulate(feeds, partial, values, idx, part * width + x)
+                return stmts + self._store_point(stores, values, idx, row, x) if stores else stmts
+
+            return loop("lanes", "l", active, lanes)
+
+        def across(reduced: tuple[Index, ...]) -> list[Stmt]:
+            blocks, rest = divmod(self.lane_size, unroll * width)
+            inner = loop(
+                "serial", "j", blocks,
+                lambda j: loop("unroll", "u", unroll, lambda u: vector(reduced, (j * unroll + u) * width, u, width)),
+            )
+            start = blocks * unroll * width
+            for k in range(-(-rest // width)):
+                inner += vector(reduced, index(start + k * width), index(k % unroll), min(width, rest - k * width))
+            return inner
+
+        body += self._over(self.reduced_runs, across)
+        for n, b in partial.items():
+            element = Const(0, b.dtype)
+            name = opdef(n.op).rules["combine"](Elements.s, element, element).name
+            total: Expr = Fold(name, b, ZERO, b.size)
+            body.append(Store(self._row_buffer(n), ZERO, Elements.s.cast(total, n.dtype)))
+        return body
+
+    def _accumulate(
+        self, feeds: Sequence[Node], partial: Mapping[Node, Buffer], values: Mapping[Node, Expr], idx: tuple[Index, ...], at: Index
+    ) -> list[Stmt]:
+        """Fold one point into the running values of the reductions."""
+        body: list[Stmt] = []
+        elements = Elements(self.lowering)
+        for n in feeds:
+            b = partial[n]
+            operand = n.inputs[0]
+            element = Elements.s.cast(values[operand] if operand in values else elements.read(operand, idx), b.dtype)
+            body.append(Store(b, at, opdef(n.op).rules["combine"](Elements.s, Load(b, at), element)))
+        return body
+
+    def _over(self, runs: Sequence[list[int]], body: Callable[[tuple[Index, ...]], list[Stmt]]) -> list[Stmt]:
+        """Serial loops over several runs of axes."""
+
+        def nest(k: int, done: tuple[Index, ...]) -> list[Stmt]:
+            if k == len(runs):
+                return body(done)
+            return loop("serial", f"q{k}", self._size(runs[k]), lambda i: nest(k + 1, (*done, i)))
+
+        return nest(0, ())
+
+    def _columns_body(self) -> list[Stmt]:
+        """Blocks of lanes along the innermost kept axis, each with all stages."""
+        width = self.width
+        simple = not self.reductions and len(self.nodes) <= 24
+        per_block = 4 if simple and self.lane_size >= 8 * width else 1
+        blocks, rest = divmod(self.lane_size, per_block * width)
+
+        def block(p: Index, base: Index, active: int) -> list[Stmt]:
+            return self._column_vector(self._outer(p), base, active)
+
+        def full(p: Index, j: Index) -> list[Stmt]:
+            return loop("unroll", "u", per_block, lambda u: block(p, (j * per_block + u) * width, width))
+
+        def tail(p: Index) -> list[Stmt]:
+            body: list[Stmt] = []
+            for k in range(-(-rest // width)):
+                body += block(p, index((blocks * per_block + k) * width), min(width, rest - k * width))
+            return body
+
+        outer = self.outer_size
+        if outer == 0 or self.lane_size == 0:
+            return []
+        if outer >= _ROWS_FOR_TEAM or (outer > 1 and blocks <= 1):
+            return loop("par", "p", outer, lambda p: loop("serial", "j", blocks, lambda j: full(p, j)) + tail(p))
+        body: list[Stmt] = []
+        if blocks:
+            body += loop("par", "t", outer * blocks, lambda t: full(t // blocks, t % blocks))
+        if rest:
+            body += loop("par", "p", outer, tail) if outer > 1 else tail(ZERO) if not blocks else loop("par", "p", 1, tail)
+        return body
+
+    def _column_vector(self, outer: Mapping[int, Index], base: Index, active: int) -> list[Stmt]:
+        """All stages for one vector of kept elements."""
+        self.row_value = {}
+
+        def lanes(body: Callable[[Index], list[Stmt]]) -> list[Stmt]:
+            var = Var("l", active)
+            inner = body(index(var))
+            return [For(var, "lanes", tuple(inner))] if inner else []
+
+        def kept(x: Index) -> dict[int, Index]:
+            place = dict(outer)
+            if self.lane_run:
+                self._spread([self.lane_run], [base + x], place)
+            return place
+
+        body = lanes(lambda x: self._row_nodes(0, self._kept_index(kept(x)), x)) if self.axes else []
+        for stage in range(self.last + 1):
+            body += self._column_stage(stage, kept, lanes)
+            if self.axes:
+                body += lanes(lambda x, stage=stage: self._row_nodes(stage + 1, self._kept_index(kept(x)), x))
+        return body
+
+    def _column_stage(self, stage: int, kept: Callable[[Index], dict[int, Index]], lanes: Callable[..., list[Stmt]]) -> list[Stmt]:
+        feeds, stores = self._targets(stage)
+        if not feeds and not stores:
+            return []
+        body: list[Stmt] = []
+        partial = {n: Buffer(f"a{k}_{n.op}", accumulator(n.dtype), self.width, local=True) for k, n in enumerate(feeds)}
+        for n, b in partial.items():
+            start = Const(opdef(n.op).rules["initial"](n.dtype), b.dtype)
+            body += loop("lanes", "l", self.width, lambda x, b=b, start=start: [Store(b, x, start)])
+
+        def one(reduced: tuple[Index, ...]) -> list[Stmt]:
+            def at(x: Index) -> list[Stmt]:
+                place = kept(x)
+                self._spread(self.reduced_runs, reduced, place)
+                idx = tuple(place[k] for k in range(self.rank))
+                values = self._full_values(stage, idx, self._row_read(x), ZERO)
+                return self._accumulate(feeds, partial, values, idx, x) + (self._store_point(stores, values, idx, ZERO, x) if stores else [])
+
+            return lanes(at)
+
+        body += self._over(self.reduced_runs, one)
+        for n, b in partial.items():
+            body += lanes(lambda x, n=n, b=b: [Store(self._row_buffer(n), x, Elements.s.cast(Load(b, x), n.dtype))])
+        return body
+
+
+def lower_loops(group: Group, lowering: Lowering) -> list[Kernel]:
+    """The kernel of a `loops` group; none when it has no elements."""
+    lowered = LoopsGroup(group, lowering)
+    kernel = lowered.kernel()
+    return [kernel] if kernel.body else []
+
+
+__all__ = ["Elements", "Given", "Lowering", "LoopsGroup", "Op", "accumulator", "lanes_of", "lower_loops"]

@@ -1,0 +1,256 @@
+"""Vector math: exp, log, tanh, erf, ... written with the core of the Scalars protocol, without branches.
+
+The same text makes LLVM vectors and runs on numpy arrays. f32 and f64 have their own polynomials; f16 and bf16 are
+computed in f32. All handle +-0, infinities, NaN and denormal arguments and results; odd functions keep the sign of
+zero. `fma` may be rounded once or twice: nothing here depends on it being exact. What is needed is that add, sub and
+mul are rounded as written: sums must not be reassociated, nor products contracted into sums.
+
+Units: largest errors in units in the last place (each first number with fma rounded once, second without fma).
+f32: found over all 2^32 arguments (pow: 2^32 pairs); f64: over 10^8 (pow 10^7) drawn from all exponents.
+
+@TABLE@
+
+Instructions, in f32, one vector operation each: @OPS@.
+Source: reductions in the manner of W. J. Cody and W. Waite, Software Manual for the Elementary Functions (1980).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from graphopt.ir.types import bf16, f16, f32, f64
+from graphopt.kernel.vmath_pow import pow32, pow64
+from graphopt.kernel.vmath_tables import (
+    ERF32,
+    ERF64,
+    ERF64_CENTERS,
+    ERF64_EDGES,
+    FORMATS,
+    LN2,
+    LOG32,
+    LOG64,
+    Format,
+    bits64,
+)
+from graphopt.kernel.vmath_trig import cos32, cos64, sin32, sin64
+from graphopt.opdefs.opdef import Scalars
+
+INF = float("inf")
+NAN = float("nan")
+
+
+def horner(s: Scalars, x: Any, coefficients: Sequence[float]) -> Any:
+    """The polynomial, coefficients from the lowest power up."""
+    dtype = s.dtype_of(x)
+    total = s.const(coefficients[-1], dtype)
+    for c in reversed(coefficients[:-1]):
+        total = s.fma(total, x, s.const(c, dtype))
+    return total
+
+
+def nearest_multiple(s: Scalars, x: Any, f: Format, step: float, offset: int) -> tuple[Any, Any]:
+    """x / step rounded to an integer n: n, and an integer value whose low bits are n + offset."""
+    magic = s.const(f.magic + offset, f.dtype)
+    t = s.fma(x, s.const(1.0 / step, f.dtype), magic)
+    return s.sub(t, magic), s.bitcast(t, f.signed)
+
+
+def power_of_two(s: Scalars, f: Format, biased: Any) -> Any:
+    """2^(n) from the low bits of n + bias, as `nearest_multiple` gives them."""
+    return s.bitcast(s.shl(biased, s.const(f.mantissa_bits, f.signed)), f.dtype)
+
+
+def _remainder(s: Scalars, x: Any, n: Any, f: Format, scale: float) -> Any:
+    """x - n * scale * ln 2, exact up to one rounding; scale is a power of two."""
+    r = s.fma(n, s.const(-scale * f.ln2[0], f.dtype), x)
+    return s.fma(n, s.const(-scale * f.ln2[1], f.dtype), r)
+
+
+def _exp(s: Scalars, x: Any, f: Format) -> Any:
+    """exp(x) for f.least_exp <= x <= f.most_exp or NaN.
+
+    Steps of ln 4, so that 2^(2n) is applied as two equal factors: the first product is normal and exact, the second
+    overflows or becomes denormal with one rounding.
+    """
+    n, biased = nearest_multiple(s, x, f, 2.0 * LN2, f.bias)
+    r = _remainder(s, x, n, f, 2.0)
+    p = horner(s, r, (1.0, 1.0, *f.exp))
+    scale = power_of_two(s, f, biased)
+    return s.mul(s.mul(p, scale), scale)
+
+
+def _expm1_polynomial(s: Scalars, r: Any, coefficients: Sequence[float]) -> Any:
+    return s.fma(s.mul(r, r), horner(s, r, coefficients), r)
+
+
+def exp(s: Scalars, x: Any) -> Any:
+    f = FORMATS[s.dtype_of(x)]
+    x = s.min(s.max(x, s.const(f.least_exp, f.dtype)), s.const(f.most_exp, f.dtype))
+    return _exp(s, x, f)
+
+
+def expm1(s: Scalars, x: Any) -> Any:
+    """scale * (scale * expm1(r) + (scale - 1/scale)), where exp(x) = scale^2 * exp(r)."""
+    f = FORMATS[s.dtype_of(x)]
+    y = s.min(s.max(x, s.const(f.least_expm1, f.dtype)), s.const(f.most_exp, f.dtype))
+    n, biased = nearest_multiple(s, y, f, 2.0 * LN2, f.bias)
+    m = _expm1_polynomial(s, _remainder(s, y, n, f, 2.0), f.expm1)
+    scale = power_of_two(s, f, biased)
+    twice_bias = s.const(2 * f.bias << f.mantissa_bits, f.signed)
+    inverse = s.bitcast(s.sub(twice_bias, s.bitcast(scale, f.signed)), f.dtype)
+    return s.copysign(s.mul(scale, s.fma(scale, m, s.sub(scale, inverse))), x)
+
+
+def sigmoid(s: Scalars, x: Any) -> Any:
+    """e / (1 + e) or 1 / (1 + e), with e = exp(-|x|)."""
+    f = FORMATS[s.dtype_of(x)]
+    one = s.const(1.0, f.dtype)
+    e = _exp(s, s.max(s.neg(s.abs(x)), s.const(f.least_exp, f.dtype)), f)
+    return s.div(s.select(s.lt(x, s.const(0.0, f.dtype)), e, one), s.add(one, e))
+
+
+def tanh(s: Scalars, x: Any) -> Any:
+    """(E - 1) / (E + 1) with E = exp(2|x|) = 2^n (1 + m); both sums halved, and rounded once: 2^n m is exact."""
+    f = FORMATS[s.dtype_of(x)]
+    a = s.abs(x)
+    y = s.min(s.add(a, a), s.const(2.0 * f.tanh_end, f.dtype))
+    n, biased = nearest_multiple(s, y, f, LN2, f.bias - 1)
+    m = _expm1_polynomial(s, _remainder(s, y, n, f, 1.0), f.expm1_near)
+    half_scale = power_of_two(s, f, biased)
+    half = s.const(0.5, f.dtype)
+    above = s.fma(half_scale, m, s.sub(half_scale, half))
+    below = s.fma(half_scale, m, s.add(half_scale, half))
+    return s.copysign(s.div(above, below), x)
+
+
+def erf(s: Scalars, x: Any) -> Any:
+    """-expm1(log(erfc(|x|))): one smooth exponent serves the whole range.
+
+    The exponent is -(t + t q(t)): t itself enters exactly, so only the small part of it is rounded twice.
+    """
+    f = FORMATS[s.dtype_of(x)]
+    t = s.min(s.abs(x), s.const(f.erf_end, f.dtype))
+    q = horner(s, t, ERF32) if f.dtype is f32 else _erf_exponent64(s, t)
+    w = s.neg(t)
+    y = s.fma(w, q, w)
+    n, biased = nearest_multiple(s, y, f, LN2, f.bias)
+    m = _expm1_polynomial(s, _remainder(s, y, n, f, 1.0), f.expm1_near)
+    scale = power_of_two(s, f, biased)
+    return s.copysign(s.fma(scale, m, s.sub(scale, s.const(1.0, f.dtype))), x)
+
+
+def _erf_exponent64(s: Scalars, t: Any) -> Any:
+    """q of t's piece, by coefficients from tables."""
+    f = FORMATS[f64]
+    piece = s.const(0, f.signed)
+    for edge in ERF64_EDGES:
+        piece = s.add(piece, s.cast(s.ge(t, s.const(edge, f64)), f.signed))
+
+    def column(values: Sequence[float]) -> Any:
+        return s.bitcast(s.table(tuple(bits64(v) for v in values), piece, f.unsigned), f64)
+
+    u = s.sub(t, column(ERF64_CENTERS))
+    columns = [column(values) for values in zip(*ERF64, strict=True)]
+    q = columns[-1]
+    for c in reversed(columns[:-1]):
+        q = s.fma(q, u, c)
+    return q
+
+
+def log(s: Scalars, x: Any) -> Any:
+    f = FORMATS[s.dtype_of(x)]
+    c = s.const
+    # a denormal is scaled up, and its exponent set right afterwards
+    denormal = s.lt(x, c(2.0 ** (1 - f.bias), f.dtype))
+    normal = s.select(denormal, s.mul(x, c(2.0**f.mantissa_bits, f.dtype)), x)
+    offset = s.sub(s.bitcast(normal, f.signed), c(f.sqrt_half, f.signed))
+    fraction = s.and_(offset, c((1 << f.mantissa_bits) - 1, f.signed))
+    m = s.bitcast(s.add(fraction, c(f.sqrt_half, f.signed)), f.dtype)
+    k = s.shr(offset, c(f.mantissa_bits, f.signed))
+    n = s.sub(integer_value(s, k, f), s.select(denormal, c(f.mantissa_bits, f.dtype), c(0.0, f.dtype)))
+    y = _log_sum(s, s.sub(m, c(1.0, f.dtype)), n, f)
+    y = s.select(s.lt(x, c(INF, f.dtype)), y, x)
+    edge = s.select(s.eq(x, c(0.0, f.dtype)), c(-INF, f.dtype), c(NAN, f.dtype))
+    return s.select(s.gt(x, c(0.0, f.dtype)), y, edge)
+
+
+def log1p(s: Scalars, x: Any) -> Any:
+    """log(1 + x) = k ln 2 + log(1 + g), g = 2^-k x + (2^-k - 1), where k makes 1 + g lie around 1: g = x near 0."""
+    f = FORMATS[s.dtype_of(x)]
+    c = s.const
+    one = c(1.0, f.dtype)
+    offset = s.sub(s.bitcast(s.add(one, x), f.signed), c(f.sqrt_half, f.signed))
+    k = s.shr(offset, c(f.mantissa_bits, f.signed))
+    shift = s.shl(k, c(f.mantissa_bits, f.signed))
+    scaled = s.bitcast(s.sub(s.bitcast(x, f.signed), shift), f.dtype)
+    # beyond half the exponents 2^-k is lost in g anyway, and further on its bits would not be a number
+    shift = s.min(shift, c((f.bias // 2) << f.mantissa_bits, f.signed))
+    one_scaled = s.bitcast(s.sub(c(f.bias << f.mantissa_bits, f.signed), shift), f.dtype)
+    y = _log_sum(s, s.add(scaled, s.sub(one_scaled, one)), integer_value(s, k, f), f)
+    y = s.select(s.lt(x, c(INF, f.dtype)), s.copysign(y, x), x)
+    edge = s.select(s.eq(x, c(-1.0, f.dtype)), c(-INF, f.dtype), c(NAN, f.dtype))
+    return s.select(s.gt(x, c(-1.0, f.dtype)), y, edge)
+
+
+def _log_sum(s: Scalars, g: Any, n: Any, f: Format) -> Any:
+    """n ln 2 + log(1 + g) with sqrt(1/2) <= 1 + g < sqrt(2): the small parts are added before the large ones."""
+    if f.dtype is f32:
+        small = s.mul(s.mul(g, g), horner(s, g, LOG32))
+    else:
+        # log(1 + g) = g - z (g - z^2 (2/3 + ...)) with z = g / (2 + g)
+        z = s.div(g, s.add(g, s.const(2.0, f.dtype)))
+        z2 = s.mul(z, z)
+        small = s.mul(z, s.sub(s.mul(z2, horner(s, z2, LOG64)), g))
+    small = s.fma(n, s.const(f.ln2[1], f.dtype), small)
+    return s.add(s.fma(n, s.const(f.ln2[0], f.dtype), g), small)
+
+
+def integer_value(s: Scalars, k: Any, f: Format) -> Any:
+    """A small integer as a float. In 64 bits by way of the magic number: few machines convert 64-bit integers."""
+    if f.dtype is f32:
+        return s.cast(k, f32)
+    bits = s.add(k, s.const(bits64(f.magic), f.signed))
+    return s.sub(s.bitcast(bits, f64), s.const(f.magic, f64))
+
+
+def _widened(s: Scalars, function: Callable[..., Any], *values: Any) -> Any:
+    """The function in f32 for 16-bit floats, in the values' own format otherwise."""
+    dtype = s.dtype_of(values[0])
+    if dtype in (f16, bf16):
+        return s.cast(function(s, *[s.cast(v, f32) for v in values]), dtype)
+    return function(s, *values)
+
+
+class VectorMath:
+    """The mathematical functions of the Scalars protocol, for classes that have its core."""
+
+    def exp(self: Scalars, x: Any) -> Any:
+        return _widened(self, exp, x)
+
+    def expm1(self: Scalars, x: Any) -> Any:
+        return _widened(self, expm1, x)
+
+    def log(self: Scalars, x: Any) -> Any:
+        return _widened(self, log, x)
+
+    def log1p(self: Scalars, x: Any) -> Any:
+        return _widened(self, log1p, x)
+
+    def tanh(self: Scalars, x: Any) -> Any:
+        return _widened(self, tanh, x)
+
+    def sigmoid(self: Scalars, x: Any) -> Any:
+        return _widened(self, sigmoid, x)
+
+    def erf(self: Scalars, x: Any) -> Any:
+        return _widened(self, erf, x)
+
+    def sin(self: Scalars, x: Any) -> Any:
+        return _widened(self, lambda s, v: (sin64 if s.dtype_of(v) is f64 else sin32)(s, v), x)
+
+    def cos(self: Scalars, x: Any) -> Any:
+        return _widened(self, lambda s, v: (cos64 if s.dtype_of(v) is f64 else cos32)(s, v), x)
+
+    def pow(self: Scalars, x: Any, y: Any) -> Any:
+        return _widened(self, lambda s, v, w: (pow64 if s.dtype_of(v) is f64 else pow32)(s, v, w), x, y)

@@ -1,0 +1,427 @@
+"""Kernels and the step that calls them, as LLVM IR text.
+
+Every kernel is a function of (thread, threads, buffers...); the step runs its kernels in order, each thread on its own
+slice, with barriers where the plan says. Loops of lanes become vector instructions: an index that grows by one per lane
+is a vector load, one that does not change a scalar, anything else a gather.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from graphopt.errors import CompileError
+from graphopt.ir.types import DType, bool_, i64
+from graphopt.ir.index import Index, Loaded, Quotient, Remainder, Var, index
+from graphopt.kernel.loops import Buffer, Const, Expr, Fold, For, If, IndexValue, Kernel, Load, Op, Stmt, Store, statements
+from graphopt.kernel.machine import Machine
+from graphopt.llvm.scalars import LLVMScalars, Val, type_of
+
+
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    """The vector loop being emitted: its variable, the width, how many lanes are active."""
+
+    var: Var
+    width: int
+    active: int
+
+    @property
+    def mask(self) -> str:
+        bits = ", ".join(f"i1 {'true' if k < self.active else 'false'}" for k in range(self.width))
+        return "splat (i1 true)" if self.active == self.width else f"<{bits}>"
+
+
+class KernelEmitter(LLVMScalars):
+    """One kernel as an LLVM function."""
+
+    def __init__(self, kernel: Kernel, machine: Machine):
+        super().__init__(machine)
+        self.kernel = kernel
+        self.vars: dict[Var, int | str] = {}
+        self.lane: _Lane | None = None
+        self.block = "entry"
+        self._labels = 0
+        self._exprs: list[dict[int, Val]] = [{}]
+        self._loads: dict[str, Val] = {}
+        self._names = {b: f"%{'l' if b.local else 'p'}{k}" for k, b in enumerate((*kernel.params, *kernel.locals))}
+
+    def function(self, name: str) -> str:
+        """The text of the whole function."""
+        for b in self.kernel.locals:
+            self.line(f"{self._names[b]} = alloca [{b.size} x {self.memory_element(b.dtype)}], align 64")
+        self.emit(self.kernel.body)
+        params = "".join(f", ptr nocapture %p{k}" for k in range(len(self.kernel.params)))
+        head = f"define internal void @{name}(i64 %thread, i64 %team{params}) #0 {{\nentry:"
+        return "\n".join([head, *self.lines, "  ret void", "}"])
+
+    # statements
+
+    def emit(self, body: Sequence[Stmt]) -> None:
+        for s in body:
+            if isinstance(s, Store):
+                self._store(s)
+            elif isinstance(s, If):
+                self._if(s)
+            elif s.kind == "lanes":
+                self._lanes(s)
+            elif s.kind == "unroll":
+                for k in range(s.var.size):
+                    self.vars[s.var] = k
+                    self._scoped(s.body)
+            else:
+                self._loop(s)
+
+    def _scoped(self, body: Sequence[Stmt]) -> None:
+        """Emit straight-line code whose expressions depend on variables just bound."""
+        self._exprs.append({})
+        self.emit(body)
+        self._exprs.pop()
+
+    def _lanes(self, s: For) -> None:
+        self.lane = _Lane(s.var, self.kernel.width, s.var.size)
+        self._scoped(s.body)
+        self.lane = None
+
+    def _label(self) -> str:
+        self._labels += 1
+        return f"b{self._labels}"
+
+    def _open(self, label: str) -> None:
+        self.lines.append(f"{label}:")
+        self.block = label
+        self._pure.append({})
+        self._loads = {}
+        self._exprs = [{} for _ in self._exprs]
+
+    def _close(self, label: str) -> None:
+        self._pure.pop()
+        self._loads = {}
+        self._exprs = [{} for _ in self._exprs]
+        self.lines.append(f"{label}:")
+        self.block = label
+
+    def _loop(self, s: For) -> None:
+        """A counted loop; a parallel one runs over this thread's share [size*thread/team, size*(thread+1)/team)."""
+        head, done = self._label(), self._label()
+        low, high = "0", str(s.var.size)
+        if s.kind == "par":
+            low = self.pure(f"udiv i64 {self.pure(f'mul i64 %thread, {s.var.size}')}, %team")
+            after = self.pure("add i64 %thread, 1")
+            high = self.pure(f"udiv i64 {self.pure(f'mul i64 {after}, {s.var.size}')}, %team")
+            some = self.pure(f"icmp ult i64 {low}, {high}")
+            self.line(f"br i1 {some}, label %{head}, label %{done}")
+        else:
+            self.line(f"br label %{head}")
+        before = self.block
+        self._open(head)
+        name, follow, more = self.fresh(), self.fresh(), self.fresh()
+        place = len(self.lines)
+        self.vars[s.var] = name
+        self._scoped(s.body)
+        self.lines.insert(place, f"  {name} = phi i64 [ {low}, %{before} ], [ {follow}, %{self.block} ]")
+        self.line(f"{follow} = add nuw nsw i64 {name}, 1")
+        self.line(f"{more} = icmp ult i64 {follow}, {high}")
+        self.line(f"br i1 {more}, label %{head}, label %{done}")
+        self._close(done)
+
+    def _if(self, s: If) -> None:
+        condition = self.value(s.condition)
+        then, done = self._label(), self._label()
+        self.line(f"br i1 {condition.ref}, label %{then}, label %{done}")
+        self._open(then)
+        self._scoped(s.body)
+        self.line(f"br label %{done}")
+        self._close(done)
+
+    def _store(self, s: Store) -> None:
+        value = self.value(s.value)
+        lane = self.lane
+        stride = self._lane_stride(s.index)
+        m = self.memory_element(s.buffer.dtype)
+        align = max(s.buffer.dtype.itemsize, 1)
+        if stride == 0:
+            if value.lanes:
+                raise CompileError(f"kernel {self.kernel.name}: a vector is stored to one element of {s.buffer}")
+            self.line(f"store {m} {self.to_memory(value)}, ptr {self._address(s.buffer, s.index)}, align {align}")
+        else:
+            assert lane is not None
+            value = self.splat(value, lane.width)
+            data = f"<{lane.width} x {m}> {self.to_memory(value)}"
+            if stride == 1:
+                base = self._address(s.buffer, s.index.substitute({lane.var: index(0)}))
+                self._store_vector(s.buffer, data, base, lane, align, m)
+            else:
+                pointers = self._addresses(s.buffer, s.index)
+                suffix = m.replace("float", "f32").replace("double", "f64").replace("half", "f16")
+                name = f"llvm.masked.scatter.v{lane.width}{suffix}.v{lane.width}p0"
+                self.declared.setdefault(name, f"declare void @{name}(<{lane.width} x {m}>, <{lane.width} x ptr>, <{lane.width} x i1>)")
+                self.line(f"call void @{name}({data}, <{lane.width} x ptr> align {align} {pointers}, <{lane.width} x i1> {lane.mask})")
+        self._forget(s.buffer)
+
+    def _store_vector(self, buffer: Buffer, data: str, base: str, lane: _Lane, align: int, m: str) -> None:
+        t = f"<{lane.width} x {m}>"
+        if lane.active < lane.width and buffer.local:
+            old = self.fresh()
+            self.line(f"{old} = load {t}, ptr {base}, align {align}")
+            data = f"{t} {self.pure(f'select <{lane.width} x i1> {lane.mask}, {data}, {t} {old}')}"
+        elif lane.active < lane.width:
+            suffix = m.replace("float", "f32").replace("double", "f64").replace("half", "f16")
+            name = f"llvm.masked.store.v{lane.width}{suffix}.p0"
+            self.declared.setdefault(name, f"declare void @{name}({t}, ptr, <{lane.width} x i1>)")
+            self.line(f"call void @{name}({data}, ptr align {align} {base}, <{lane.width} x i1> {lane.mask})")
+            return
+        self.line(f"store {data}, ptr {base}, align {align}")
+
+    def _forget(self, buffer: Buffer) -> None:
+        """After a store: values read from that buffer are stale, and everything computed from them in this scope."""
+        key = self._names[buffer] + ","
+        self._loads = {k: v for k, v in self._loads.items() if not k.startswith(key)}
+        self._exprs = [{} for _ in self._exprs]
+
+    # expressions
+
+    def value(self, e: Expr) -> Val:
+        for scope in reversed(self._exprs):
+            known = scope.get(id(e))
+            if known is not None:
+                return known
+        result = self._value(e)
+        self._exprs[-1][id(e)] = result
+        return result
+
+    def _value(self, e: Expr) -> Val:
+        if isinstance(e, Const):
+            return self.const(e.value, e.dtype)
+        if isinstance(e, Load):
+            return self._load(e)
+        if isinstance(e, IndexValue):
+            return self.cast(self.index_value(e.index), e.dtype)
+        if isinstance(e, Fold):
+            return self._fold(e)
+        args = [self.value(a) for a in e.args]
+        if e.name in ("cast", "bitcast"):
+            result: Val = getattr(self, e.name)(args[0], e.dtype)
+        elif e.name == "table":
+            result = self.table(e.extra, args[0], e.dtype)
+        else:
+            result = getattr(self, e.name)(*args)
+        return result
+
+    def _load(self, e: Load) -> Val:
+        stride = self._lane_stride(e.index)
+        mask = self.value(e.mask) if e.mask is not None else None
+        other = self.value(e.other) if e.other is not None else None
+        lane = self.lane
+        if stride == 0 and (mask is None or not mask.lanes):
+            return self._load_one(e, mask, other)
+        assert lane is not None
+        m = self.memory_element(e.buffer.dtype)
+        guard = lane.mask
+        if mask is not None:
+            wide = self.splat(mask, lane.width)
+            guard = wide.ref if lane.active == lane.width else self.pure(f"and <{lane.width} x i1> {wide.ref}, {lane.mask}")
+        if stride == 1:
+            value = self._load_vector(e, guard, m, lane)
+        else:
+            pointers = self._addresses(e.buffer, e.index)
+            value = self.from_memory(self.gather(pointers, e.buffer.dtype, lane.width, guard, m), e.dtype, lane.width)
+        return value if mask is None or other is None else self.select(mask, value, other)
+
+    def _load_one(self, e: Load, mask: Val | None, other: Val | None) -> Val:
+        m = self.memory_element(e.buffer.dtype)
+        address = self._address(e.buffer, e.index)
+        if mask is not None:
+            safe = "@safe"
+            self.globals.setdefault("private unnamed_addr constant [16 x i8] zeroinitializer, align 16", safe)
+            address = self.pure(f"select i1 {mask.ref}, ptr {address}, ptr {safe}")
+        key = f"{self._names[e.buffer]},{address}"
+        if key not in self._loads:
+            ref = self.fresh()
+            self.line(f"{ref} = load {m}, ptr {address}, align {max(e.dtype.itemsize, 1)}")
+            self._loads[key] = self.from_memory(ref, e.dtype, 0)
+        value = self._loads[key]
+        return value if mask is None or other is None else self.select(mask, value, other)
+
+    def _load_vector(self, e: Load, guard: str, m: str, lane: _Lane) -> Val:
+        base = self._address(e.buffer, e.index.substitute({lane.var: index(0)}))
+        t = f"<{lane.width} x {m}>"
+        align = max(e.dtype.itemsize, 1)
+        key = f"{self._names[e.buffer]},{base},{guard}"
+        if key not in self._loads:
+            ref = self.fresh()
+            if e.buffer.local or guard == "splat (i1 true)":
+                self.line(f"{ref} = load {t}, ptr {base}, align {align}")
+            else:
+                suffix = m.replace("float", "f32").replace("double", "f64").replace("half", "f16")
+                name = f"llvm.masked.load.v{lane.width}{suffix}.p0"
+                self.declared.setdefault(name, f"declare {t} @{name}(ptr, <{lane.width} x i1>, {t})")
+                self.line(f"{ref} = call {t} @{name}(ptr align {align} {base}, <{lane.width} x i1> {guard}, {t} zeroinitializer)")
+            self._loads[key] = self.from_memory(ref, e.dtype, lane.width)
+        return self._loads[key]
+
+    def _fold(self, e: Fold) -> Val:
+        """Halve until one is left; while halves are whole vectors no element moves between lanes."""
+        width = min(self.kernel.width, e.lanes)
+        m = self.memory_element(e.dtype)
+        parts: list[Val] = []
+        for k in range(0, e.lanes, width):
+            ref = self.fresh()
+            self.line(f"{ref} = load <{width} x {m}>, ptr {self._address(e.buffer, e.offset + k)}, align {e.dtype.itemsize}")
+            parts.append(self.from_memory(ref, e.dtype, width))
+        combine = getattr(self, e.name)
+        while len(parts) > 1:
+            half = len(parts) // 2
+            parts = [combine(a, b) for a, b in zip(parts[:half], parts[half:], strict=True)]
+        x = parts[0]
+        while x.lanes > 1:
+            half = x.lanes // 2
+            t = type_of(x.dtype, x.lanes)
+            low, high = (
+                Val(self.pure(f"shufflevector {t} {x.ref}, {t} poison, <{half} x i32> <{', '.join(f'i32 {k}' for k in r)}>"), x.dtype, half)
+                for r in (range(half), range(half, x.lanes))
+            )
+            x = combine(low, high)
+        return Val(self.pure(f"extractelement {type_of(x.dtype, 1)} {x.ref}, i64 0"), x.dtype)
+
+    # indices
+
+    def _lane_stride(self, i: Index) -> int | None:
+        """Growth per lane: 0 for a uniform index, 1 for neighbours, None for anything else."""
+        if self.lane is None or not self._varies(i):
+            return 0
+        if i.coefficient(self.lane.var) == 1 and not any(self._atom_varies(a) for a, _ in i.terms if a is not self.lane.var):
+            return 1
+        return None
+
+    def _varies(self, i: Index) -> bool:
+        return any(self._atom_varies(a) for a, _ in i.terms)
+
+    def _atom_varies(self, atom: Var | Quotient | Remainder | Loaded) -> bool:
+        if isinstance(atom, Var):
+            return self.lane is not None and atom is self.lane.var
+        if isinstance(atom, Loaded):
+            return self.value(atom.value).lanes > 0
+        return self._varies(atom.index)
+
+    def index_value(self, i: Index) -> Val:
+        """An index as an i64, a vector of them when it varies by lane."""
+        total: Val | None = None
+        const = i.const
+        for atom, c in i.terms:
+            v = self._atom(atom)
+            if isinstance(v, int):
+                const += c * v
+                continue
+            part = v if c == 1 else self.mul(v, self.const(c, i64))
+            total = part if total is None else self.add(total, part)
+        if total is None:
+            return self.const(const, i64)
+        return self.add(total, self.const(const, i64)) if const else total
+
+    def _atom(self, atom: Var | Quotient | Remainder | Loaded) -> Val | int:
+        if isinstance(atom, Var):
+            if self.lane is not None and atom is self.lane.var:
+                steps = ", ".join(f"i64 {k}" for k in range(self.lane.width))
+                return Val(f"<{steps}>", i64, self.lane.width)
+            bound = self.vars[atom]
+            return bound if isinstance(bound, int) else Val(bound, i64)
+        if isinstance(atom, Loaded):
+            return self.cast(self.value(atom.value), i64)
+        inner = self.index_value(atom.index)
+        if not inner.ref.startswith("%") and not inner.ref.startswith("<"):
+            return int(inner.ref) // atom.by if isinstance(atom, Quotient) else int(inner.ref) % atom.by
+        low = atom.index.range[0]
+        shift = 0 if low >= 0 else -(low // atom.by)
+        if shift:
+            inner = self.add(inner, self.const(shift * atom.by, i64))
+        inner_t = type_of(i64, inner.lanes)
+        by = self.splat(self.const(atom.by, i64), inner.lanes).ref
+        name = "udiv" if isinstance(atom, Quotient) else "urem"
+        result = Val(self.pure(f"{name} {inner_t} {inner.ref}, {by}"), i64, inner.lanes)
+        return self.sub(result, self.const(shift, i64)) if shift and isinstance(atom, Quotient) else result
+
+    def _address(self, buffer: Buffer, i: Index) -> str:
+        offset = self.index_value(i)
+        if offset.ref == "0":
+            return self._names[buffer]
+        return self.pure(f"getelementptr inbounds {self.memory_element(buffer.dtype)}, ptr {self._names[buffer]}, i64 {offset.ref}")
+
+    def _addresses(self, buffer: Buffer, i: Index) -> str:
+        assert self.lane is not None
+        offset = self.splat(self.index_value(i), self.lane.width)
+        m = self.memory_element(buffer.dtype)
+        return self.pure(f"getelementptr {m}, ptr {self._names[buffer]}, <{self.lane.width} x i64> {offset.ref}")
+
+
+@dataclass(frozen=True, slots=True)
+class StepCall:
+    """A kernel of the step: which one, where each of its buffers lies, how it is run.
+
+    buffers: (table, position) per parameter; table "args" counts pointers, "arena" and "scratch" count bytes.
+    """
+
+    kernel: int
+    buffers: tuple[tuple[str, int], ...]
+    parallel: bool
+    barrier: bool
+
+
+def emit_step(entry: str, kernels: Sequence[Kernel], calls: Sequence[StepCall], machine: Machine, triple: str) -> str:
+    """The module of a step: its kernels and `entry(thread, team, args, arena, scratch, barrier)`."""
+    functions: list[str] = []
+    declared: dict[str, str] = {}
+    tables: list[str] = []
+    for k, kernel in enumerate(kernels):
+        emitter = KernelEmitter(kernel, machine)
+        text = emitter.function(f"k{k}")
+        for body, name in emitter.globals.items():
+            text = text.replace(name + ",", f"@k{k}.{name[1:]},").replace(name + "\n", f"@k{k}.{name[1:]}\n")
+            tables.append(f"@k{k}.{name[1:]} = {body}")
+        functions.append(text)
+        declared |= emitter.declared
+    bits = machine.vector_bytes * 8
+    lines = [f"define void @{entry}(i64 %thread, i64 %team, ptr %args, ptr %arena, ptr %scratch, ptr %barrier) #0 {{", "entry:"]
+    known: dict[tuple[str, int], str] = {}
+    for table, position in dict.fromkeys(b for c in calls for b in c.buffers):
+        name = f"%{table}{position}"
+        if table == "args":
+            lines.append(f"  {name}.p = getelementptr inbounds ptr, ptr %args, i64 {position}")
+            lines.append(f"  {name} = load ptr, ptr {name}.p")
+        else:
+            lines.append(f"  {name} = getelementptr inbounds i8, ptr %{table}, i64 {position}")
+        known[table, position] = name
+    lines.append("  %first = icmp eq i64 %thread, 0")
+    serial = False
+    for n, call in enumerate(calls):
+        if call.barrier:
+            if serial:
+                lines += [f"  br label %j{n}", f"j{n}:"]
+                serial = False
+            lines.append("  call void @graphopt_barrier(ptr %barrier)")
+        share = "i64 %thread, i64 %team" if call.parallel else "i64 0, i64 1"
+        pointers = "".join(f", ptr {known[b]}" for b in call.buffers)
+        if call.parallel:
+            if serial:
+                lines += [f"  br label %j{n}", f"j{n}:"]
+                serial = False
+        elif not serial:
+            lines += [f"  br i1 %first, label %s{n}, label %e{n}", f"s{n}:"]
+            serial, gate = True, n
+        lines.append(f"  call void @k{call.kernel}({share}{pointers})")
+        following = calls[n + 1] if n + 1 < len(calls) else None
+        if serial and (following is None or following.parallel or following.barrier):
+            lines += [f"  br label %e{gate}", f"e{gate}:"]
+            serial = False
+    lines += ["  ret void", "}"]
+    head = [f'target triple = "{triple}"', *tables, "declare void @graphopt_barrier(ptr)", *declared.values()]
+    attributes = f'attributes #0 = {{ nounwind "min-legal-vector-width"="{bits}" "prefer-vector-width"="{bits}" }}'
+    return "\n".join([*head, *functions, *lines, attributes, ""])
+
+
+def uses_lanes(kernel: Kernel) -> bool:
+    """Does the kernel have vector loops at all?"""
+    return any(isinstance(s, For) and s.kind == "lanes" for s in statements(kernel.body))
+
+
+__all__ = ["DType", "KernelEmitter", "StepCall", "bool_", "emit_step", "uses_lanes"]

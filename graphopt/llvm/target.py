@@ -1,0 +1,21 @@
+"""The processor that code is generated for."""
+
+from __future__ import annotations
+
+from graphopt_runtime.engine import Target
+
+from graphopt.kernel.machine import AVX2, AVX512, NEON, SSE2, Machine
+
+
+def machine_of(target: Target) -> Machine:
+    """The vector unit a target offers, from its features: AVX-512, AVX2 with FMA, NEON, else 128-bit vectors."""
+    on = {f[1:] for f in target.features.split(",") if f.startswith("+")} - {
+        f[1:] for f in target.features.split(",") if f.startswith("-")
+    }
+    if target.triple.startswith(("aarch64", "arm64")):
+        return NEON
+    if {"avx512f", "avx512dq", "avx512bw", "avx512vl"} <= on:
+        return AVX512
+    if {"avx2", "fma", "f16c"} <= on:
+        return AVX2
+    return SSE2

@@ -1,0 +1,117 @@
+"""Arguments of public ops brought to one dtype, as MindSpore does; axes and shapes brought to one form. Works on nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from graphopt.common.checks import found
+from graphopt.errors import DTypeError, ShapeError
+from graphopt.ir.graph import Node
+from graphopt.ir.types import DType, bool_, dtype_of, f32, i16, i32, i64
+from graphopt.opdefs.elementwise import cast
+from graphopt.opdefs.opdef import constant
+from graphopt.opdefs.shape import reshape
+
+_SIGNED_ABOVE = {8: i16, 16: i32, 32: i64, 64: f32}
+
+
+def as_node(x: Any, like: DType | None = None) -> Node:
+    """A node as it is; a number or array as a constant (of dtype `like` when given)."""
+    if isinstance(x, Node):
+        return x
+    if isinstance(x, bool) and like is None:
+        return constant(x, bool_)
+    if isinstance(x, (int, float, np.ndarray, np.generic, list, tuple)):
+        return constant(x, like or (f32 if isinstance(x, float) else i64 if isinstance(x, int) else None))
+    raise DTypeError(f"expected a Tensor or a number, found {found(x)}")
+
+
+def to_dtype(x: Node, dtype: DType) -> Node:
+    return x if x.dtype is dtype else cast(x, dtype=dtype)
+
+
+def wider(a: DType, b: DType) -> DType:
+    """The dtype two tensors meet in: floats before integers before bool, the wider of a kind; float32 for f16 and bf16."""
+    if a is b:
+        return a
+    if a is bool_ or b is bool_:
+        return b if a is bool_ else a
+    if a.is_float != b.is_float:
+        return a if a.is_float else b
+    if a.bits == b.bits and a.is_float:
+        return f32
+    if a.kind != b.kind:
+        unsigned, signed = (a, b) if a.kind == "u" else (b, a)
+        return signed if signed.bits > unsigned.bits else _SIGNED_ABOVE[unsigned.bits]
+    return a if a.bits >= b.bits else b
+
+
+def _with_number(dtype: DType, number: Any) -> DType:
+    """The dtype in which a tensor meets a Python number."""
+    if isinstance(number, bool):
+        return dtype
+    if isinstance(number, int):
+        return i64 if dtype is bool_ else dtype
+    return dtype if dtype.is_float else f32
+
+
+def promoted(*args: Any) -> list[Node]:
+    """All arguments as nodes of one dtype; Python numbers follow the tensors."""
+    nodes = [a for a in args if isinstance(a, Node)] or [as_node(args[0])]
+    arrays = [as_node(a) for a in args if isinstance(a, (np.ndarray, np.generic))]
+    dtype = reduce(wider, [n.dtype for n in nodes + arrays])
+    for a in args:
+        if isinstance(a, (int, float)) and not isinstance(a, np.generic):
+            dtype = _with_number(dtype, a)
+    return [to_dtype(as_node(a, None if isinstance(a, Node) else dtype), dtype) for a in args]
+
+
+def floating(x: Any) -> Node:
+    """x as floats: integers and bools become float32."""
+    node = as_node(x)
+    return node if node.dtype.is_float else cast(node, dtype=f32)
+
+
+def axes_of(axis: Any, rank: int, owner: str = "axis") -> tuple[int, ...]:
+    """Sorted axes from an int, a tuple or list of ints, or None and () for all.
+
+    Errors: ShapeError for an axis that is not there or comes twice; DTypeError for other things.
+    """
+    if axis is None or (isinstance(axis, (tuple, list)) and not axis):
+        return tuple(range(rank))
+    listed = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
+    axes = tuple(axis_of(a, rank, owner) for a in listed)
+    if len(set(axes)) != len(axes):
+        raise ShapeError(f"{owner}: an axis comes twice in {axis}")
+    return tuple(sorted(axes))
+
+
+def axis_of(axis: Any, rank: int, owner: str = "axis") -> int:
+    """One axis, counted from the start."""
+    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
+        raise DTypeError(f"{owner}: axis must be an int, found {found(axis)}")
+    if not -max(rank, 1) <= axis < max(rank, 1):
+        raise ShapeError(f"{owner}: axis {axis} is outside [{-rank}, {rank})")
+    return int(axis) % max(rank, 1)
+
+
+def shape_of(shape: Any, owner: str = "shape") -> tuple[int, ...]:
+    """A shape from an int or a tuple or list of ints."""
+    listed = shape if isinstance(shape, (tuple, list)) else (shape,)
+    for n in listed:
+        if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
+            raise DTypeError(f"{owner}: expected a shape of ints, found {found(shape)}")
+    return tuple(int(n) for n in listed)
+
+
+def dtype_arg(dtype: Any, default: DType) -> DType:
+    return default if dtype is None else dtype_of(dtype)
+
+
+def keep(x: Node, shape: Sequence[int], axes: Sequence[int], keep_dims: bool) -> Node:
+    """x, from whose `shape` axes were reduced away, with size-1 axes put back when keep_dims."""
+    return reshape(x, shape=tuple(1 if k in axes else n for k, n in enumerate(shape))) if keep_dims else x

@@ -1,0 +1,52 @@
+"""Common subexpressions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from graphopt.ir.graph import Graph, Node, rebuild
+from graphopt.ir.text import content_hash
+from graphopt.passes.rewrite import Steps
+
+_WHOLE_BYTES = 1 << 12
+
+
+def cse(graph: Graph, steps: Steps) -> Graph:
+    """Merge nodes that are the same op with equal attrs on the same inputs; the first in order stays.
+
+    Claim:     no two nodes of the result compute the same expression.
+    Invariant: equal means equal bits: 0.0 and -0.0, 1 and 1.0 and True stay apart.
+    Cost:      O(nodes + edges) and one pass over the bytes of constants.
+    """
+    first: dict[Any, Node] = {}
+
+    def change(node: Node) -> Node:
+        key = (node.op, node.inputs, node.type.dtype, node.type.shape, _attrs_key(node))
+        known = first.setdefault(key, node)
+        return known if known is node or steps.take(f"merge_{node.op}") else node
+
+    return rebuild(graph, change)
+
+
+def _attrs_key(node: Node) -> Any:
+    attrs = node.attrs
+    if not attrs:
+        return None
+    if node.op == "constant":
+        value: np.ndarray = attrs["value"]
+        return value.tobytes() if value.nbytes <= _WHOLE_BYTES else content_hash(value)
+    return tuple([(k, exact_key(attrs[k])) for k in sorted(attrs)])
+
+
+def exact_key(value: Any) -> Any:
+    """A hashable stand-in that is equal only for the same kind of value with the same bits."""
+    kind = type(value)
+    if kind is int:
+        return value
+    if kind is tuple:
+        return tuple([v if type(v) is int else exact_key(v) for v in value])
+    if kind is float:
+        return ("float", value.hex())
+    return (kind.__name__, value)

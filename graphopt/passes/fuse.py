@@ -1,0 +1,386 @@
+"""Fusion: which nodes are computed together in one kernel.
+
+A group is one of
+
+    loops        elementwise nodes and reductions over one iteration space `full`. Nodes are either FULL (one value per
+                 point) or ROW (one value per point of the kept axes: reductions over `axes`, and what is computed from
+                 them). Softmax, normalisation, cross-entropy, optimizer updates are each one such group.
+    contraction  one sum of products, with the elementwise nodes that follow it point by point
+    kernel       one op that brings its own loop nests
+
+Pure movement (broadcast, transpose, slice, pad ...) is not computed at all: whoever reads through it computes the index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from graphopt.ir.graph import Graph, Node, rebuild, users, walk
+from graphopt.ir.index import Dims, Index
+from graphopt.opdefs.opdef import opdef
+
+INLINE = frozenset({"broadcast", "reshape", "transpose", "slice", "pad", "concat", "reverse", "iota", "constant", "random_bits"})
+LEAVES = frozenset({"input", "state", "constant"})
+_ROWS_FOR_TEAM = 8  # a reduction joins its operand's group only if that leaves this many rows to share among threads,
+_SMALL_ELEMS = 1 << 15  # or the whole space is this small: below it, one thread is quicker than a barrier and a second pass
+
+_MOST_NODES = 128  # per group: keeps LLVM's register allocation near linear and expression trees shallow
+
+
+@dataclass(eq=False)
+class Group:
+    """Nodes computed by one kernel (two when a long sum is split); see the module's docstring."""
+
+    number: int
+    kind: str
+    full: tuple[int, ...]
+    axes: tuple[int, ...] | None = None
+    nodes: list[Node] = field(default_factory=list)
+    rows: set[Node] = field(default_factory=set)
+    elsewhere: set[Node] = field(default_factory=set)
+    result: Node | None = None
+    stores: tuple[Node, ...] = ()
+
+    def levels(self) -> dict[Node, int]:
+        """How many reductions of this group a value waits for: stage k computes FULL values of level k."""
+        level: dict[Node, int] = {}
+        for n in self.nodes:
+            inner = [i.inputs[0] if i.op == "broadcast" and i.inputs[0] in level else i for i in n.inputs]
+            depth = max((level[i] for i in inner if i in level), default=0)
+            level[n] = depth + (self.kind == "loops" and opdef(n.op).kind == "reduction")
+        return level
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The shape of ROW values."""
+        return tuple(n for k, n in enumerate(self.full) if k not in (self.axes or ()))
+
+
+class _NotAffine(Exception):
+    pass
+
+
+class _Through:
+    """A Reader that only follows single reads: what an index becomes on the way to the node that is really stored."""
+
+    s: Any = None
+
+    def __init__(self, node: Node):
+        self.node = node
+
+    def read(self, k: int, index: tuple[Index, ...]) -> tuple[Node, tuple[Index, ...]]:
+        return self.node.inputs[k], index
+
+    def __getattr__(self, name: str) -> Any:
+        raise _NotAffine(name)
+
+
+def follow(node: Node, idx: tuple[Index, ...]) -> tuple[Node, tuple[Index, ...]] | None:
+    """The first node behind pure single-read movement, and the index there; None when a value decides the index.
+
+    Reshapes of what is stored end the walk too: the caller addresses them by their element number.
+    """
+    while node.op in INLINE and node.op not in LEAVES and node.op != "reshape":
+        if node.op in ("iota", "random_bits", "pad", "concat"):
+            return None
+        try:
+            node, idx = opdef(node.op).rules["at"](_Through(node), idx, *(i.type for i in node.inputs), **node.attrs)
+        except _NotAffine:
+            return None
+    return node, idx
+
+
+def stored_base(node: Node) -> Node:
+    """What holds the elements of a chain of reshapes."""
+    while node.op == "reshape":
+        node = node.inputs[0]
+    return node
+
+
+def dims_of(node: Node) -> Dims:
+    """The loop dimensions and operand indices of a contraction."""
+    dims = Dims()
+    opdef(node.op).rules["contract"](dims, *(i.type for i in node.inputs), **node.attrs)
+    return dims
+
+
+def materialise(graph: Graph) -> Graph:
+    """Give a buffer of its own to everything that needs one.
+
+    Claim: afterwards every root is computed by a group and differs from every other root, every operand of a
+    contraction is stored and read with affine indices, every operand of a reshape or of a `kernel` op is stored.
+    """
+    alias = opdef("alias")
+
+    def change(node: Node) -> Node:
+        kind = opdef(node.op).kind if node.op not in LEAVES else "leaf"
+        inputs = list(node.inputs)
+        if node.op == "reshape" and stored_base(node).op in INLINE - LEAVES - {"reshape"}:
+            inputs[0] = alias(inputs[0])
+        elif kind == "kernel":
+            inputs = [alias(i) if stored_base(i).op in INLINE - LEAVES - {"reshape"} else i for i in inputs]
+        elif kind == "contraction":
+            dims = dims_of(node)
+            for k, idx in enumerate((dims.a, dims.b)):
+                found = follow(node.inputs[k], idx)
+                base = found and stored_base(found[0])
+                if found is None or base.op in INLINE - LEAVES or not all(i.is_affine for i in found[1]):
+                    inputs[k] = alias(node.inputs[k])
+        if all(a is b for a, b in zip(inputs, node.inputs, strict=True)):
+            return node
+        return Node(node.op, tuple(inputs), node.attrs, node.type, node.where)
+
+    graph = rebuild(graph, change)
+    taken: set[Node] = set()
+    roots: list[Node] = []
+    leaf_of = [None] * len(graph.outputs) + [s for s, _ in graph.updates]
+    for root, state in zip(graph.roots, leaf_of, strict=True):
+        if root is not state and (root.op in INLINE or root.op in LEAVES or root in taken):
+            root = alias(root)
+        taken.add(root)
+        roots.append(root)
+    return graph.with_roots(roots)
+
+
+class _Fusion:
+    def __init__(self, graph: Graph):
+        self.order = walk(graph.roots)
+        self.users = users(self.order)
+        self.roots = set(graph.roots)
+        self.groups: list[Group] = []
+        self.of: dict[Node, Group] = {}
+        self.before: list[int] = []
+        self.alive: list[bool] = []
+        self._reach: dict[Node, tuple[Node, ...]] = {}
+
+    # sources
+
+    def computed(self, node: Node) -> bool:
+        return node in self.of
+
+    def reached(self, node: Node) -> tuple[Node, ...]:
+        """Computed nodes behind inline movement."""
+        if node in self.of:
+            return (node,)
+        if node.op in LEAVES:
+            return ()
+        if node not in self._reach:
+            found: dict[Node, None] = {}
+            for i in node.inputs:
+                found.update(dict.fromkeys(self.reached(i)))
+            self._reach[node] = tuple(found)
+        return self._reach[node]
+
+    def sources(self, node: Node) -> list[tuple[Node, str, tuple[int, ...]]]:
+        """(computed node, how it is read, axes along which it is spread) for every operand."""
+        result: list[tuple[Node, str, tuple[int, ...]]] = []
+        pointwise = opdef(node.op).kind in ("elementwise", "reduction")
+        for i in node.inputs:
+            if pointwise and i in self.of:
+                result.append((i, "point", ()))
+            elif pointwise and i.op == "broadcast" and i.inputs[0] in self.of:
+                spread = tuple(k for k in range(len(i.shape)) if k not in i.attrs["axes"])
+                result.append((i.inputs[0], "row", spread))
+            else:
+                result.extend((s, "other", ()) for s in self.reached(i))
+        return result
+
+    # groups
+
+    def new(self, kind: str, full: tuple[int, ...], axes: tuple[int, ...] | None = None) -> Group:
+        group = Group(len(self.groups), kind, full, axes)
+        self.groups.append(group)
+        self.before.append(0)
+        self.alive.append(True)
+        return group
+
+    def place(self, node: Node, group: Group, row: bool = False) -> None:
+        group.nodes.append(node)
+        self.of[node] = group
+        if row:
+            group.rows.add(node)
+        add = 0
+        for source, how, _ in self.sources(node):
+            g = self.of[source]
+            if g is not group:
+                add |= 1 << g.number | self.before[g.number]
+            if how == "other" or g is not group:
+                group.elsewhere.add(source)
+        if add & ~self.before[group.number]:
+            self._after(group.number, add)
+
+    def _after(self, number: int, add: int) -> None:
+        self.before[number] |= add
+        bit = 1 << number
+        for k, b in enumerate(self.before):
+            if b & bit:
+                self.before[k] = b | self.before[number]
+
+    def fits(self, node: Node, group: Group) -> str | None:
+        """How `node` can join: "full" or "row"; None when it cannot."""
+        if len(group.nodes) >= _MOST_NODES:
+            return None
+        bit = 1 << group.number
+        sources = self.sources(node)
+        for source, _, _ in sources:
+            g = self.of[source]
+            if g is not group and self.before[g.number] & bit:
+                return None
+        inside = [(s, how, spread) for s, how, spread in sources if self.of[s] is group]
+        if any(how == "other" for _, how, _ in inside):
+            return None
+        if group.kind == "contraction":
+            return "full" if node.shape == group.full and all(how == "point" for _, how, _ in inside) else None
+        if node.shape == group.full and all(
+            (how == "point" and s not in group.rows) or (how == "row" and s in group.rows and spread == group.axes)
+            for s, how, spread in inside
+        ):
+            return "full"
+        if group.axes and node.shape == group.kept and all(how == "point" and s in group.rows for s, how, _ in inside):
+            return "row"
+        return None
+
+    def merge(self, a: Group, b: Group) -> bool:
+        """Make one group of two with the same space, when no third group stands between them."""
+        if a is b or "loops" != a.kind or "loops" != b.kind or a.full != b.full or a.axes not in (None, b.axes) and b.axes is not None:
+            return False
+        bits = 1 << a.number | 1 << b.number
+        if a.elsewhere & set(b.nodes) or b.elsewhere & set(a.nodes):
+            return False
+        both = (self.before[a.number] | self.before[b.number]) & ~bits
+        if any(self.before[k] & bits and both >> k & 1 for k in range(len(self.groups)) if self.alive[k]):
+            return False
+        if bool(a.axes) != bool(b.axes) and not self._shares(a.full, a.axes or b.axes or ()):
+            return False
+        order = {n: k for k, n in enumerate(self.order)}
+        a.axes = a.axes or b.axes
+        a.nodes = sorted(a.nodes + b.nodes, key=order.__getitem__)
+        a.rows |= b.rows
+        a.elsewhere |= b.elsewhere
+        for n in b.nodes:
+            self.of[n] = a
+        self.alive[b.number] = False
+        old, new = 1 << b.number, 1 << a.number
+        self.before = [x & ~old | new if x & old else x for x in self.before]
+        self.before[a.number] &= ~new
+        self._after(a.number, both)
+        return True
+
+    @staticmethod
+    def _shares(full: tuple[int, ...], axes: tuple[int, ...]) -> bool:
+        rows = total = 1
+        for k, n in enumerate(full):
+            total *= n
+            rows *= 1 if k in axes else n
+        return rows >= _ROWS_FOR_TEAM or total <= _SMALL_ELEMS
+
+    # nodes
+
+    def add(self, node: Node) -> None:
+        d = opdef(node.op)
+        if d.kind == "contraction":
+            self._contraction(node)
+        elif d.kind == "kernel":
+            self.place(node, self.new("kernel", node.shape))
+        elif d.kind == "reduction":
+            self._reduction(node)
+        else:
+            self._pointwise(node)
+
+    def _contraction(self, node: Node) -> None:
+        following = self.users[node]
+        result = node
+        if len(following) == 1 and following[0].op == "transpose" and node not in self.roots:
+            result = following[0]
+        group = self.new("contraction", result.shape)
+        group.result = result
+        self.place(node, group)
+        if result is not node:
+            self.of[result] = group
+            group.nodes.append(result)
+
+    def _reduction(self, node: Node) -> None:
+        operand, axes = node.inputs[0], tuple(node.attrs["axes"])
+        group = self.of.get(operand)
+        if (
+            group is not None
+            and group.kind == "loops"
+            and operand not in group.rows
+            and operand.shape == group.full
+            and group.axes in (None, axes)
+            and self._shares(group.full, axes)
+        ):
+            group.axes = axes
+            self.place(node, group, row=True)
+            return
+        self.place(node, self.new("loops", operand.shape, axes), row=True)
+
+    def _pointwise(self, node: Node) -> None:
+        candidates: dict[int, Group] = {}
+        for source, how, _ in self.sources(node):
+            if how != "other":
+                g = self.of[source]
+                candidates[g.number] = g
+        fitting = [(g, how) for g in candidates.values() if g.kind != "kernel" and (how := self.fits(node, g))]
+        if not fitting:
+            self.place(node, self.new("loops", node.shape))
+            return
+        loops = [g for g, how in fitting if g.kind == "loops" and how == "full"]
+        for other in loops[1:]:
+            if self.merge(loops[0], other):
+                candidates.pop(other.number)
+        fitting = [(g, how) for g, how in fitting if self.alive[g.number] and self.fits(node, g) == how]
+        if not fitting:
+            self.place(node, self.new("loops", node.shape))
+            return
+        group, how = max(fitting, key=lambda f: (f[0].kind == "contraction", f[0].number))
+        self.place(node, group, row=how == "row")
+
+    def finish(self) -> list[Group]:
+        """Which values must be in memory: roots, and what is read by another group or at another point."""
+        needed: set[Node] = set(self.roots)
+        for node in self.order:
+            group = self.of.get(node)
+            if group is None:
+                continue
+            for source, how, _ in self.sources(node):
+                if self.of[source] is not group or how == "other":
+                    needed.add(source)
+        for group in self.groups:
+            group.stores = tuple(n for n in group.nodes if n in needed and (group.result is None or n is not _hidden(group)))
+        return [g for g, alive in zip(self.groups, self.alive, strict=True) if alive]
+
+
+def _hidden(group: Group) -> Node | None:
+    """The contraction under a transposed result: never stored itself."""
+    return group.nodes[0] if group.result is not group.nodes[0] else None
+
+
+def fuse(graph: Graph) -> list[Group]:
+    """The groups of a materialised graph, each after the groups it reads from.
+
+    Cost: near linear; a bitset per group answers whether a node may join without making a cycle.
+    """
+    fusion = _Fusion(graph)
+    for node in fusion.order:
+        if node.op not in INLINE and node.op not in LEAVES and node not in fusion.of:
+            fusion.add(node)
+    return fusion.finish()
+
+
+def show_groups(groups: Sequence[Group], names: dict[Node, str]) -> str:
+    """The groups as text: kind, space, nodes in order; `*` marks what is stored."""
+    lines: list[str] = []
+    for g in groups:
+        space = f"{list(g.full)}" + (f" over axes {list(g.axes)}" if g.axes else "")
+        lines.append(f"group {g.number} {g.kind} {space}:")
+        for n in g.nodes:
+            mark = "*" if n in g.stores else " "
+            operands = ", ".join(names.get(i, i.op) for i in n.inputs)
+            lines.append(f"  {mark} {names.get(n, '?')}: {n.type} = {n.op}({operands}){'  # ' + str(n.where) if n.where else ''}")
+    return "\n".join(lines)
+
+
+__all__ = ["INLINE", "LEAVES", "Group", "dims_of", "follow", "fuse", "materialise", "show_groups", "stored_base"]

@@ -1,0 +1,150 @@
+"""Execution order of groups, and which updates may be written straight into their state.
+
+An update is in place when every other reader of the old value runs before the group that computes the new one, and
+that group itself reads the old value only at the point it then overwrites.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+from graphopt.ir.graph import Graph, Node, walk
+from graphopt.opdefs.opdef import opdef
+from graphopt.passes.fuse import INLINE, LEAVES, Group, stored_base
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Schedule:
+    """groups in execution order; in_place: new value -> the state leaf whose buffer it overwrites."""
+
+    groups: tuple[Group, ...]
+    in_place: dict[Node, Node]
+
+
+def _leaves_read(group: Group, memo: dict[Node, frozenset[Node]]) -> set[Node]:
+    """State leaves that a group reads, through movement too."""
+    found: set[Node] = set()
+    for n in group.nodes:
+        for i in n.inputs:
+            found |= _states(i, memo)
+    return found
+
+
+def _states(node: Node, memo: dict[Node, frozenset[Node]]) -> frozenset[Node]:
+    if node not in memo:
+        for n in walk([node]):
+            if n in memo:
+                continue
+            if n.op == "state":
+                memo[n] = frozenset((n,))
+            elif n.op in INLINE - LEAVES:
+                memo[n] = frozenset().union(*(memo[i] for i in n.inputs))
+            else:
+                memo[n] = frozenset()
+    return memo[node]
+
+
+def _only_at_its_point(group: Group, state: Node, value: Node) -> bool:
+    """Does the group read `state` only where, and not later than, it stores `value`?"""
+    if group.kind == "kernel" or stored_base(value) is not value or value.shape != state.shape:
+        return False
+    level = group.levels()
+    stage_of_value = level[value]
+    row = value in group.rows
+    last = max(level.values())
+    for n in group.nodes:
+        for i in n.inputs:
+            if i is state:
+                if opdef(n.op).kind != "elementwise" or (n in group.rows) != row or level[n] > stage_of_value:
+                    return False
+                if not row and last > stage_of_value:
+                    return False  # a later pass over the row would read the new value
+            elif i.op in INLINE and state in _states(i, {}):
+                return False
+    return True
+
+
+def order(graph: Graph, groups: Sequence[Group]) -> Schedule:
+    """Order the groups: each after what it reads; writers of a state after its other readers where that is possible.
+
+    Cost: O((groups + edges) log groups).
+    """
+    memo: dict[Node, frozenset[Node]] = {}
+    owner = {n: g for g in groups for n in g.nodes}
+    rank = {n: k for k, n in enumerate(walk(graph.roots))}
+    readers: dict[Node, list[Group]] = {}
+    for g in groups:
+        for s in _leaves_read(g, memo):
+            readers.setdefault(s, []).append(g)
+    needs: dict[Group, set[Group]] = {g: set() for g in groups}
+    for g in groups:
+        for n in g.nodes:
+            for i in n.inputs:
+                needs[g] |= {owner[m] for m in _owned(i, owner)} - {g}
+    in_place: dict[Node, Node] = {}
+    for state, value in graph.updates:
+        if value is state:
+            continue
+        g = owner[value]
+        others = [r for r in readers.get(state, ()) if r is not g]
+        if not _only_at_its_point(g, state, value) or any(_depends(r, g, needs) for r in others):
+            continue
+        in_place[value] = state
+        needs[g].update(others)
+    return Schedule(tuple(_topological(groups, needs, rank)), in_place)
+
+
+def _owned(node: Node, owner: dict[Node, Group]) -> list[Node]:
+    """Computed nodes behind movement."""
+    found: list[Node] = []
+    stack, seen = [node], {node}
+    while stack:
+        n = stack.pop()
+        if n in owner:
+            found.append(n)
+        elif n.op not in LEAVES:
+            for i in n.inputs:
+                if i not in seen:
+                    seen.add(i)
+                    stack.append(i)
+    return found
+
+
+def _depends(group: Group, on: Group, needs: dict[Group, set[Group]]) -> bool:
+    """Does `group` need `on`, directly or through others?"""
+    stack, seen = [group], {group}
+    while stack:
+        g = stack.pop()
+        if g is on:
+            return True
+        for h in needs[g]:
+            if h not in seen:
+                seen.add(h)
+                stack.append(h)
+    return False
+
+
+def _topological(groups: Sequence[Group], needs: dict[Group, set[Group]], rank: dict[Node, int]) -> list[Group]:
+    """Kahn's algorithm; among ready groups, the one whose last node comes first in the program."""
+    waiting = {g: len(needs[g]) for g in groups}
+    users: dict[Group, list[Group]] = {g: [] for g in groups}
+    for g, required in needs.items():
+        for r in required:
+            users[r].append(g)
+    place = {g: max(rank.get(n, 0) for n in g.nodes) for g in groups}
+    heap: list[tuple[int, int, Group]] = []
+    for k, g in enumerate(groups):
+        if waiting[g] == 0:
+            heappush(heap, (place[g], k, g))
+    number = {g: k for k, g in enumerate(groups)}
+    done: list[Group] = []
+    while heap:
+        _, _, g = heappop(heap)
+        done.append(g)
+        for u in users[g]:
+            waiting[u] -= 1
+            if waiting[u] == 0:
+                heappush(heap, (place[u], number[u], u))
+    return done

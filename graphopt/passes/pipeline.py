@@ -1,0 +1,179 @@
+"""The order of the passes, and what surrounds each: skip, limit, check, dump, time."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from graphopt import config
+from graphopt.errors import VerifyError
+from graphopt.ir.graph import Graph, walk
+from graphopt.ir.text import print_graph
+from graphopt.ir.types import TensorType
+from graphopt.ir.verify import verify
+from graphopt.opdefs import REGISTRY
+from graphopt.opdefs.evaluate import evaluate_nodes
+from graphopt.passes.canon import canon
+from graphopt.passes.cse import cse
+from graphopt.passes.dce import dce
+from graphopt.passes.rewrite import Steps
+from graphopt.passes.simplify import simplify
+
+Run = Callable[[Graph, Steps], Graph]
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A function from graphs to graphs, and the reason for its place in the order."""
+
+    name: str
+    run: Run
+    why: str
+
+
+PASSES = (
+    Pass("simplify", simplify, "on the traced graph: what tracing and differentiation left is mostly identities"),
+    Pass("canon", canon, "before the last laws, so that explicit pads join the user's own"),
+    Pass("cse", cse, "laws look for the same node on both sides: equal nodes must be one first"),
+    Pass("resimplify", simplify, "what canon and cse made possible"),
+    Pass("recse", cse, "rewriting made equal nodes anew; nothing after this may make twins but on purpose"),
+    Pass("dce", dce, "last: an update may have become its own state"),
+)
+
+
+def optimize(graph: Graph) -> Graph:
+    """The graph after all passes, with the same inputs, state, outputs and meaning.
+
+    Errors: VerifyError naming the pass and the rewrite when a pass breaks the graph (switch `verify`).
+    Cost:   see `graphopt bench`; about 30 us per node together.
+    """
+    switches = config.current()
+    return run_passes(graph, PASSES, switches)
+
+
+def run_passes(graph: Graph, passes: tuple[Pass, ...], switches: config.Config) -> Graph:
+    """Run some passes under given switches."""
+    steps = Steps(switches.limit)
+    rows: list[tuple[str, float, int, int]] = []
+    if switches.verify:
+        check(graph)
+    _dump(graph, "00-traced", switches)
+    for k, step in enumerate(passes, 1):
+        if step.name in switches.skip:
+            continue
+        before, count, start = graph, steps.count, perf_counter()
+        graph = step.run(before, steps)
+        rows.append((step.name, perf_counter() - start, steps.count - count, _nodes(graph, switches)))
+        if switches.verify:
+            _check_pass(step, before, graph, switches, count, steps)
+        _dump(graph, f"{k:02d}-{step.name}", switches)
+        if switches.debug >= 4 and graph is not before:
+            print(f"after {step.name}:\n{print_graph(graph)}", file=sys.stderr)
+    if switches.debug >= 3:
+        print(_table(graph.name, rows), file=sys.stderr)
+    return graph
+
+
+def check(graph: Graph) -> None:
+    """Verify a graph against the shape rules of the registered ops."""
+    verify(graph, _infer, _kind)
+
+
+def _infer(op: str, types: tuple[TensorType, ...], attrs: Mapping[str, Any]) -> TensorType:
+    return REGISTRY[op].infer(*types, **attrs)
+
+
+def _kind(op: str) -> str | None:
+    found = REGISTRY.get(op)
+    return None if found is None else found.kind
+
+
+def _nodes(graph: Graph, switches: config.Config) -> int:
+    return len(walk(graph.roots)) if switches.debug >= 3 else 0
+
+
+def _table(name: str, rows: list[tuple[str, float, int, int]]) -> str:
+    lines = [f"passes of {name}:", f"  {'pass':<12}{'ms':>8}{'rewrites':>10}{'nodes':>8}"]
+    lines.extend(f"  {p:<12}{seconds * 1e3:>8.2f}{count:>10}{nodes:>8}" for p, seconds, count, nodes in rows)
+    return "\n".join(lines)
+
+
+def _dump(graph: Graph, stem: str, switches: config.Config) -> None:
+    if switches.dump:
+        folder = Path(switches.dump)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{stem}.graph").write_text(print_graph(graph), encoding="utf-8")
+
+
+def _check_pass(step: Pass, before: Graph, after: Graph, switches: config.Config, count: int, steps: Steps) -> None:
+    """The pass left a valid graph of the same signature and, at level 2, of the same values."""
+    problem = _problem(before, after, switches.verify)
+    if problem is None:
+        return
+    # The first rewrite of this pass after which the graph is broken: everything before it is harmless.
+    low, high = 0, steps.count - count
+    while low + 1 < high:
+        middle = (low + high) // 2
+        if _problem(before, step.run(before, Steps(middle)), switches.verify) is None:
+            low = middle
+        else:
+            high = middle
+    blame = f"after pass {step.name}"
+    if high:
+        blame += f", rewrite {count + high} ({steps.names[count + high - 1]})"
+    lines = [problem, f"  {blame}", f"  reproduce: graphopt opt GRAPH -p {step.name} --limit {high}"]
+    raise VerifyError("\n".join(lines))
+
+
+def _problem(before: Graph, after: Graph, level: int) -> str | None:
+    """What is wrong with the result of a pass; None when nothing is."""
+    try:
+        check(after)
+    except VerifyError as error:
+        return str(error)
+    if after.inputs != before.inputs or after.state != before.state:
+        return "signature: the inputs or the state changed"
+    if [n.type for n in after.outputs] != [n.type for n in before.outputs]:
+        return "signature: the types of the outputs changed"
+    return _difference(before, after) if level >= 2 else None
+
+
+def _difference(before: Graph, after: Graph) -> str | None:
+    """Which output or update has another value on random inputs; None when all agree within rounding."""
+    rng = np.random.default_rng(0)
+    leaves = {n: random_array(n.type, rng) for n in before.inputs + before.state}
+    whole = replace(after, updates=tuple((s, dict(after.updates).get(s, s)) for s, _ in before.updates))
+    pairs = zip(evaluate_nodes(before.roots, leaves), evaluate_nodes(whole.roots, leaves), strict=True)
+    for k, (expected, found) in enumerate(pairs):
+        if not close(expected, found):
+            place = f"output {k}" if k < len(before.outputs) else f"update {k - len(before.outputs)}"
+            return f"values: {place} changed"
+    return None
+
+
+def random_array(type: TensorType, rng: np.random.Generator) -> np.ndarray:
+    """Ordinary values of a type: floats of both signs about 1, small integers."""
+    if type.dtype.kind == "b":
+        return rng.integers(0, 2, type.shape).astype(bool)
+    if type.dtype.is_integer:
+        return rng.integers(0, 4, type.shape).astype(type.dtype.numpy)
+    return rng.normal(size=type.shape).astype(type.dtype.numpy)
+
+
+TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1, "float32": 2e-4, "float64": 1e-9}
+
+
+def close(expected: np.ndarray, found: np.ndarray) -> bool:
+    """Equal within a dtype's rounding over a graph, relative to the array's largest element; NaN equals NaN."""
+    if expected.dtype.kind in "biu":
+        return bool(np.array_equal(expected, found))
+    a, b = expected.astype(np.float64), found.astype(np.float64)
+    finite = a[np.isfinite(a)]
+    scale = max(float(np.max(np.abs(finite), initial=0.0)), 1e-3)
+    return bool(np.allclose(a, b, rtol=TOLERANCE[expected.dtype.name], atol=TOLERANCE[expected.dtype.name] * scale, equal_nan=True))

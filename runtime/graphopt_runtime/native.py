@@ -1,0 +1,412 @@
+"""The thread team's native code, as LLVM IR text: start, run, barrier, stop.
+
+A team is one block of memory that Python allocates; the constants below are byte offsets into it. Words that
+different threads write lie on different pairs of cache lines (128 bytes, as processors fetch lines in pairs).
+
+How a job travels: the caller stores the job's address, then raises `generation`. A worker that still spins sees it at
+once; one that sleeps has counted itself in `sleepers` beforehand, so the caller knows that it must broadcast. Both
+sides write one word and read the other's in sequential consistency, hence no wake-up is lost: either the caller sees
+the sleeper, or the sleeper sees the new generation before it waits. A worker that is done stores the generation into
+its own record, where the caller waits for it.
+
+The barrier is the dissemination barrier of Hensgen, Finkel and Manber (1988): in round k every thread signals the one
+2^k further on and waits for its own signal. Signals are counters, so nothing is ever reset; no two threads write one
+word, and the widest team needs ten rounds.
+"""
+
+from __future__ import annotations
+
+from string import Template
+
+SIZE, PATIENCE, STARTED = 0, 8, 16  # threads; rounds that an idle worker spins before it sleeps; workers to be joined
+GENERATION, JOB = 128, 136
+SLEEPERS = 256
+MUTEX, CONDITION, ATTRIBUTES = 384, 640, 896  # opaque to us: 256 bytes each, the largest libc needs 64
+RECORDS = 1152  # one for each thread
+
+# A record: team, number, pthread_t and barriers passed; then the generation done; then the signals, a line for each round.
+NUMBER, HANDLE, PASSED, DONE, SIGNALS = 8, 16, 24, 128, 256
+LINE_BYTES = 128
+RECORD_BYTES = SIGNALS + 10 * LINE_BYTES
+MAX_WIDTH = 1 << 10
+
+TABLE = "graphopt_team_functions"
+"""The one exported name: pointers to start, stop, run, spin, barrier."""
+
+_HOT_ROUNDS = 256  # the first rounds of waiting do not pause: threads that arrive together leave within 0.1 us
+_YIELD_ROUNDS = 512  # then the processor is offered to others: the thread waited for may need this very one
+_IDLE_YIELD = 128  # a power of two: an idle worker offers its processor every so many rounds
+_STACK_BYTES = 8 << 20
+
+_PAUSE = {
+    "x86_64": ("declare void @llvm.x86.sse2.pause()", "call void @llvm.x86.sse2.pause()"),
+    "aarch64": ("declare void @llvm.aarch64.hint(i32)", "call void @llvm.aarch64.hint(i32 1)"),
+}
+
+# Arithmetic must have the same meaning on every thread and whatever another library did to this one: round to nearest,
+# denormals kept, no traps. The caller's own mode, with the flags it had, comes back after the job.
+_MODE = {
+    "x86_64": """
+declare void @llvm.x86.sse.stmxcsr(ptr)
+declare void @llvm.x86.sse.ldmxcsr(ptr)
+define internal i64 @mode_enter() alwaysinline nounwind {
+  %slot = alloca i32
+  call void @llvm.x86.sse.stmxcsr(ptr %slot)
+  %old = load i32, ptr %slot
+  store i32 8064, ptr %slot
+  call void @llvm.x86.sse.ldmxcsr(ptr %slot)
+  %wide = zext i32 %old to i64
+  ret i64 %wide
+}
+define internal void @mode_leave(i64 %old) alwaysinline nounwind {
+  %slot = alloca i32
+  %narrow = trunc i64 %old to i32
+  store i32 %narrow, ptr %slot
+  call void @llvm.x86.sse.ldmxcsr(ptr %slot)
+  ret void
+}
+""",
+    "aarch64": """
+declare i64 @llvm.aarch64.get.fpcr()
+declare void @llvm.aarch64.set.fpcr(i64)
+define internal i64 @mode_enter() alwaysinline nounwind {
+  %old = call i64 @llvm.aarch64.get.fpcr()
+  call void @llvm.aarch64.set.fpcr(i64 0)
+  ret i64 %old
+}
+define internal void @mode_leave(i64 %old) alwaysinline nounwind {
+  call void @llvm.aarch64.set.fpcr(i64 %old)
+  ret void
+}
+""",
+}
+_NO_MODE = """
+define internal i64 @mode_enter() alwaysinline nounwind {
+  ret i64 0
+}
+define internal void @mode_leave(i64 %old) alwaysinline nounwind {
+  ret void
+}
+"""
+
+_TEXT = Template("""
+@$TABLE = constant [5 x ptr] [ptr @start, ptr @stop, ptr @run, ptr @spin, ptr @barrier]
+
+declare i32 @pthread_create(ptr, ptr, ptr, ptr)
+declare i32 @pthread_join(i64, ptr)
+declare i32 @pthread_attr_init(ptr)
+declare i32 @pthread_attr_setstacksize(ptr, i64)
+declare i32 @pthread_attr_destroy(ptr)
+declare i32 @pthread_mutex_init(ptr, ptr)
+declare i32 @pthread_mutex_lock(ptr)
+declare i32 @pthread_mutex_unlock(ptr)
+declare i32 @pthread_mutex_destroy(ptr)
+declare i32 @pthread_cond_init(ptr, ptr)
+declare i32 @pthread_cond_wait(ptr, ptr)
+declare i32 @pthread_cond_broadcast(ptr)
+declare i32 @pthread_cond_destroy(ptr)
+declare i32 @sched_yield()
+$DECLARE_PAUSE
+
+define internal void @spin(i64 %rounds) nounwind {
+entry:
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %next, %loop ]
+  $PAUSE
+  %next = add i64 %i, 1
+  %more = icmp ult i64 %next, %rounds
+  br i1 %more, label %loop, label %done
+done:
+  ret void
+}
+
+; One round of waiting, the longer the politer.
+define internal void @wait(i64 %round) alwaysinline nounwind {
+entry:
+  %hot = icmp ult i64 %round, $HOT_ROUNDS
+  br i1 %hot, label %done, label %slow
+slow:
+  %short = icmp ult i64 %round, $YIELD_ROUNDS
+  br i1 %short, label %pause, label %yield
+pause:
+  $PAUSE
+  br label %done
+yield:
+  %ignored = call i32 @sched_yield()
+  br label %done
+done:
+  ret void
+}
+
+; graphopt_barrier: the argument is the calling thread's record.
+define internal void @barrier(ptr %record) nounwind {
+entry:
+  %team = load ptr, ptr %record
+  %size = load i64, ptr %team
+  %number_at = getelementptr i8, ptr %record, i64 $NUMBER
+  %number = load i64, ptr %number_at
+  %passed_at = getelementptr i8, ptr %record, i64 $PASSED
+  %passed = load i64, ptr %passed_at
+  %count = add i64 %passed, 1
+  store i64 %count, ptr %passed_at
+  %records = getelementptr i8, ptr %team, i64 $RECORDS
+  br label %round
+round:
+  %distance = phi i64 [ 1, %entry ], [ %double, %arrived ]
+  %signal = phi i64 [ $SIGNALS, %entry ], [ %next_signal, %arrived ]
+  %more = icmp ult i64 %distance, %size
+  br i1 %more, label %send, label %done
+send:
+  %ahead = add i64 %number, %distance
+  %beyond = icmp uge i64 %ahead, %size
+  %wrapped = sub i64 %ahead, %size
+  %partner = select i1 %beyond, i64 %wrapped, i64 %ahead
+  %offset = mul i64 %partner, $RECORD_BYTES
+  %partner_record = getelementptr i8, ptr %records, i64 %offset
+  %theirs = getelementptr i8, ptr %partner_record, i64 %signal
+  %mine = getelementptr i8, ptr %record, i64 %signal
+  store atomic i64 %count, ptr %theirs release, align 8
+  br label %watch
+watch:
+  %waited = phi i64 [ 0, %send ], [ %longer, %again ]
+  %got = load atomic i64, ptr %mine acquire, align 8
+  %come = icmp uge i64 %got, %count
+  br i1 %come, label %arrived, label %again
+again:
+  call void @wait(i64 %waited)
+  %longer = add i64 %waited, 1
+  br label %watch
+arrived:
+  %double = shl i64 %distance, 1
+  %next_signal = add i64 %signal, $LINE_BYTES
+  br label %round
+done:
+  ret void
+}
+
+; A job: function, team, arena, scratch, bytes of scratch per thread, then the table of arguments.
+define internal void @perform(ptr %job, ptr %record, i64 %thread) alwaysinline nounwind {
+  %function = load ptr, ptr %job
+  %team = load ptr, ptr %record
+  %size = load i64, ptr %team
+  %arena_at = getelementptr i8, ptr %job, i64 16
+  %arena = load ptr, ptr %arena_at
+  %scratch_at = getelementptr i8, ptr %job, i64 24
+  %all_scratch = load ptr, ptr %scratch_at
+  %stride_at = getelementptr i8, ptr %job, i64 32
+  %stride = load i64, ptr %stride_at
+  %offset = mul i64 %stride, %thread
+  %scratch = getelementptr i8, ptr %all_scratch, i64 %offset
+  %args = getelementptr i8, ptr %job, i64 40
+  call void %function(i64 %thread, i64 %size, ptr %args, ptr %arena, ptr %scratch, ptr %record)
+  ret void
+}
+
+define internal i64 @publish(ptr %team, ptr %job) nounwind {
+entry:
+  %job_at = getelementptr i8, ptr %team, i64 $JOB
+  store ptr %job, ptr %job_at
+  %generation_at = getelementptr i8, ptr %team, i64 $GENERATION
+  %generation = load i64, ptr %generation_at
+  %next = add i64 %generation, 1
+  store atomic i64 %next, ptr %generation_at seq_cst, align 8
+  %sleepers_at = getelementptr i8, ptr %team, i64 $SLEEPERS
+  %sleepers = load atomic i64, ptr %sleepers_at seq_cst, align 8
+  %awake = icmp eq i64 %sleepers, 0
+  br i1 %awake, label %done, label %wake
+wake:
+  %mutex = getelementptr i8, ptr %team, i64 $MUTEX
+  %condition = getelementptr i8, ptr %team, i64 $CONDITION
+  %r0 = call i32 @pthread_mutex_lock(ptr %mutex)
+  %r1 = call i32 @pthread_mutex_unlock(ptr %mutex)
+  %r2 = call i32 @pthread_cond_broadcast(ptr %condition)
+  br label %done
+done:
+  ret i64 %next
+}
+
+define internal void @run(ptr %job) nounwind {
+entry:
+  %mode = call i64 @mode_enter()
+  %team_at = getelementptr i8, ptr %job, i64 8
+  %team = load ptr, ptr %team_at
+  %size = load i64, ptr %team
+  %own = getelementptr i8, ptr %team, i64 $RECORDS
+  %alone = icmp eq i64 %size, 1
+  br i1 %alone, label %single, label %fork
+single:
+  call void @perform(ptr %job, ptr %own, i64 0)
+  br label %done
+fork:
+  %generation = call i64 @publish(ptr %team, ptr %job)
+  call void @perform(ptr %job, ptr %own, i64 0)
+  br label %each
+each:
+  %i = phi i64 [ 1, %fork ], [ %i_next, %watch ]
+  %more = icmp ult i64 %i, %size
+  br i1 %more, label %join, label %done
+join:
+  %offset = mul i64 %i, $RECORD_BYTES
+  %record = getelementptr i8, ptr %own, i64 %offset
+  %done_at = getelementptr i8, ptr %record, i64 $DONE
+  %i_next = add i64 %i, 1
+  br label %watch
+watch:
+  %waited = phi i64 [ 0, %join ], [ %longer, %again ]
+  %reached = load atomic i64, ptr %done_at acquire, align 8
+  %finished = icmp eq i64 %reached, %generation
+  br i1 %finished, label %each, label %again
+again:
+  call void @wait(i64 %waited)
+  %longer = add i64 %waited, 1
+  br label %watch
+done:
+  call void @mode_leave(i64 %mode)
+  ret void
+}
+
+define internal ptr @worker(ptr %record) nounwind {
+entry:
+  %ignored = call i64 @mode_enter()
+  %team = load ptr, ptr %record
+  %number_at = getelementptr i8, ptr %record, i64 $NUMBER
+  %number = load i64, ptr %number_at
+  %done_at = getelementptr i8, ptr %record, i64 $DONE
+  %generation_at = getelementptr i8, ptr %team, i64 $GENERATION
+  %job_at = getelementptr i8, ptr %team, i64 $JOB
+  %sleepers_at = getelementptr i8, ptr %team, i64 $SLEEPERS
+  %patience_at = getelementptr i8, ptr %team, i64 $PATIENCE
+  %patience = load i64, ptr %patience_at
+  %mutex = getelementptr i8, ptr %team, i64 $MUTEX
+  %condition = getelementptr i8, ptr %team, i64 $CONDITION
+  br label %idle
+idle:
+  %seen = phi i64 [ 0, %entry ], [ %current, %work ]
+  br label %watch
+watch:
+  %round = phi i64 [ 0, %idle ], [ %next, %yield ], [ %next, %pause ]
+  %spun = load atomic i64, ptr %generation_at acquire, align 8
+  %called = icmp ne i64 %spun, %seen
+  br i1 %called, label %go, label %patient
+patient:
+  %next = add i64 %round, 1
+  %tired = icmp ugt i64 %round, %patience
+  br i1 %tired, label %sleep, label %again
+again:
+  %beat = and i64 %round, $IDLE_MASK
+  %offer = icmp eq i64 %beat, $IDLE_MASK
+  br i1 %offer, label %yield, label %pause
+yield:
+  %r3 = call i32 @sched_yield()
+  br label %watch
+pause:
+  $PAUSE
+  br label %watch
+sleep:
+  %r0 = call i32 @pthread_mutex_lock(ptr %mutex)
+  %s0 = atomicrmw add ptr %sleepers_at, i64 1 seq_cst
+  br label %check
+check:
+  %slept = load atomic i64, ptr %generation_at seq_cst, align 8
+  %woken = icmp ne i64 %slept, %seen
+  br i1 %woken, label %rise, label %doze
+doze:
+  %r1 = call i32 @pthread_cond_wait(ptr %condition, ptr %mutex)
+  br label %check
+rise:
+  %s1 = atomicrmw sub ptr %sleepers_at, i64 1 seq_cst
+  %r2 = call i32 @pthread_mutex_unlock(ptr %mutex)
+  br label %go
+go:
+  %current = phi i64 [ %spun, %watch ], [ %slept, %rise ]
+  %job = load ptr, ptr %job_at
+  %stop = icmp eq ptr %job, null
+  br i1 %stop, label %done, label %work
+work:
+  call void @perform(ptr %job, ptr %record, i64 %number)
+  store atomic i64 %current, ptr %done_at release, align 8
+  br label %idle
+done:
+  ret ptr null
+}
+
+; Start size - 1 workers in memory that is zero but for a size of 1 and the first record. The result is the size of the
+; team: smaller than asked for when the system refuses more threads.
+define internal i64 @start(ptr %team, i64 %size) nounwind {
+entry:
+  %mutex = getelementptr i8, ptr %team, i64 $MUTEX
+  %condition = getelementptr i8, ptr %team, i64 $CONDITION
+  %attributes = getelementptr i8, ptr %team, i64 $ATTRIBUTES
+  %started_at = getelementptr i8, ptr %team, i64 $STARTED
+  %records = getelementptr i8, ptr %team, i64 $RECORDS
+  %r0 = call i32 @pthread_mutex_init(ptr %mutex, ptr null)
+  %r1 = call i32 @pthread_cond_init(ptr %condition, ptr null)
+  %r2 = call i32 @pthread_attr_init(ptr %attributes)
+  %r3 = call i32 @pthread_attr_setstacksize(ptr %attributes, i64 $STACK_BYTES)
+  br label %loop
+loop:
+  %i = phi i64 [ 1, %entry ], [ %next, %created ]
+  %more = icmp ult i64 %i, %size
+  br i1 %more, label %create, label %done
+create:
+  %offset = mul i64 %i, $RECORD_BYTES
+  %record = getelementptr i8, ptr %records, i64 %offset
+  %number_at = getelementptr i8, ptr %record, i64 $NUMBER
+  %handle_at = getelementptr i8, ptr %record, i64 $HANDLE
+  store ptr %team, ptr %record
+  store i64 %i, ptr %number_at
+  %failed = call i32 @pthread_create(ptr %handle_at, ptr %attributes, ptr @worker, ptr %record)
+  %well = icmp eq i32 %failed, 0
+  br i1 %well, label %created, label %done
+created:
+  store i64 %i, ptr %started_at
+  %next = add i64 %i, 1
+  br label %loop
+done:
+  %r4 = call i32 @pthread_attr_destroy(ptr %attributes)
+  store i64 %i, ptr %team
+  ret i64 %i
+}
+
+define internal void @stop(ptr %team) nounwind {
+entry:
+  %started_at = getelementptr i8, ptr %team, i64 $STARTED
+  %started = load i64, ptr %started_at
+  %generation = call i64 @publish(ptr %team, ptr null)
+  %records = getelementptr i8, ptr %team, i64 $RECORDS
+  br label %loop
+loop:
+  %i = phi i64 [ 1, %entry ], [ %next, %join ]
+  %more = icmp ule i64 %i, %started
+  br i1 %more, label %join, label %done
+join:
+  %offset = mul i64 %i, $RECORD_BYTES
+  %record = getelementptr i8, ptr %records, i64 %offset
+  %handle_at = getelementptr i8, ptr %record, i64 $HANDLE
+  %handle = load i64, ptr %handle_at
+  %r0 = call i32 @pthread_join(i64 %handle, ptr null)
+  %next = add i64 %i, 1
+  br label %loop
+done:
+  store i64 0, ptr %started_at
+  %mutex = getelementptr i8, ptr %team, i64 $MUTEX
+  %condition = getelementptr i8, ptr %team, i64 $CONDITION
+  %r1 = call i32 @pthread_cond_destroy(ptr %condition)
+  %r2 = call i32 @pthread_mutex_destroy(ptr %mutex)
+  ret void
+}
+""")
+
+
+def team_ir(architecture: str) -> str:
+    """The module for an architecture ("x86_64", "aarch64"; any other waits without a pause instruction)."""
+    declare, pause = _PAUSE.get(architecture, ("", ""))
+    words: dict[str, object] = {
+        "DECLARE_PAUSE": declare, "PAUSE": pause, "TABLE": TABLE, "HOT_ROUNDS": _HOT_ROUNDS,
+        "YIELD_ROUNDS": _YIELD_ROUNDS, "IDLE_MASK": _IDLE_YIELD - 1, "STACK_BYTES": _STACK_BYTES, "PATIENCE": PATIENCE, "STARTED": STARTED,
+        "GENERATION": GENERATION, "JOB": JOB, "SLEEPERS": SLEEPERS, "MUTEX": MUTEX, "CONDITION": CONDITION,
+        "ATTRIBUTES": ATTRIBUTES, "RECORDS": RECORDS, "RECORD_BYTES": RECORD_BYTES, "NUMBER": NUMBER,
+        "HANDLE": HANDLE, "PASSED": PASSED, "DONE": DONE, "SIGNALS": SIGNALS, "LINE_BYTES": LINE_BYTES,
+    }  # fmt: skip
+    return _MODE.get(architecture, _NO_MODE) + _TEXT.substitute(words)

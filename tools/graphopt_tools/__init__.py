@@ -1,0 +1,1 @@
+"""The `graphopt` command: demo, show, bench, doctor, cache."""

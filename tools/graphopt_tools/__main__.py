@@ -1,0 +1,5 @@
+"""`python -m graphopt_tools` is the `graphopt` command."""
+
+from graphopt_tools.main import app
+
+app()

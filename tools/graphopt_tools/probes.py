@@ -1,0 +1,167 @@
+"""How fast this machine is: multiply-adds and memory traffic, measured with small loops run by graphopt's own thread team."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from graphopt_runtime.buffers import aligned_empty
+from graphopt_runtime.engine import compile_ir, host
+from graphopt_runtime.executor import Executable
+from graphopt_runtime.program import BufferSpec, Call, Program
+
+ACCUMULATORS = 10  # independent chains: enough to hide the latency of a multiply-add, few enough for 16 registers
+ROUNDS = 2_000_000
+ARRAY_BYTES = 128 << 20  # larger than the caches that a few cores have to themselves
+UNROLL = 4
+
+_ENTRY = "define void @probe(i64 %thread, i64 %team, ptr %args, ptr %arena, ptr %scratch, ptr %barrier) nounwind {"
+
+
+@dataclass(frozen=True, slots=True)
+class Speeds:
+    """Best of several runs on a number of threads: 10^9 operations and 10^9 bytes per second."""
+
+    threads: int
+    gflops: float
+    read: float
+    copy: float
+    triad: float
+
+
+def instruction_set(features: str) -> tuple[str, int]:
+    """The widest vector instructions among LLVM's features, and how many float32 they hold."""
+    have = {feature[1:] for feature in features.split(",") if feature.startswith("+")}
+    if "avx512f" in have:
+        return "AVX-512", 16
+    if "avx2" in have and "fma" in have:
+        return "AVX2 with FMA", 8
+    if "avx" in have:
+        return "AVX", 8
+    if "neon" in have:
+        return "NEON", 4
+    return ("SSE2", 4) if "sse2" in have else ("no vectors known", 4)
+
+
+def measure(threads: int) -> Speeds:
+    """Measure on that many threads.
+
+    Cost: about a second and three arrays of ARRAY_BYTES.
+    """
+    lanes = instruction_set(host().features)[1]
+    sink = aligned_empty((64 * threads,), np.dtype(np.float32))
+    sink[:] = 1e-6
+    seconds = _best(fma_ir(lanes), [sink], threads)
+    flops = 2.0 * lanes * ACCUMULATORS * ROUNDS * threads
+    arrays = [aligned_empty((ARRAY_BYTES // 4,), np.dtype(np.float32)) for _ in range(3)]
+    for array in arrays:
+        array[:] = 1.0
+    traffic = [used * ARRAY_BYTES / _best(stream_ir(kind, lanes), [sink, *arrays], threads)
+               for kind, used in (("read", 1), ("copy", 2), ("triad", 3))]
+    return Speeds(threads, flops / seconds / 1e9, *(rate / 1e9 for rate in traffic))
+
+
+def _best(ir: str, arrays: Sequence[np.ndarray], threads: int, runs: int = 4) -> float:
+    """Seconds of the fastest of some runs of @probe on these arrays; the first run wakes the team."""
+    buffers = tuple(BufferSpec(f"array{k}", "float32", array.shape, "state") for k, array in enumerate(arrays))
+    call = Call("probe", threads, False, "", "", 0, 0)
+    executable = Executable(Program("probe", buffers, (), (), (call,), 0, 0, True, "probe", compile_ir(ir)), threads)
+    times = []
+    for _ in range(runs + 1):
+        start = time.perf_counter()
+        executable.run([], arrays)
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+def fma_ir(lanes: int) -> str:
+    """Independent chains x = x * s + s on full registers, each thread for itself; s is read, so nothing can be foreseen."""
+    vector = f"<{lanes} x float>"
+    chains = range(ACCUMULATORS)
+    phis = "\n".join(f"  %x{k} = phi {vector} [ %s, %entry ], [ %y{k}, %loop ]" for k in chains)
+    steps = "\n".join(f"  %y{k} = call {vector} @llvm.fma.v{lanes}f32({vector} %x{k}, {vector} %s, {vector} %s)" for k in chains)
+    sums = "\n".join(f"  %t{k + 1} = fadd {vector} %t{k}, %y{k}" for k in chains)
+    return f"""
+declare {vector} @llvm.fma.v{lanes}f32({vector}, {vector}, {vector})
+{_ENTRY}
+entry:
+  %sink = load ptr, ptr %args
+  %offset = mul i64 %thread, 64
+  %at = getelementptr float, ptr %sink, i64 %offset
+  %s = load {vector}, ptr %at, align 64
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %next, %loop ]
+{phis}
+{steps}
+  %next = add i64 %i, 1
+  %more = icmp ult i64 %next, {ROUNDS}
+  br i1 %more, label %loop, label %done
+done:
+  %t0 = fadd {vector} %s, %s
+{sums}
+  %small = fmul {vector} %t{ACCUMULATORS}, zeroinitializer
+  %same = fadd {vector} %s, %small
+  store {vector} %same, ptr %at, align 64
+  ret void
+}}
+"""
+
+
+def stream_ir(kind: str, lanes: int) -> str:
+    """Each thread's share of: `read` the sum of a; `copy` c = a; `triad` c = a + s * b."""
+    vector = f"<{lanes} x float>"
+    block = lanes * UNROLL
+    steps = []
+    for k in range(UNROLL):
+        steps.append(f"  %p{k} = add i64 %i, {k * lanes}")
+        steps.append(f"  %a{k}p = getelementptr float, ptr %a, i64 %p{k}")
+        steps.append(f"  %a{k} = load {vector}, ptr %a{k}p, align 64")
+        if kind == "triad":
+            steps.append(f"  %b{k}p = getelementptr float, ptr %b, i64 %p{k}")
+            steps.append(f"  %b{k} = load {vector}, ptr %b{k}p, align 64")
+            steps.append(f"  %m{k} = fmul {vector} %b{k}, %s")
+            steps.append(f"  %v{k} = fadd {vector} %a{k}, %m{k}")
+        if kind == "read":
+            steps.append(f"  %y{k} = fadd {vector} %x{k}, %a{k}")
+        else:
+            steps.append(f"  %c{k}p = getelementptr float, ptr %c, i64 %p{k}")
+            steps.append(f"  store {vector} %{'v' if kind == 'triad' else 'a'}{k}, ptr %c{k}p, align 64")
+            steps.append(f"  %y{k} = fadd {vector} %x{k}, zeroinitializer")
+    phis = "\n".join(f"  %x{k} = phi {vector} [ %s, %entry ], [ %y{k}, %loop ]" for k in range(UNROLL))
+    sums = "\n".join(f"  %t{k + 1} = fadd {vector} %t{k}, %y{k}" for k in range(UNROLL))
+    body = "\n".join(steps)
+    pointers = "\n".join(
+        f"  %{name}at = getelementptr ptr, ptr %args, i64 {k}\n  %{name} = load ptr, ptr %{name}at"
+        for k, name in enumerate(("sink", "a", "b", "c"))
+    )
+    return f"""
+{_ENTRY}
+entry:
+{pointers}
+  %offset = mul i64 %thread, 64
+  %at = getelementptr float, ptr %sink, i64 %offset
+  %s = load {vector}, ptr %at, align 64
+  %share = udiv i64 {ARRAY_BYTES // 4 // block}, %team
+  %size = mul i64 %share, {block}
+  %first = mul i64 %size, %thread
+  %last = add i64 %first, %size
+  br label %loop
+loop:
+  %i = phi i64 [ %first, %entry ], [ %next, %loop ]
+{phis}
+{body}
+  %next = add i64 %i, {block}
+  %more = icmp ult i64 %next, %last
+  br i1 %more, label %loop, label %done
+done:
+  %t0 = fadd {vector} %s, %s
+{sums}
+  %small = fmul {vector} %t{UNROLL}, zeroinitializer
+  %same = fadd {vector} %s, %small
+  store {vector} %same, ptr %at, align 64
+  ret void
+}}
+"""
