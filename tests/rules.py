@@ -55,6 +55,8 @@ class Elements:
 
 def _move(s: NumpyScalars, node: Node, arrays: Sequence[np.ndarray]) -> Any:
     """Every element of a movement op by its `at` rule."""
+    if node.type.size == 0:
+        return np.zeros(0, node.dtype.numpy)
     places = tuple(i.ravel() for i in np.indices(node.shape)) if node.shape else ()
     types = [n.type for n in node.inputs]
     value = opdef(node.op).rules["at"](Elements(s, arrays), places, *types, **node.attrs)

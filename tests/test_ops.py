@@ -16,7 +16,7 @@ from graphopt.ir.graph import Graph, Node, input_node
 from graphopt.ir.types import FLOATS, DType, TensorType, bool_, dtype_of, f16, f32, f64, i32
 from graphopt.opdefs import REGISTRY
 from graphopt.opdefs.evaluate import evaluate, evaluate_nodes
-from graphopt.opdefs.opdef import OpDef, Sample, constant
+from graphopt.opdefs.opdef import OpDef, constant
 from graphopt.passes.gradient import vjp
 from tests.rules import rules_machine
 from tests.tolerances import FIRST_DERIVATIVE, RELATIVE, SECOND_DERIVATIVE, assert_close
@@ -43,7 +43,9 @@ class Case:
         self.what = f"{d.name} sample {k} in {dtype.short} {dict(self.sample.attrs)}"
         self.rng = np.random.default_rng(zlib.crc32(f"{d.name} {k}".encode()))
         self.arrays = self.sample.arrays(self.rng, dtype)
-        self.leaves = [input_node(f"x{i}", TensorType(dtype_of(a.dtype), a.shape)) for i, a in enumerate(self.arrays)]
+        self.leaves = [
+            input_node(f"x{i}", TensorType(dtype_of(a.dtype), a.shape)) for i, a in enumerate(self.arrays)
+        ]
         self.node = d(*self.leaves, **self.sample.attrs)
 
     def graph(self, outputs: Sequence[Node], more: Sequence[Node] = ()) -> Graph:
@@ -81,10 +83,14 @@ def test_machines_agree(machine: str, d: OpDef, dtype: DType) -> None:
         assert_close(actual, expected, scale=_magnitude(case), what=f"{machine}: {case.what}")
         for array, copy in zip(case.arrays, before, strict=True):
             assert array.tobytes() == copy.tobytes(), f"{machine}: {case.what}: an input was changed"
-            assert not np.shares_memory(actual, array), f"{machine}: {case.what}: the result is an input's memory"
+            assert not np.shares_memory(actual, array), (
+                f"{machine}: {case.what}: the result is an input's memory"
+            )
 
 
-@pytest.mark.parametrize(("d", "dtype"), [c for c in CASES if c.values[1] in FLOATS and c.values[1] is not f64])
+@pytest.mark.parametrize(
+    ("d", "dtype"), [c for c in CASES if c.values[1] in FLOATS and c.values[1] is not f64]
+)
 def test_rounding_is_the_only_difference_between_dtypes(d: OpDef, dtype: DType) -> None:
     """A narrow float result is the float64 result of the same (rounded) inputs, rounded: sums and steps were wide enough."""
     for case in cases(d, dtype):
@@ -125,7 +131,9 @@ def _magnitude(case: Case) -> np.ndarray | float:
     with np.errstate(all="ignore"):
         arrays = [a if a.dtype.kind in "biu" else np.abs(a.astype(np.float64)) for a in case.arrays]
         leaves = [input_node(f"x{i}", TensorType(dtype_of(a.dtype), a.shape)) for i, a in enumerate(arrays)]
-        (scale,) = evaluate_nodes([case.op(*leaves, **case.sample.attrs)], dict(zip(leaves, arrays, strict=True)))
+        (scale,) = evaluate_nodes(
+            [case.op(*leaves, **case.sample.attrs)], dict(zip(leaves, arrays, strict=True))
+        )
     return np.where(np.isfinite(scale), scale, 0.0)
 
 
@@ -134,7 +142,9 @@ NAN_HAS_NO_SAY = {"pow", "select", "is_nan", "is_inf", "is_finite"}
 
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("dtype", FLOATS, ids=lambda dtype: dtype.short)
-@pytest.mark.parametrize("d", [d for d in OPS if d.kind in ("elementwise", "reduction")], ids=lambda d: d.name)
+@pytest.mark.parametrize(
+    "d", [d for d in OPS if d.kind in ("elementwise", "reduction")], ids=lambda d: d.name
+)
 def test_nan_is_handed_on(d: OpDef, dtype: DType, machine: str) -> None:
     """NaN in any one input of an elementwise op or reduction gives NaN, unless the result is no float."""
     if dtype not in d.dtypes or d.name in NAN_HAS_NO_SAY:
@@ -149,7 +159,9 @@ def test_nan_is_handed_on(d: OpDef, dtype: DType, machine: str) -> None:
         node = d(*leaves, **attrs)
         if node.dtype.is_float:
             (out,) = MACHINES[machine](Graph(d.name, tuple(leaves), (), (node,)), arrays)
-            assert np.isnan(out.astype(np.float64)).all(), f"{d.name} in {dtype.short}: NaN in input {k} was lost"
+            assert np.isnan(out.astype(np.float64)).all(), (
+                f"{d.name} in {dtype.short}: NaN in input {k} was lost"
+            )
 
 
 # derivatives
@@ -158,14 +170,22 @@ def test_nan_is_handed_on(d: OpDef, dtype: DType, machine: str) -> None:
 class Function:
     """A function of float64 arrays: the sum of a graph's outputs, each times fixed weights."""
 
-    def __init__(self, leaves: Sequence[Node], fixed: dict[Node, np.ndarray], outputs: Sequence[Node], weights: Sequence[np.ndarray]):
+    def __init__(
+        self,
+        leaves: Sequence[Node],
+        fixed: dict[Node, np.ndarray],
+        outputs: Sequence[Node],
+        weights: Sequence[np.ndarray],
+    ):
         self.leaves, self.fixed, self.outputs, self.weights = leaves, fixed, outputs, weights
 
     def __call__(self, point: Sequence[np.ndarray]) -> float:
         values = evaluate_nodes(self.outputs, self.fixed | dict(zip(self.leaves, point, strict=True)))
         return float(sum(np.sum(v * w) for v, w in zip(values, self.weights, strict=True)))
 
-    def slope(self, point: Sequence[np.ndarray], direction: Sequence[np.ndarray], tolerance: float) -> float | None:
+    def slope(
+        self, point: Sequence[np.ndarray], direction: Sequence[np.ndarray], tolerance: float
+    ) -> float | None:
         """The central difference along a direction; None where it is no derivative (a kink, a jump, NaN)."""
         estimates = []
         middle = self(point)
@@ -214,12 +234,16 @@ def test_derivative_is_the_central_difference(d: OpDef) -> None:
         point = [case.arrays[k] for k, _ in with_path]
         direction = [case.rng.normal(size=p.shape) for p in point]
         expected = Function(leaves, fixed, [case.node], [weight]).slope(point, direction, FIRST_DERIVATIVE)
-        values = evaluate_nodes([g for _, g in with_path], dict(zip(case.leaves, case.arrays, strict=True)) | {ct: weight})
+        values = evaluate_nodes(
+            [g for _, g in with_path], dict(zip(case.leaves, case.arrays, strict=True)) | {ct: weight}
+        )
         if expected is None:
             continue
         slope = sum(float(np.sum(v * u)) for v, u in zip(values, direction, strict=True))
         size = sum(float(np.sum(np.abs(v * u))) for v, u in zip(values, direction, strict=True))
-        assert abs(slope - expected) <= FIRST_DERIVATIVE * (1 + size), f"{case.what}: {slope}, central difference {expected}"
+        assert abs(slope - expected) <= FIRST_DERIVATIVE * (1 + size), (
+            f"{case.what}: {slope}, central difference {expected}"
+        )
         checked += case.node.type.size > 0 and bool(with_path)
     assert checked or not applicable, f"{d.name}: no sample lies where the op is smooth"
 
@@ -248,7 +272,9 @@ def test_derivative_of_the_derivative(d: OpDef) -> None:
         values = evaluate_nodes([g for g, _ in pairs], fixed | dict(zip(leaves, point, strict=True)))
         slope = sum(float(np.sum(v * u)) for v, (_, u) in zip(values, pairs, strict=True))
         size = sum(float(np.sum(np.abs(v * u))) for v, (_, u) in zip(values, pairs, strict=True))
-        assert abs(slope - expected) <= SECOND_DERIVATIVE * (1 + size), f"{case.what}: {slope}, central difference {expected}"
+        assert abs(slope - expected) <= SECOND_DERIVATIVE * (1 + size), (
+            f"{case.what}: {slope}, central difference {expected}"
+        )
 
 
 @pytest.mark.parametrize(("d", "dtype"), [c for c in CASES if "vjp" in c.values[0].rules])
@@ -257,7 +283,9 @@ def test_derivatives_have_their_inputs_types(d: OpDef, dtype: DType) -> None:
     for case in cases(d, dtype):
         ct = constant(np.ones(case.node.shape, case.node.dtype.numpy))
         found = [g for g in vjp([case.node], [ct], case.leaves) if g is not None]
-        for value, g in zip(evaluate_nodes(found, dict(zip(case.leaves, case.arrays, strict=True))), found, strict=True):
+        for value, g in zip(
+            evaluate_nodes(found, dict(zip(case.leaves, case.arrays, strict=True))), found, strict=True
+        ):
             assert (value.dtype, value.shape) == (g.dtype.numpy, g.shape), case.what
 
 
@@ -275,11 +303,15 @@ def test_elementwise_errors_name_the_op_the_line_and_the_operands(d: OpDef) -> N
         wrong.append(([*[bool_] * (count - 1), f32] if count == 2 else [bool_, f16, f32], [(2,)] * count))
         wrong.append(([*[bool_] * (count - 2), d.dtypes[0], d.dtypes[0]], [*[(2,)] * (count - 1), (3,)]))
     for dtypes, shapes in wrong:
-        leaves = [input_node(f"x{k}", TensorType(t, s)) for k, (t, s) in enumerate(zip(dtypes, shapes, strict=True))]
+        leaves = [
+            input_node(f"x{k}", TensorType(t, s)) for k, (t, s) in enumerate(zip(dtypes, shapes, strict=True))
+        ]
         with pytest.raises(ShapeError if len(set(shapes)) > 1 else DTypeError) as caught:
             d(*leaves, **attrs)
         lines = str(caught.value).split("\n")
-        assert lines[0].startswith(f"{d.name}: ") and ("expects" in lines[0] or "shapes" in lines[0]), lines[0]
+        assert lines[0].startswith(f"{d.name}: ") and ("expects" in lines[0] or "shapes" in lines[0]), lines[
+            0
+        ]
         assert lines[1].startswith("  called at test_ops.py:"), lines
         assert lines[2] == f"  input 0: {leaves[0].type}", lines
 

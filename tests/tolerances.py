@@ -18,7 +18,12 @@ SECOND_DERIVATIVE = 1e-5
 
 
 def assert_close(
-    actual: np.ndarray, expected: np.ndarray, *, factor: float = 1.0, scale: np.ndarray | float = 0.0, what: str = ""
+    actual: np.ndarray,
+    expected: np.ndarray,
+    *,
+    factor: float = 1.0,
+    scale: np.ndarray | float = 0.0,
+    what: str = "",
 ) -> None:
     """Equal dtype, shape, NaNs and infinities; integers and bools equal; floats within the table's tolerance.
 
@@ -34,7 +39,11 @@ def assert_close(
     with np.errstate(all="ignore"):
         a, e = actual.astype(np.float64), expected.astype(np.float64)
         allowed = factor * RELATIVE[name] * np.maximum(np.abs(e), scale) + ABSOLUTE[name]
-        good = (a == e) | (np.isnan(a) & np.isnan(e)) | (np.isfinite(a) & np.isfinite(e) & (np.abs(a - e) <= allowed))
+        good = (
+            (a == e)
+            | (np.isnan(a) & np.isnan(e))
+            | (np.isfinite(a) & np.isfinite(e) & (np.abs(a - e) <= allowed))
+        )
     assert good.all(), f"{what}: {_worst(actual, expected, ~good)}"
 
 

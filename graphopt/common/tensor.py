@@ -63,6 +63,7 @@ class Tensor:
     _trace: Trace | None
     _weak: bool
     _captured: bool
+    _draw: Callable[..., Tensor]  # common.initializer.initializer, put here by common/__init__.py
 
     def __init__(self, input_data: Any = None, dtype: Any = None, shape: Any = None, init: Any = None, const_arg: bool = False):
         if init is not None:
@@ -272,13 +273,11 @@ class Tensor:
 
 
 def _initialized(input_data: Any, dtype: Any, shape: Any, init: Any) -> np.ndarray:
-    from graphopt.common.initializer import initializer  # the initializers make Tensors
-
     if input_data is not None:
         raise ValueError("Tensor: input_data and init exclude each other, found both")
     if shape is None or dtype is None:
         raise ValueError("Tensor: init needs shape and dtype too")
-    return initializer(init, shape, check_dtype("Tensor", dtype))._value("init")
+    return Tensor._draw(init, shape, check_dtype("Tensor", dtype))._value("init")
 
 
 def to_array(data: Any, dtype: Any = None) -> np.ndarray:
@@ -403,18 +402,34 @@ def apply(op: OpDef | Callable[..., Any], *args: Any, **attrs: Any) -> Any:
 
 def _at_once(op: OpDef | Callable[..., Any], args: Sequence[Any], attrs: dict[str, Any]) -> Any:
     """The numpy meaning on the tensors' values."""
-    arrays = [a._value(getattr(op, "name", "an op")) if isinstance(a, Tensor) else a for a in args]
+    arrays = [a._value("an op") if isinstance(a, Tensor) else a for a in args]
     if isinstance(op, OpDef):
-        types = [a._type if isinstance(a, Tensor) else None for a in args]
-        if None not in types and (op.kind != "elementwise" or len({t.shape for t in types}) <= 1):  # type: ignore[union-attr]
-            type = op.infer_type(types, attrs)  # type: ignore[arg-type]
-            return wrap_array(_own(op.evaluate(type, arrays, attrs), arrays))
+        found = _typed(op, args, arrays)
+        if found is not None:
+            types, values = found
+            return wrap_array(_own(op.evaluate(op.infer_type(types, attrs), values, attrs), arrays))
     leaves = {input_node(f"input{k}", a._type): a._value("an op") for k, a in enumerate(args) if isinstance(a, Tensor)}
     unused = iter(leaves)
     made = op(*(next(unused) if isinstance(a, Tensor) else a for a in args), **attrs)
     nodes = made if isinstance(made, tuple) else (made,)
     values = [wrap_array(_own(v, arrays)) for v in evaluate_nodes(nodes, leaves)]
     return tuple(values) if isinstance(made, tuple) else values[0]
+
+
+def _typed(op: OpDef, args: Sequence[Any], arrays: Sequence[Any]) -> tuple[list[TensorType], list[np.ndarray]] | None:
+    """Types and arrays of the arguments, numbers converted, elementwise ones broadcast; None when they do not broadcast."""
+    like = next((a.dtype for a in args if isinstance(a, Tensor)), None)
+    if like is None and args:
+        return None
+    values = [a if isinstance(a, np.ndarray) else np.asarray(a).astype(like.numpy) for a in arrays]  # type: ignore[union-attr]
+    types = [a._type if isinstance(a, Tensor) else TensorType(like, ()) for a in args]  # type: ignore[arg-type]
+    if op.kind != "elementwise" or all(t.shape == types[0].shape for t in types):
+        return types, values
+    try:
+        shape = np.broadcast_shapes(*(v.shape for v in values))
+    except ValueError:
+        return None
+    return [t.with_shape(shape) for t in types], [np.broadcast_to(v, shape) for v in values]
 
 
 def _own(result: np.ndarray, arrays: Sequence[Any]) -> np.ndarray:

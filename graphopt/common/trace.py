@@ -69,7 +69,7 @@ class Trace:
         self.visited: dict[int, tuple[Any, int, tuple[Any, ...]]] = {}
         self._states: dict[int, tuple[Parameter, Node]] = {}
         self._current: dict[int, Node] = {}
-        self._constants: dict[int, tuple[Any, Node]] = {}
+        self._constants: dict[int, tuple[np.ndarray, Node]] = {}
         self._names: set[str] = set()
 
     @contextmanager
@@ -104,13 +104,15 @@ class Trace:
             hint = "return it from the traced function instead of storing it"
             raise TraceError(layout("a tensor of a finished trace has no value", here(), [origin], hint))
         known = self._constants.get(id(tensor))
-        if known is None or known[1].attrs["value"].base is not array:
-            tensor._captured = True
-            node = constant(array)
-            self._constants[id(tensor)] = known = (tensor, node)
-            if self.concrete:
-                self.values[node] = array
-        return known[1]
+        if known is not None and known[0] is array:
+            return known[1]
+        tensor._captured = True
+        node = constant(array)
+        self._constants[id(tensor)] = (array, node)
+        self.visit(tensor, tensor._version)
+        if self.concrete:
+            self.values[node] = array
+        return node
 
     def read(self, parameter: Parameter) -> Node:
         """The parameter's current value in this trace."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphopt.ir.types import TensorType
 from graphopt.where import Where
@@ -37,6 +37,16 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<{self.op} {self.type}>"
+
+    if TYPE_CHECKING:  # what opdefs/operators.py attaches, for the type checker
+
+        def __add__(self, other: Node | Any) -> Node: ...
+        def __neg__(self) -> Node: ...
+
+        __sub__ = __mul__ = __truediv__ = __floordiv__ = __mod__ = __pow__ = __add__
+        __radd__ = __rsub__ = __rmul__ = __rtruediv__ = __rfloordiv__ = __rmod__ = __rpow__ = __add__
+        __lt__ = __le__ = __gt__ = __ge__ = __and__ = __or__ = __xor__ = __add__
+        __abs__ = __invert__ = __neg__
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -21,6 +21,16 @@ from typing import Any
 
 from graphopt.ir.types import bf16, f16, f32, f64
 from graphopt.kernel.vmath_pow import pow32, pow64
+from graphopt.kernel.vmath_steps import (
+    INF,
+    NAN,
+    expm1_polynomial,
+    horner,
+    integer_value,
+    nearest_multiple,
+    power_of_two,
+    remainder,
+)
 from graphopt.kernel.vmath_tables import (
     ERF32,
     ERF64,
@@ -36,36 +46,6 @@ from graphopt.kernel.vmath_tables import (
 from graphopt.kernel.vmath_trig import cos32, cos64, sin32, sin64
 from graphopt.opdefs.opdef import Scalars
 
-INF = float("inf")
-NAN = float("nan")
-
-
-def horner(s: Scalars, x: Any, coefficients: Sequence[float]) -> Any:
-    """The polynomial, coefficients from the lowest power up."""
-    dtype = s.dtype_of(x)
-    total = s.const(coefficients[-1], dtype)
-    for c in reversed(coefficients[:-1]):
-        total = s.fma(total, x, s.const(c, dtype))
-    return total
-
-
-def nearest_multiple(s: Scalars, x: Any, f: Format, step: float, offset: int) -> tuple[Any, Any]:
-    """x / step rounded to an integer n: n, and an integer value whose low bits are n + offset."""
-    magic = s.const(f.magic + offset, f.dtype)
-    t = s.fma(x, s.const(1.0 / step, f.dtype), magic)
-    return s.sub(t, magic), s.bitcast(t, f.signed)
-
-
-def power_of_two(s: Scalars, f: Format, biased: Any) -> Any:
-    """2^(n) from the low bits of n + bias, as `nearest_multiple` gives them."""
-    return s.bitcast(s.shl(biased, s.const(f.mantissa_bits, f.signed)), f.dtype)
-
-
-def _remainder(s: Scalars, x: Any, n: Any, f: Format, scale: float) -> Any:
-    """x - n * scale * ln 2, exact up to one rounding; scale is a power of two."""
-    r = s.fma(n, s.const(-scale * f.ln2[0], f.dtype), x)
-    return s.fma(n, s.const(-scale * f.ln2[1], f.dtype), r)
-
 
 def _exp(s: Scalars, x: Any, f: Format) -> Any:
     """exp(x) for f.least_exp <= x <= f.most_exp or NaN.
@@ -74,14 +54,10 @@ def _exp(s: Scalars, x: Any, f: Format) -> Any:
     overflows or becomes denormal with one rounding.
     """
     n, biased = nearest_multiple(s, x, f, 2.0 * LN2, f.bias)
-    r = _remainder(s, x, n, f, 2.0)
+    r = remainder(s, x, n, f, 2.0)
     p = horner(s, r, (1.0, 1.0, *f.exp))
     scale = power_of_two(s, f, biased)
     return s.mul(s.mul(p, scale), scale)
-
-
-def _expm1_polynomial(s: Scalars, r: Any, coefficients: Sequence[float]) -> Any:
-    return s.fma(s.mul(r, r), horner(s, r, coefficients), r)
 
 
 def exp(s: Scalars, x: Any) -> Any:
@@ -95,7 +71,7 @@ def expm1(s: Scalars, x: Any) -> Any:
     f = FORMATS[s.dtype_of(x)]
     y = s.min(s.max(x, s.const(f.least_expm1, f.dtype)), s.const(f.most_exp, f.dtype))
     n, biased = nearest_multiple(s, y, f, 2.0 * LN2, f.bias)
-    m = _expm1_polynomial(s, _remainder(s, y, n, f, 2.0), f.expm1)
+    m = expm1_polynomial(s, remainder(s, y, n, f, 2.0), f.expm1)
     scale = power_of_two(s, f, biased)
     twice_bias = s.const(2 * f.bias << f.mantissa_bits, f.signed)
     inverse = s.bitcast(s.sub(twice_bias, s.bitcast(scale, f.signed)), f.dtype)
@@ -116,7 +92,7 @@ def tanh(s: Scalars, x: Any) -> Any:
     a = s.abs(x)
     y = s.min(s.add(a, a), s.const(2.0 * f.tanh_end, f.dtype))
     n, biased = nearest_multiple(s, y, f, LN2, f.bias - 1)
-    m = _expm1_polynomial(s, _remainder(s, y, n, f, 1.0), f.expm1_near)
+    m = expm1_polynomial(s, remainder(s, y, n, f, 1.0), f.expm1_near)
     half_scale = power_of_two(s, f, biased)
     half = s.const(0.5, f.dtype)
     above = s.fma(half_scale, m, s.sub(half_scale, half))
@@ -135,7 +111,7 @@ def erf(s: Scalars, x: Any) -> Any:
     w = s.neg(t)
     y = s.fma(w, q, w)
     n, biased = nearest_multiple(s, y, f, LN2, f.bias)
-    m = _expm1_polynomial(s, _remainder(s, y, n, f, 1.0), f.expm1_near)
+    m = expm1_polynomial(s, remainder(s, y, n, f, 1.0), f.expm1_near)
     scale = power_of_two(s, f, biased)
     return s.copysign(s.fma(scale, m, s.sub(scale, s.const(1.0, f.dtype))), x)
 
@@ -204,14 +180,6 @@ def _log_sum(s: Scalars, g: Any, n: Any, f: Format) -> Any:
         small = s.mul(z, s.sub(s.mul(z2, horner(s, z2, LOG64)), g))
     small = s.fma(n, s.const(f.ln2[1], f.dtype), small)
     return s.add(s.fma(n, s.const(f.ln2[0], f.dtype), g), small)
-
-
-def integer_value(s: Scalars, k: Any, f: Format) -> Any:
-    """A small integer as a float. In 64 bits by way of the magic number: few machines convert 64-bit integers."""
-    if f.dtype is f32:
-        return s.cast(k, f32)
-    bits = s.add(k, s.const(bits64(f.magic), f.signed))
-    return s.sub(s.bitcast(bits, f64), s.const(f.magic, f64))
 
 
 def _widened(s: Scalars, function: Callable[..., Any], *values: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from graphopt.errors import CompileError
 from graphopt.ir.types import DType, bool_, i64
@@ -50,10 +51,11 @@ class KernelEmitter(LLVMScalars):
         """The text of the whole function."""
         for b in self.kernel.locals:
             self.line(f"{self._names[b]} = alloca [{b.size} x {self.memory_element(b.dtype)}], align 64")
+        self._depth.update(dict.fromkeys(["%thread", "%team", *self._names.values()], 0))
         self.emit(self.kernel.body)
         params = "".join(f", ptr nocapture %p{k}" for k in range(len(self.kernel.params)))
         head = f"define internal void @{name}(i64 %thread, i64 %team{params}) #0 {{\nentry:"
-        return "\n".join([head, *self.lines, "  ret void", "}"])
+        return "\n".join([head, *self.text_lines(), "  ret void", "}"])
 
     # statements
 
@@ -87,6 +89,12 @@ class KernelEmitter(LLVMScalars):
         self._labels += 1
         return f"b{self._labels}"
 
+    def _enter(self) -> None:
+        """A place before the loop to come, for what the loop does not change."""
+        place: list[Any] = []
+        self.lines.append(place)
+        self._entries.append(place)
+
     def _open(self, label: str) -> None:
         self.lines.append(f"{label}:")
         self.block = label
@@ -96,6 +104,7 @@ class KernelEmitter(LLVMScalars):
 
     def _close(self, label: str) -> None:
         self._pure.pop()
+        self._entries.pop()
         self._loads = {}
         self._exprs = [{} for _ in self._exprs]
         self.lines.append(f"{label}:")
@@ -110,12 +119,15 @@ class KernelEmitter(LLVMScalars):
             after = self.pure("add i64 %thread, 1")
             high = self.pure(f"udiv i64 {self.pure(f'mul i64 {after}, {s.var.size}')}, %team")
             some = self.pure(f"icmp ult i64 {low}, {high}")
+            self._enter()
             self.line(f"br i1 {some}, label %{head}, label %{done}")
         else:
+            self._enter()
             self.line(f"br label %{head}")
         before = self.block
         self._open(head)
         name, follow, more = self.fresh(), self.fresh(), self.fresh()
+        self._depth[name] = len(self._pure) - 1
         place = len(self.lines)
         self.vars[s.var] = name
         self._scoped(s.body)
@@ -128,6 +140,7 @@ class KernelEmitter(LLVMScalars):
     def _if(self, s: If) -> None:
         condition = self.value(s.condition)
         then, done = self._label(), self._label()
+        self._enter()
         self.line(f"br i1 {condition.ref}, label %{then}, label %{done}")
         self._open(then)
         self._scoped(s.body)
@@ -162,8 +175,7 @@ class KernelEmitter(LLVMScalars):
     def _store_vector(self, buffer: Buffer, data: str, base: str, lane: _Lane, align: int, m: str) -> None:
         t = f"<{lane.width} x {m}>"
         if lane.active < lane.width and buffer.local:
-            old = self.fresh()
-            self.line(f"{old} = load {t}, ptr {base}, align {align}")
+            old = self.opaque(f"load {t}, ptr {base}, align {align}")
             data = f"{t} {self.pure(f'select <{lane.width} x i1> {lane.mask}, {data}, {t} {old}')}"
         elif lane.active < lane.width:
             suffix = m.replace("float", "f32").replace("double", "f64").replace("half", "f16")
@@ -237,8 +249,7 @@ class KernelEmitter(LLVMScalars):
             address = self.pure(f"select i1 {mask.ref}, ptr {address}, ptr {safe}")
         key = f"{self._names[e.buffer]},{address}"
         if key not in self._loads:
-            ref = self.fresh()
-            self.line(f"{ref} = load {m}, ptr {address}, align {max(e.dtype.itemsize, 1)}")
+            ref = self.opaque(f"load {m}, ptr {address}, align {max(e.dtype.itemsize, 1)}")
             self._loads[key] = self.from_memory(ref, e.dtype, 0)
         value = self._loads[key]
         return value if mask is None or other is None else self.select(mask, value, other)
@@ -249,14 +260,13 @@ class KernelEmitter(LLVMScalars):
         align = max(e.dtype.itemsize, 1)
         key = f"{self._names[e.buffer]},{base},{guard}"
         if key not in self._loads:
-            ref = self.fresh()
             if e.buffer.local or guard == "splat (i1 true)":
-                self.line(f"{ref} = load {t}, ptr {base}, align {align}")
+                ref = self.opaque(f"load {t}, ptr {base}, align {align}")
             else:
                 suffix = m.replace("float", "f32").replace("double", "f64").replace("half", "f16")
                 name = f"llvm.masked.load.v{lane.width}{suffix}.p0"
                 self.declared.setdefault(name, f"declare {t} @{name}(ptr, <{lane.width} x i1>, {t})")
-                self.line(f"{ref} = call {t} @{name}(ptr align {align} {base}, <{lane.width} x i1> {guard}, {t} zeroinitializer)")
+                ref = self.opaque(f"call {t} @{name}(ptr align {align} {base}, <{lane.width} x i1> {guard}, {t} zeroinitializer)")
             self._loads[key] = self.from_memory(ref, e.dtype, lane.width)
         return self._loads[key]
 
@@ -266,8 +276,7 @@ class KernelEmitter(LLVMScalars):
         m = self.memory_element(e.dtype)
         parts: list[Val] = []
         for k in range(0, e.lanes, width):
-            ref = self.fresh()
-            self.line(f"{ref} = load <{width} x {m}>, ptr {self._address(e.buffer, e.offset + k)}, align {e.dtype.itemsize}")
+            ref = self.opaque(f"load <{width} x {m}>, ptr {self._address(e.buffer, e.offset + k)}, align {e.dtype.itemsize}")
             parts.append(self.from_memory(ref, e.dtype, width))
         combine = getattr(self, e.name)
         while len(parts) > 1:
@@ -306,18 +315,26 @@ class KernelEmitter(LLVMScalars):
 
     def index_value(self, i: Index) -> Val:
         """An index as an i64, a vector of them when it varies by lane."""
-        total: Val | None = None
+        total, const = self._index_parts(i)
+        if total is None:
+            return self.const(const, i64)
+        return self.add(total, self.const(const, i64)) if const else total
+
+    def _index_parts(self, i: Index) -> tuple[Val | None, int]:
+        """(what varies, the constant rest). Outer loops' terms are added first, so that their sum leaves the inner loop."""
         const = i.const
+        parts: list[tuple[int, Val]] = []
         for atom, c in i.terms:
             v = self._atom(atom)
             if isinstance(v, int):
                 const += c * v
-                continue
-            part = v if c == 1 else self.mul(v, self.const(c, i64))
+            else:
+                part = v if c == 1 else self.mul(v, self.const(c, i64))
+                parts.append((self._depth.get(part.ref, 1 << 30), part))
+        total: Val | None = None
+        for _, part in sorted(parts, key=lambda p: (p[1].lanes, p[0])):
             total = part if total is None else self.add(total, part)
-        if total is None:
-            return self.const(const, i64)
-        return self.add(total, self.const(const, i64)) if const else total
+        return total, const
 
     def _atom(self, atom: Var | Quotient | Remainder | Loaded) -> Val | int:
         if isinstance(atom, Var):
@@ -342,10 +359,13 @@ class KernelEmitter(LLVMScalars):
         return self.sub(result, self.const(shift, i64)) if shift and isinstance(atom, Quotient) else result
 
     def _address(self, buffer: Buffer, i: Index) -> str:
-        offset = self.index_value(i)
-        if offset.ref == "0":
-            return self._names[buffer]
-        return self.pure(f"getelementptr inbounds {self.memory_element(buffer.dtype)}, ptr {self._names[buffer]}, i64 {offset.ref}")
+        """The varying part and the constant part apart: neighbours share the first, the second is free."""
+        total, const = self._index_parts(i)
+        m = self.memory_element(buffer.dtype)
+        base = self._names[buffer]
+        if total is not None:
+            base = self.pure(f"getelementptr inbounds {m}, ptr {base}, i64 {total.ref}")
+        return self.pure(f"getelementptr inbounds {m}, ptr {base}, i64 {const}") if const else base
 
     def _addresses(self, buffer: Buffer, i: Index) -> str:
         assert self.lane is not None

@@ -7,6 +7,7 @@ rounded after every operation, bool lives as i1.
 from __future__ import annotations
 
 import math
+import re
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ class Val:
     lanes: int = 0
 
 
+_OPERAND = re.compile(r"%[a-z]+\d*")
 _REGISTER = {"b": "i1", "f16": "float", "bf16": "float", "f32": "float", "f64": "double"}
 
 
@@ -67,11 +69,13 @@ class LLVMScalars(VectorMath):
 
     def __init__(self, machine: Machine):
         self.machine = machine
-        self.lines: list[str] = []
+        self.lines: list[Any] = []
         self.declared: dict[str, str] = {}
         self.globals: dict[str, str] = {}
         self._count = 0
         self._pure: list[dict[str, str]] = [{}]
+        self._entries: list[list[Any]] = [self.lines]
+        self._depth: dict[str, int] = {}
 
     # text
 
@@ -83,14 +87,41 @@ class LLVMScalars(VectorMath):
         self.lines.append("  " + text)
 
     def pure(self, text: str) -> str:
-        """The name of an instruction without side effects; an equal one that dominates is used again."""
+        """The name of an instruction without side effects.
+
+        It stands as far out as its operands allow, before the loops that do not change it; an equal one is used again.
+        """
         for scope in reversed(self._pure):
             if text in scope:
                 return scope[text]
+        inner = len(self._pure) - 1
+        depth = max((self._depth.get(operand, inner) for operand in _OPERAND.findall(text)), default=0)
         name = self.fresh()
-        self.lines.append(f"  {name} = {text}")
-        self._pure[-1][text] = name
+        self._depth[name] = depth
+        (self.lines if depth == inner else self._entries[depth + 1]).append(f"  {name} = {text}")
+        self._pure[depth][text] = name
         return name
+
+    def opaque(self, text: str) -> str:
+        """The name of an instruction that must stay where it is: a load, a masked access."""
+        name = self.fresh()
+        self._depth[name] = len(self._pure) - 1
+        self.lines.append(f"  {name} = {text}")
+        return name
+
+    def text_lines(self) -> list[str]:
+        """The lines in order, with what was moved before each loop in its place."""
+        flat: list[str] = []
+
+        def visit(lines: list[Any]) -> None:
+            for line in lines:
+                if isinstance(line, str):
+                    flat.append(line)
+                else:
+                    visit(line)
+
+        visit(self.lines)
+        return flat
 
     def call(self, name: str, result: str, *args: tuple[str, str]) -> str:
         """A call of a side-effect-free function, declared on first use."""
@@ -438,10 +469,8 @@ class LLVMScalars(VectorMath):
         t = f"<{lanes} x {memory}>"
         name = f"llvm.masked.gather.v{lanes}{suffix}.v{lanes}p0"
         self.declared.setdefault(name, f"declare {t} @{name}(<{lanes} x ptr>, <{lanes} x i1>, {t})")
-        result = self.fresh()
         align = max(dtype.itemsize, 1)
-        self.line(f"{result} = call {t} @{name}(<{lanes} x ptr> align {align} {pointers}, <{lanes} x i1> {mask}, {t} zeroinitializer)")
-        return result
+        return self.opaque(f"call {t} @{name}(<{lanes} x ptr> align {align} {pointers}, <{lanes} x i1> {mask}, {t} zeroinitializer)")
 
     # 64-bit products of 32-bit words, for counters
     def wide(self, x: Val) -> Val:

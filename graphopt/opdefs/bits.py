@@ -8,8 +8,8 @@ import numpy as np
 
 from graphopt.ir.graph import Node
 from graphopt.ir.types import INTEGERS, TensorType, bool_, u8, u16, u32, u64
-from graphopt.opdefs.elementwise import binary_samples, claim, flat, special_sample, unary_samples
-from graphopt.opdefs.opdef import Sample, Scalars, op
+from graphopt.opdefs.opdef import OpDef, Sample, Scalars, op
+from graphopt.opdefs.scaffold import binary_samples, claim, flat, special_sample, unary_samples
 
 UNSIGNED = {8: u8, 16: u16, 32: u32, 64: u64}
 
@@ -88,7 +88,12 @@ for _d in (logical_not, bitwise_not):
     _d.scalar(lambda s, x: s.not_(x))
     flat(_d, 1)
 
-_shift_samples = [Sample([(37,), (37,)], low=0, high=100), Sample([(), ()]), Sample([(5, 1), (7,)], low=0, high=9), special_sample(2)]
+_shift_samples = [
+    Sample([(37,), (37,)], low=0, high=100),
+    Sample([(5, 1), (7,)], low=0, high=9),
+    Sample([(), ()]),
+    special_sample(2),
+]
 
 
 @op(_shift_samples, "elementwise", INTEGERS)
@@ -105,7 +110,16 @@ def shift_right(a: TensorType, b: TensorType) -> TensorType:
 
 shift_left.numpy(np.left_shift)
 shift_right.numpy(np.right_shift)
-for _d in (logical_and, logical_or, logical_xor, bitwise_and, bitwise_or, bitwise_xor, shift_left, shift_right):
+for _d in (
+    logical_and,
+    logical_or,
+    logical_xor,
+    bitwise_and,
+    bitwise_or,
+    bitwise_xor,
+    shift_left,
+    shift_right,
+):
     flat(_d, 2)
 
 
@@ -132,21 +146,27 @@ def _(s: Scalars, a: Any, b: Any) -> Any:
     return s.select(inside, s.shr(a, s.select(inside, b, zero)), zero)
 
 
-def both(a: Node, b: Node) -> Node:
-    """`&` of nodes: logical for truth values, bitwise for integers."""
-    return (logical_and if a.dtype is bool_ else bitwise_and)(a, b)
+def _dispatch(logical: OpDef, bitwise: OpDef, *operands: Any) -> Node:
+    """An operator of Python: logical for truth values, bitwise for integers; one operand may be a number or an array."""
+    like = next(x for x in operands if isinstance(x, Node))
+    return (logical if like.dtype is bool_ else bitwise)(*operands)
 
 
-def either(a: Node, b: Node) -> Node:
-    """`|` of nodes: logical for truth values, bitwise for integers."""
-    return (logical_or if a.dtype is bool_ else bitwise_or)(a, b)
+def both(a: Any, b: Any) -> Node:
+    """`a & b` of nodes."""
+    return _dispatch(logical_and, bitwise_and, a, b)
 
 
-def differ(a: Node, b: Node) -> Node:
-    """`^` of nodes: logical for truth values, bitwise for integers."""
-    return (logical_xor if a.dtype is bool_ else bitwise_xor)(a, b)
+def either(a: Any, b: Any) -> Node:
+    """`a | b` of nodes."""
+    return _dispatch(logical_or, bitwise_or, a, b)
+
+
+def differ(a: Any, b: Any) -> Node:
+    """`a ^ b` of nodes."""
+    return _dispatch(logical_xor, bitwise_xor, a, b)
 
 
 def invert(x: Node) -> Node:
-    """`~` of a node: logical for truth values, bitwise for integers."""
-    return (logical_not if x.dtype is bool_ else bitwise_not)(x)
+    """`~x` of a node."""
+    return _dispatch(logical_not, bitwise_not, x)

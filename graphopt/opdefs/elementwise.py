@@ -1,104 +1,27 @@
-"""Elementwise arithmetic, comparison, selection and casts; and what every elementwise family shares.
+"""Elementwise arithmetic, comparison, selection and casts.
 
 A node's inputs have one shape (a call broadcasts them first), so a shape rule here is a dtype rule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from graphopt.errors import DTypeError, ShapeError
+from graphopt.errors import DTypeError
 from graphopt.ir.graph import Node
-from graphopt.ir.types import DTYPES, FLOATS, INTEGERS, NUMBERS, DType, TensorType, bool_, f32
-from graphopt.opdefs.opdef import OpDef, Sample, Scalars, constant, full, op
-
-_WORDS = {DTYPES: "any dtype", NUMBERS: "numbers", FLOATS: "floats", INTEGERS: "integers", (bool_,): "bool"}
-
-
-def claim(*types: TensorType, among: Sequence[DType] = NUMBERS, hint: str = "") -> TensorType:
-    """The common type of an elementwise op's inputs.
-
-    Errors: DTypeError when dtypes differ or are not `among` those the op takes; ShapeError when shapes differ,
-            which a call cannot cause, only a graph written by hand.
-    """
-    first = types[0]
-    if any(t.dtype is not first.dtype for t in types):
-        found = " and ".join(t.dtype.short for t in types)
-        raise DTypeError(f"expects inputs of one dtype, found {found}; cast one of them")
-    if first.dtype not in among:
-        words = _WORDS.get(tuple(among)) or ", ".join(d.short for d in among)
-        raise DTypeError(f"expects {words}, found {first.dtype.short}" + (f"; {hint}" if hint else ""))
-    if any(t.shape != first.shape for t in types):
-        raise ShapeError(f"expects inputs of one shape, found {' and '.join(str(t.shape) for t in types)}")
-    return first
-
-
-def special_values(dtype: DType) -> np.ndarray:
-    """Where arithmetic is delicate: zeros, ones, the ends of the range, infinities, NaN, subnormals."""
-    if dtype.kind == "b":
-        return np.array([False, True])
-    if dtype.is_integer:
-        ends = np.iinfo(dtype.numpy)
-        return np.array([0, 1, 2, 3, 7, ends.max - 1, ends.max, ends.min, ends.min + 1] + [-1, -2, -7] * (dtype.kind == "i"), dtype.numpy)
-    largest, smallest = {"float16": (65504.0, 6e-8), "bfloat16": (3.39e38, 1e-40), "float32": (3.4e38, 1e-45), "float64": (1.7e308, 5e-324)}[dtype.name]
-    positive = [0.0, 1.0, 0.5, 2.5, 3.0, largest, smallest, np.inf]
-    return np.array(positive + [-v for v in positive] + [np.nan]).astype(dtype.numpy)
-
-
-def special_sample(inputs: int) -> Sample:
-    """Every combination of `special_values` in all inputs."""
-
-    def values(rng: np.random.Generator, dtype: DType) -> list[np.ndarray]:
-        grid = np.meshgrid(*[np.arange(len(special_values(dtype)))] * inputs)
-        return [special_values(dtype)[axis.ravel()] for axis in grid]
-
-    return Sample([(1,)] * inputs, values=values)
-
-
-def unary_samples(*ranges: tuple[float, float], low: float = -2.0, high: float = 2.0) -> list[Sample]:
-    """A usual, the smallest, an odd and an empty shape in [low, high]; an odd shape in each range; special values."""
-    usual = [Sample([shape], low=low, high=high) for shape in [(5, 33), (), (1, 7, 1), (0, 3)]]
-    return usual + [Sample([(37,)], low=a, high=b) for a, b in ranges] + [special_sample(1)]
-
-
-def binary_samples(*ranges: tuple[float, float], low: float = -2.0, high: float = 2.0) -> list[Sample]:
-    """As `unary_samples`, for two inputs; two of the shapes broadcast."""
-    shapes = [[(5, 33), (5, 33)], [(), ()], [(5, 1), (7,)], [(), (3, 1)], [(0, 3), (1, 3)]]
-    usual = [Sample(s, low=low, high=high) for s in shapes]
-    return usual + [Sample([(37,), (37,)], low=a, high=b) for a, b in ranges] + [special_sample(2)]
-
-
-def in_f32(rule: Callable[..., Any]) -> Callable[..., Any]:
-    """A numpy rule that computes 16-bit floats in float32; the result is rounded once, to the inferred dtype."""
-
-    def wide(*arrays: np.ndarray, **attrs: Any) -> Any:
-        return rule(*[a.astype(np.float32) if a.dtype.kind in "fV" and a.itemsize == 2 else a for a in arrays], **attrs)
-
-    return wide
-
-
-def widened(s: Scalars, rule: Callable[..., Any], *values: Any) -> Any:
-    """A scalar expression of several steps: 16-bit floats take them in f32 and are rounded once."""
-    dtype = s.dtype_of(values[0])
-    if not dtype.is_float or dtype.bits > 16:
-        return rule(*values)
-    return s.cast(rule(*[s.cast(v, f32) for v in values]), dtype)
-
-
-def zero_of(x: Node) -> Node:
-    """A 0-d zero of x's dtype."""
-    return constant(0, x.dtype)
-
-
-def flat(d: OpDef, inputs: int) -> None:
-    """Declare that no cotangent flows through `d`: its result is constant almost everywhere, or not a number."""
-
-    @d.vjp
-    def _(ct: Node, out: Node, *xs: Node, **attrs: Any) -> tuple[None, ...]:
-        return (None,) * inputs
+from graphopt.ir.types import DTYPES, FLOATS, NUMBERS, DType, TensorType, bool_, f32
+from graphopt.opdefs.opdef import Sample, Scalars, op
+from graphopt.opdefs.scaffold import (
+    binary_samples,
+    claim,
+    flat,
+    in_f32,
+    special_values,
+    unary_samples,
+    zero_of,
+)
 
 
 @op(binary_samples((-1e4, 1e4), (-1e-6, 1e-6)), "elementwise", NUMBERS)
@@ -252,77 +175,6 @@ def _(ct: Node, out: Node, a: Node, b: Node) -> tuple[Node, Node]:
     return _share(ct, lt(a, b), ties), _share(ct, gt(a, b), ties)
 
 
-def _floor_division(s: Scalars, a: Any, b: Any) -> tuple[Any, Any]:
-    """Quotient and remainder with the remainder on the divisor's side of 0 (numpy's and Python's meaning)."""
-    dtype = s.dtype_of(a)
-    zero, one = s.const(0, dtype), s.const(1, dtype)
-    if dtype.is_float:
-        quotient = s.trunc(s.div(a, b))
-        rest = s.select(s.eq(quotient, zero), a, s.fma(s.neg(quotient), b, a))
-        over = s.lt(s.mul(rest, s.copysign(one, a)), zero)  # a / b was rounded up to a whole number
-        quotient = s.select(over, s.sub(quotient, s.copysign(one, quotient)), quotient)
-        rest = s.select(over, s.add(rest, s.copysign(b, a)), rest)
-    else:
-        quotient, rest = s.idiv(a, b), s.rem(a, b)
-    if dtype.kind == "u":
-        return quotient, rest
-    crosses = s.and_(s.ne(rest, zero), s.ne(s.lt(rest, zero), s.lt(b, zero)))
-    return s.select(crosses, s.sub(quotient, one), quotient), s.select(crosses, s.add(rest, b), rest)
-
-
-@op(binary_samples((-1e3, 1e3), (0.25, 9)), "elementwise", NUMBERS)
-def floordiv(a: TensorType, b: TensorType) -> TensorType:
-    """The largest whole number not above a / b, as numpy's floor_divide; an integer divided by 0 gives 0.
-
-    Units: exact for floats while |a / b| < 2**(bits of the significand - 1), rounded beyond.
-    """
-    return claim(a, b)
-
-
-@op(binary_samples((-1e3, 1e3), (0.25, 9)), "elementwise", NUMBERS)
-def mod(a: TensorType, b: TensorType) -> TensorType:
-    """a - b * floordiv(a, b), as numpy's mod: it has the sign of b; an integer modulo 0 gives 0.
-
-    Units: exact for floats while |a / b| < 2**(bits of the significand - 1); beyond, the remainder of the rounded quotient.
-    """
-    return claim(a, b)
-
-
-floordiv.numpy(in_f32(np.floor_divide))
-mod.numpy(in_f32(np.mod))
-flat(floordiv, 2)
-
-
-@floordiv.scalar
-def _(s: Scalars, a: Any, b: Any) -> Any:
-    def whole(a: Any, b: Any) -> Any:
-        dtype = s.dtype_of(a)
-        quotient, rest = _floor_division(s, a, b)
-        if not dtype.is_float:
-            return quotient
-        exact = s.div(a, b)
-        quotient = s.select(s.eq(quotient, s.const(0, dtype)), s.copysign(quotient, exact), quotient)
-        return s.select(s.eq(b, s.const(0, dtype)), exact, s.select(s.ne(rest, rest), rest, quotient))
-
-    return widened(s, whole, a, b)
-
-
-@mod.scalar
-def _(s: Scalars, a: Any, b: Any) -> Any:
-    def remainder(a: Any, b: Any) -> Any:
-        rest = _floor_division(s, a, b)[1]
-        if not s.dtype_of(a).is_float:
-            return rest
-        return s.select(s.eq(rest, s.const(0, s.dtype_of(a))), s.copysign(rest, b), rest)
-
-    return widened(s, remainder, a, b)
-
-
-@mod.vjp
-def _(ct: Node, out: Node, a: Node, b: Node) -> tuple[Node, Node]:
-    return ct, neg(mul(ct, floordiv(a, b)))
-
-
 def _comparison(a: TensorType, b: TensorType) -> TensorType:
     return claim(a, b, among=DTYPES).with_dtype(bool_)
 
@@ -369,13 +221,21 @@ lt.scalar(lambda s, a, b: s.lt(a, b))
 le.scalar(lambda s, a, b: s.le(a, b))
 gt.scalar(lambda s, a, b: s.gt(a, b))
 ge.scalar(lambda s, a, b: s.ge(a, b))
-for _d, _meaning in ((eq, np.equal), (ne, np.not_equal), (lt, np.less), (le, np.less_equal), (gt, np.greater), (ge, np.greater_equal)):
-    _d.numpy(_meaning)
+eq.numpy(np.equal)
+ne.numpy(np.not_equal)
+lt.numpy(np.less)
+le.numpy(np.less_equal)
+gt.numpy(np.greater)
+ge.numpy(np.greater_equal)
+for _d in (eq, ne, lt, le, gt, ge):
     flat(_d, 2)
 
 
 @op(
-    [Sample(s, dtypes=(bool_, None, None)) for s in ([(5, 33)] * 3, [()] * 3, [(5, 1), (7,), ()], [(0, 3)] * 3)],
+    [
+        Sample(s, dtypes=(bool_, None, None))
+        for s in ([(5, 33)] * 3, [()] * 3, [(5, 1), (7,), ()], [(0, 3)] * 3)
+    ],
     "elementwise",
 )
 def select(condition: TensorType, a: TensorType, b: TensorType) -> TensorType:
@@ -397,7 +257,9 @@ def _(ct: Node, out: Node, condition: Node, a: Node, b: Node) -> tuple[None, Nod
 
 def _cast_samples() -> list[Sample]:
     ranged = [Sample([(37,)], {"dtype": d}, low=-3e3, high=3e3) for d in DTYPES]
-    special = [Sample([(1,)], {"dtype": d}, values=lambda rng, dtype: [special_values(dtype)]) for d in DTYPES]
+    special = [
+        Sample([(1,)], {"dtype": d}, values=lambda rng, dtype: [special_values(dtype)]) for d in DTYPES
+    ]
     return [Sample([s], {"dtype": f32}) for s in [(5, 33), (), (0, 3)]] + ranged + special
 
 
@@ -456,8 +318,3 @@ flat(stop_gradient, 1)
 @alias.vjp
 def _(ct: Node, out: Node, x: Node) -> tuple[Node]:
     return (ct,)
-
-
-def zeros_like(x: Node) -> Node:
-    """Zeros of x's type."""
-    return full(x.shape, 0, x.dtype)

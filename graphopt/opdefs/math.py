@@ -11,25 +11,11 @@ from typing import Any
 import numpy as np
 
 from graphopt.ir.graph import Node
-from graphopt.ir.types import FLOATS, NUMBERS, TensorType, bool_
+from graphopt.ir.types import FLOATS, NUMBERS, DType, TensorType, bool_
 from graphopt.opdefs.bits import UNSIGNED, logical_and
-from graphopt.opdefs.elementwise import (
-    add,
-    binary_samples,
-    claim,
-    div,
-    eq,
-    flat,
-    in_f32,
-    mul,
-    neg,
-    select,
-    sub,
-    unary_samples,
-    widened,
-    zero_of,
-)
+from graphopt.opdefs.elementwise import add, div, eq, mul, neg, select, sub
 from graphopt.opdefs.opdef import Sample, Scalars, constant, op
+from graphopt.opdefs.scaffold import binary_samples, claim, flat, in_f32, unary_samples, widened, zero_of
 
 
 def _float(x: TensorType) -> TensorType:
@@ -254,11 +240,21 @@ def _integer_power(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if a.dtype.kind == "u":
         return result
     odd = np.where(b & 1, a, 1)
-    return np.where(b < 0, np.where(np.abs(a) == 1, odd, 0), result).astype(a.dtype)
+    inverse = np.where(np.abs(a) == 1, odd, 0)
+    return np.asarray(np.where(b < 0, inverse, result).astype(a.dtype))
+
+
+def _whole_powers(rng: np.random.Generator, dtype: DType) -> list[np.ndarray]:
+    """Negative bases (where the dtype has them) with a whole exponent."""
+    base = -(rng.integers(1, 16, 37) / 8 if dtype.is_float else rng.integers(1, 4, 37))
+    return [
+        np.abs(base).astype(dtype.numpy) if dtype.kind == "u" else base.astype(dtype.numpy),
+        np.array(3).astype(dtype.numpy),
+    ]
 
 
 @op(
-    [*binary_samples((1, 9), low=0.25), Sample([(37,), ()], low=-9, high=-1, values=lambda rng, d: _whole_powers(rng, d))],
+    [*binary_samples((1, 9), low=0.25), Sample([(37,), ()], values=_whole_powers)],
     "elementwise",
     NUMBERS,
 )
@@ -268,12 +264,6 @@ def pow_(a: TensorType, b: TensorType) -> TensorType:
     Integers wrap; a negative power of an integer is 1 / a**|b| towards 0: 1 or -1 of those, 0 of all others (of 0 too).
     """
     return claim(a, b)
-
-
-def _whole_powers(rng: np.random.Generator, dtype: Any) -> list[np.ndarray]:
-    """Negative bases (where the dtype has them) with a whole exponent."""
-    base = -(rng.integers(1, 16, 37) / 8 if dtype.is_float else rng.integers(1, 4, 37))
-    return [np.abs(base).astype(dtype.numpy) if dtype.kind == "u" else base.astype(dtype.numpy), np.array(3).astype(dtype.numpy)]
 
 
 @pow_.numpy

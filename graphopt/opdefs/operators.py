@@ -3,37 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from graphopt.ir.graph import Node
-from graphopt.opdefs import bits, elementwise, math
+from graphopt.opdefs import bits, division, elementwise, math
+
+_Function = Callable[..., Node]
+
+_REFLECTED: dict[str, _Function] = {
+    "add": elementwise.add,
+    "sub": elementwise.sub,
+    "mul": elementwise.mul,
+    "truediv": elementwise.div,
+    "floordiv": division.floordiv,
+    "mod": division.mod,
+    "pow": math.pow_,
+    "and": bits.both,
+    "or": bits.either,
+    "xor": bits.differ,
+}
+_PLAIN: dict[str, _Function] = {
+    "lt": elementwise.lt,
+    "le": elementwise.le,
+    "gt": elementwise.gt,
+    "ge": elementwise.ge,
+    "neg": elementwise.neg,
+    "abs": elementwise.abs_,
+    "invert": bits.invert,
+}
 
 
-def _attach(name: str, function: Callable[..., Node]) -> None:
-    """`a name b` and, with a number or an array on the left, its reflection."""
-    setattr(Node, f"__{name}__", lambda a, b: function(a, b))
-    setattr(Node, f"__r{name}__", lambda a, b: function(b, a))
+def _method(function: _Function) -> _Function:
+    """A plain function, which a class binds; an OpDef is an object, which it does not."""
+    return lambda *nodes: function(*nodes)
 
 
-def _attach_all() -> None:
-    binary: dict[str, Any] = {
-        "add": elementwise.add,
-        "sub": elementwise.sub,
-        "mul": elementwise.mul,
-        "truediv": elementwise.div,
-        "floordiv": elementwise.floordiv,
-        "mod": elementwise.mod,
-        "pow": math.pow_,
-    }
-    for name, function in binary.items():
-        _attach(name, function)
-    for name, function in {"and": bits.both, "or": bits.either, "xor": bits.differ}.items():
-        setattr(Node, f"__{name}__", function)
-    for name, function in {"lt": elementwise.lt, "le": elementwise.le, "gt": elementwise.gt, "ge": elementwise.ge}.items():
-        setattr(Node, f"__{name}__", lambda a, b, function=function: function(a, b))
-    for name, function in {"neg": elementwise.neg, "abs": elementwise.abs_, "invert": bits.invert}.items():
-        setattr(Node, f"__{name}__", lambda x, function=function: function(x))
-    Node.__array_ufunc__ = None  # numpy arrays on the left leave the operation to the node
+def _reflection(function: _Function) -> _Function:
+    return lambda a, b: function(b, a)
 
 
-_attach_all()
+for _name, _function in (_REFLECTED | _PLAIN).items():
+    setattr(Node, f"__{_name}__", _method(_function))
+for _name, _function in _REFLECTED.items():
+    setattr(Node, f"__r{_name}__", _reflection(_function))
+setattr(Node, "__array_ufunc__", None)  # noqa: B010  numpy arrays on the left leave the operation to the node

@@ -7,7 +7,6 @@ rounded once; a lowering keeps its running value in f32 for them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -15,21 +14,11 @@ from graphopt.errors import DTypeError, ShapeError
 from graphopt.ir.graph import Node
 from graphopt.ir.types import FLOATS, NUMBERS, DType, TensorType, bool_, f32, i32
 from graphopt.opdefs.bits import logical_or
-from graphopt.opdefs.elementwise import (
-    cast,
-    claim,
-    div,
-    eq,
-    flat,
-    floordiv,
-    in_f32,
-    mul,
-    select,
-    special_values,
-    zero_of,
-)
+from graphopt.opdefs.division import floordiv
+from graphopt.opdefs.elementwise import cast, div, eq, mul, select
 from graphopt.opdefs.math import is_nan
 from graphopt.opdefs.opdef import Sample, constant, op
+from graphopt.opdefs.scaffold import claim, flat, in_f32, special_values, zero_of
 from graphopt.opdefs.shape import Ints, along, broadcast, check_axes, concat, iota, pad, reshape, transpose
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -11,8 +12,9 @@ import numpy as np
 from graphopt.errors import DTypeError, ShapeError
 from graphopt.ir.graph import Node
 from graphopt.ir.types import NUMBERS, DType, TensorType, bf16, bool_, f32, i32, u8
-from graphopt.opdefs.elementwise import select, zero_of
+from graphopt.opdefs.elementwise import select
 from graphopt.opdefs.opdef import Reader, Sample, full, op, opdef
+from graphopt.opdefs.scaffold import zero_of
 
 Ints = tuple[int, ...]
 Index = tuple[Any, ...]
@@ -26,14 +28,16 @@ def check_axes(axes: Sequence[int], rank: int, what: str = "axes") -> None:
     for axis in axes:
         if not 0 <= axis < rank:
             raise ShapeError(f"{what} {tuple(axes)}: axis {axis} is outside 0..{rank - 1}")
-    if any(a >= b for a, b in zip(axes, axes[1:])):
+    if any(a >= b for a, b in zip(axes, axes[1:], strict=False)):
         raise ShapeError(f"{what} {tuple(axes)}: expects increasing axes, each once")
 
 
 def _check_lengths(x: TensorType, **attrs: Ints) -> None:
     for name, values in attrs.items():
         if len(values) != x.rank:
-            raise ShapeError(f"{name} {tuple(values)}: expects {x.rank} numbers, one for each axis, found {len(values)}")
+            raise ShapeError(
+                f"{name} {tuple(values)}: expects {x.rank} numbers, one for each axis, found {len(values)}"
+            )
 
 
 @op(
@@ -202,9 +206,13 @@ def slice_(x: TensorType, *, start: Ints, stop: Ints, step: Ints) -> TensorType:
     _check_lengths(x, start=start, stop=stop, step=step)
     for k, n in enumerate(x.shape):
         if not 0 <= start[k] <= stop[k] <= n:
-            raise ShapeError(f"{start[k]}:{stop[k]} on axis {k}: expects 0 <= start <= stop <= {n}, the size of the axis")
+            raise ShapeError(
+                f"{start[k]}:{stop[k]} on axis {k}: expects 0 <= start <= stop <= {n}, the size of the axis"
+            )
         if step[k] < 1:
-            raise ShapeError(f"step {step[k]} on axis {k}: expects a positive step; reverse the axis for a negative one")
+            raise ShapeError(
+                f"step {step[k]} on axis {k}: expects a positive step; reverse the axis for a negative one"
+            )
     return x.with_shape(tuple(-(-(b - a) // c) for a, b, c in zip(start, stop, step, strict=True)))
 
 
@@ -262,7 +270,9 @@ def pad(x: TensorType, value: TensorType, *, low: Ints, high: Ints, interior: In
         raise ShapeError(f"interior {interior}: expects no negative number")
     shape = tuple(n + a + b for n, a, b in zip(_dilated(x.shape, interior), low, high, strict=True))
     if any(n < 0 for n in shape):
-        raise ShapeError(f"low {low} and high {high} crop more than the shape {x.shape} with interior {interior} has")
+        raise ShapeError(
+            f"low {low} and high {high} crop more than the shape {x.shape} with interior {interior} has"
+        )
     return x.with_shape(shape)
 
 
@@ -274,7 +284,9 @@ def _dilated(shape: Ints, interior: Ints) -> Ints:
 def _(x: np.ndarray, value: np.ndarray, *, low: Ints, high: Ints, interior: Ints) -> np.ndarray:
     inner = np.full(_dilated(x.shape, interior), value, x.dtype)
     inner[tuple(slice(None, None, gap + 1) for gap in interior)] = x
-    inner = inner[tuple(slice(max(-a, 0), n - max(-b, 0)) for n, a, b in zip(inner.shape, low, high, strict=True))]
+    inner = inner[
+        tuple(slice(max(-a, 0), n - max(-b, 0)) for n, a, b in zip(inner.shape, low, high, strict=True))
+    ]
     before, after = [max(a, 0) for a in low], [max(b, 0) for b in high]
     out = np.full([n + a + b for n, a, b in zip(inner.shape, before, after, strict=True)], value, x.dtype)
     out[tuple(slice(a, a + n) for a, n in zip(before, inner.shape, strict=True))] = inner
@@ -282,7 +294,9 @@ def _(x: np.ndarray, value: np.ndarray, *, low: Ints, high: Ints, interior: Ints
 
 
 @pad.at
-def _(r: Reader, index: Index, x: TensorType, value: TensorType, *, low: Ints, high: Ints, interior: Ints) -> Any:
+def _(
+    r: Reader, index: Index, x: TensorType, value: TensorType, *, low: Ints, high: Ints, interior: Ints
+) -> Any:
     source, conditions = [], []
     for k, n in enumerate(_dilated(x.shape, interior)):
         place = _shifted(index[k], -low[k])
@@ -301,7 +315,9 @@ def _(r: Reader, index: Index, x: TensorType, value: TensorType, *, low: Ints, h
 
 
 @pad.vjp
-def _(ct: Node, out: Node, x: Node, value: Node, *, low: Ints, high: Ints, interior: Ints) -> tuple[Node, Node]:
+def _(
+    ct: Node, out: Node, x: Node, value: Node, *, low: Ints, high: Ints, interior: Ints
+) -> tuple[Node, Node]:
     none = (0,) * x.type.rank
     whole = pad(ct, zero_of(ct), low=tuple(-a for a in low), high=tuple(-b for b in high), interior=none)
     for_x = slice_(whole, start=none, stop=whole.shape, step=tuple(gap + 1 for gap in interior))
@@ -333,9 +349,17 @@ def concat(*xs: TensorType, axis: int) -> TensorType:
         raise ShapeError(f"axis {axis} is outside 0..{first.rank - 1}")
     for k, x in enumerate(xs):
         if x.dtype is not first.dtype:
-            raise DTypeError(f"expects inputs of one dtype, found {first.dtype.short} (input 0) and {x.dtype.short} (input {k})")
-        if x.shape[:axis] != first.shape[:axis] or x.shape[axis + 1 :] != first.shape[axis + 1 :] or x.rank != first.rank:
-            raise ShapeError(f"shapes differ outside axis {axis}: {first.shape} (input 0), {x.shape} (input {k})")
+            raise DTypeError(
+                f"expects inputs of one dtype, found {first.dtype.short} (input 0) and {x.dtype.short} (input {k})"
+            )
+        if (
+            x.shape[:axis] != first.shape[:axis]
+            or x.shape[axis + 1 :] != first.shape[axis + 1 :]
+            or x.rank != first.rank
+        ):
+            raise ShapeError(
+                f"shapes differ outside axis {axis}: {first.shape} (input 0), {x.shape} (input {k})"
+            )
     size = sum(x.shape[axis] for x in xs)
     return first.with_shape((*first.shape[:axis], size, *first.shape[axis + 1 :]))
 
@@ -356,7 +380,7 @@ def _(r: Reader, index: Index, *xs: TensorType, axis: int) -> Any:
         if size == sum(x.shape[axis] for x in xs):
             return r.read(k, place)
         other = r.s.const(0, xs[0].dtype) if value is None else value
-        value = r.guard(r.within(index[axis], end, end + size), lambda k=k, place=place: r.read(k, place), other)
+        value = r.guard(r.within(index[axis], end, end + size), partial(r.read, k, place), other)
     return r.s.const(0, xs[0].dtype) if value is None else value
 
 
@@ -433,7 +457,9 @@ def iota(*, shape: Ints, axis: int, dtype: DType) -> TensorType:
 
 @iota.numpy
 def _(*, shape: Ints, axis: int, dtype: DType) -> np.ndarray:
-    return np.broadcast_to(np.arange(shape[axis]).reshape([-1] + [1] * (len(shape) - axis - 1)), shape).astype(dtype.numpy)
+    return np.broadcast_to(
+        np.arange(shape[axis]).reshape([-1] + [1] * (len(shape) - axis - 1)), shape
+    ).astype(dtype.numpy)
 
 
 @iota.at

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from math import prod
 
@@ -17,9 +18,7 @@ _DATA_FIELD = object.__basicsize__  # a numpy array object begins with its heade
 
 def dtype_of(name: str) -> np.dtype:
     """numpy's dtype for a buffer's dtype; "bfloat16" is the one that the package ml_dtypes defines."""
-    if name == "bfloat16":
-        return np.dtype(import_module("ml_dtypes").bfloat16)
-    return np.dtype(name)
+    return np.dtype(import_module("ml_dtypes").bfloat16 if name == "bfloat16" else name)
 
 
 def aligned_empty(shape: Sequence[int], dtype: np.dtype, alignment: int = ALIGNMENT) -> np.ndarray:
@@ -68,9 +67,7 @@ class Arena:
             return
         pages = mmap.mmap(-1, nbytes + _HUGE_BYTES)
         if hasattr(mmap, "MADV_HUGEPAGE"):
-            try:
+            with suppress(OSError):  # a kernel without huge pages: small ones do
                 pages.madvise(mmap.MADV_HUGEPAGE)
-            except OSError:
-                pass  # a kernel without huge pages: small ones do
         start = ctypes.addressof(ctypes.c_char.from_buffer(pages))
         self._keep, self.address = pages, -(-start // _HUGE_BYTES) * _HUGE_BYTES

@@ -11,6 +11,7 @@ import os
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 LIMIT_BYTES = 512 << 20
@@ -77,10 +78,8 @@ class Cache:
         if len(data) < start or data[:start] != _MAGIC + _digest(key, value):
             _remove(path)
             return None
-        try:
+        with suppress(OSError):
             os.utime(path)  # it was used now: the time of change is what decides who goes first
-        except OSError:
-            pass
         return value
 
     def put(self, key: str, value: bytes) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -19,6 +19,8 @@ import llvmlite.binding as llvm
 
 LIGHT = ("sroa", "instruction_combine", "simplify_cfg")
 """Enough for code that is already vectorised and unrolled: variables become registers, addresses are folded."""
+
+_PIPELINES = ("O1", "O2", "O3")
 
 _lock = threading.RLock()  # LLVM's contexts and JIT are used by one thread at a time; held while the process forks
 _names = itertools.count()
@@ -101,29 +103,24 @@ def _prepare(ir: str, target: Target, passes: Sequence[str], level: int) -> tupl
 
 
 def _run_passes(module: Any, machine: Any, passes: Sequence[str]) -> None:
-    for names in _stages(passes):
-        whole = names[0] in ("O1", "O2", "O3")
-        options = llvm.create_pipeline_tuning_options(int(names[0][1]) if whole else 1)
-        builder = llvm.create_pass_builder(machine, options)
-        if whole:
-            manager = builder.getModulePassManager()
-        else:
-            manager = llvm.create_new_module_pass_manager()
-            for name in names:
-                getattr(manager, f"add_{name}_pass")()
-        manager.run(module, builder)
-
-
-def _stages(passes: Sequence[str]) -> Iterable[list[str]]:
-    """Runs of single passes, and each whole pipeline by itself.
+    """Run the passes in order: LLVM's whole pipelines one by one, single passes together as far as they follow each other.
 
     Errors: ValueError when LLVM's binding has no such pass.
     """
-    for name in passes:
-        if name not in ("O1", "O2", "O3") and not hasattr(llvm.ModulePassManager, f"add_{name}_pass"):
-            raise ValueError(f"no such pass: {name!r}")
-    for whole, names in itertools.groupby(passes, lambda name: name in ("O1", "O2", "O3")):
-        yield from ([name] for name in names) if whole else [list(names)]
+    for whole, group in itertools.groupby(passes, _PIPELINES.__contains__):
+        names = list(group)
+        if whole:
+            for name in names:
+                builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(int(name[1])))
+                builder.getModulePassManager().run(module, builder)
+            continue
+        manager = llvm.create_new_module_pass_manager()
+        for name in names:
+            add = getattr(manager, f"add_{name}_pass", None)
+            if add is None:
+                raise ValueError(f"no such pass: {name!r}")
+            add()
+        manager.run(module, llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(1)))
 
 
 def compile_ir(ir: str, target: Target | None = None, passes: Sequence[str] = LIGHT, level: int = 2) -> bytes:

@@ -32,7 +32,7 @@ _EXIT_SECONDS = 5.0  # how long the end of the process waits for a step that ano
 _OWN_SIGNALS = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGABRT")  # belong to the thread that caused them
 
 _lock = threading.RLock()
-_disk = Cache(None)
+_disks = [Cache(None)]
 _teams: dict[int, Team] = {}
 _held: list[Team] = []  # teams whose lock the forking thread took
 
@@ -88,9 +88,8 @@ class Team:
 
 
 def use_cache(disk: Cache) -> None:
-    """Keep the team's object code there; without it each process compiles it anew (20 ms)."""
-    global _disk
-    _disk = disk
+    """Keep the team's object code there; without it each process compiles it anew (30 ms instead of 4)."""
+    _disks[:] = [disk]
 
 
 @cache
@@ -100,10 +99,10 @@ def functions() -> Native:
         target = host()
         ir = native.team_ir(target.triple.split("-")[0])
         key = key_of("team", version(), target.triple, target.cpu, target.features, ir)
-        code = _disk.get(key)
+        code = _disks[0].get(key)
         if code is None:
             code = compile_ir(ir, target, ("always_inliner", *LIGHT))
-            _disk.put(key, code)
+            _disks[0].put(key, code)
         loaded = load(code, native.TABLE)
         start, stop, run, spin, barrier = (ctypes.c_uint64 * 5).from_address(loaded.address)
         word = ctypes.c_uint64

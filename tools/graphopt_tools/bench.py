@@ -62,7 +62,7 @@ class Contestant:
     def __init__(self, name: str, python: str, environment: Mapping[str, str]) -> None:
         command = [python, str(PEER_FOLDER / "serve.py"), name]
         self.name = name
-        self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed on exit)
         try:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=dict(environment)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 
 import typer
-from graphopt import compile as compiler
 from graphopt_runtime.cache import Cache
 
+from graphopt import compile as compiler
+from graphopt import config
 from graphopt_tools.report import megabytes
 
 
@@ -30,5 +31,5 @@ def run_clear() -> None:
 
 
 def disk_cache() -> Cache:
-    """The cache that compilation uses."""
-    return compiler.disk_cache()
+    """The cache that compilation uses under the switches in force."""
+    return compiler.disk_cache(config.current().cache)

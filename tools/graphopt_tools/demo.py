@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from math import cos, pi
 from pathlib import Path
 from statistics import median
 
-import graphopt as ms
 import numpy as np
-from graphopt import Tensor, nn
-from graphopt.dataset.digits import load_digits, load_mnist5k
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+import graphopt as ms
+from graphopt import Tensor, nn
+from graphopt.dataset.digits import load_digits, load_mnist5k
 from graphopt_tools.mistakes import Mistake
 from graphopt_tools.picture import Curve, Panel, check_picture, smooth, write_picture
 from graphopt_tools.report import compiled_of, megabytes
@@ -151,7 +152,7 @@ def run_demo(data: str, epochs: int | None, out: Path | None, seed: int) -> None
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_seed(seed)
     net = LeNet5()
-    step = new_step(net, nn.cosine_decay_lr(0.0, LEARNING_RATE, steps, 1, steps))
+    step = new_step(net, [LEARNING_RATE * (1 + cos(pi * k / steps)) / 2 for k in range(steps)])
     console.print(f"LeNet-5, {len(digits.train_labels)} images to learn from, {len(digits.test_labels)} to test with")
     columns = (
         TextColumn("{task.fields[epoch]}"), BarColumn(), TextColumn("loss {task.fields[loss]:.4f}"),

@@ -7,15 +7,18 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-from graphopt.config import current
-from graphopt_runtime import engine
-from graphopt_runtime.width import width
 from rich.console import Console
 from rich.table import Table
 
+from graphopt.config import current
+from graphopt.kernel.machine import AVX2, AVX512, NEON, SSE2
+from graphopt.llvm.target import machine_of
+from graphopt_runtime import engine
+from graphopt_runtime.limits import width
 from graphopt_tools.cache import disk_cache
-from graphopt_tools.probes import Speeds, instruction_set, measure
+from graphopt_tools.probes import Speeds, measure
 
+VECTORS = {AVX512: "AVX-512", AVX2: "AVX2 with FMA", SSE2: "SSE2", NEON: "NEON"}
 PACKAGES = ("numpy", "networkx", "llvmlite", "ml_dtypes")
 
 
@@ -34,11 +37,11 @@ def run_doctor() -> None:
 def machine_facts() -> dict[str, str]:
     """What there is to know without measuring."""
     target = engine.host()
-    name, lanes = instruction_set(target.features)
+    machine = machine_of(target)
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "processor": f"{target.cpu} ({target.triple})",
-        "vectors": f"{name}, {lanes} float32 at once",
+        "vectors": f"{VECTORS[machine]}, {machine.lanes(4)} float32 at once",
         "threads": f"{width(current().threads)} (the process may use {usable} processors)",
         "code by": engine.version(),
         "cache": disk_cache().folder or "off",

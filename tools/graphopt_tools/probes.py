@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from graphopt_runtime.buffers import aligned_empty
 from graphopt_runtime.engine import compile_ir, host
 from graphopt_runtime.executor import Executable
 from graphopt_runtime.program import BufferSpec, Call, Program
+
+from graphopt.llvm.target import machine_of
 
 ACCUMULATORS = 10  # independent chains: enough to hide the latency of a multiply-add, few enough for 16 registers
 ROUNDS = 2_000_000
@@ -31,29 +34,16 @@ class Speeds:
     triad: float
 
 
-def instruction_set(features: str) -> tuple[str, int]:
-    """The widest vector instructions among LLVM's features, and how many float32 they hold."""
-    have = {feature[1:] for feature in features.split(",") if feature.startswith("+")}
-    if "avx512f" in have:
-        return "AVX-512", 16
-    if "avx2" in have and "fma" in have:
-        return "AVX2 with FMA", 8
-    if "avx" in have:
-        return "AVX", 8
-    if "neon" in have:
-        return "NEON", 4
-    return ("SSE2", 4) if "sse2" in have else ("no vectors known", 4)
-
-
 def measure(threads: int) -> Speeds:
     """Measure on that many threads.
 
     Cost: about a second and three arrays of ARRAY_BYTES.
     """
-    lanes = instruction_set(host().features)[1]
+    machine = machine_of(host())
+    lanes = machine.lanes(4)
     sink = aligned_empty((64 * threads,), np.dtype(np.float32))
     sink[:] = 1e-6
-    seconds = _best(fma_ir(lanes), [sink], threads)
+    seconds = _best(fma_ir(lanes, machine.fma), [sink], threads)
     flops = 2.0 * lanes * ACCUMULATORS * ROUNDS * threads
     arrays = [aligned_empty((ARRAY_BYTES // 4,), np.dtype(np.float32)) for _ in range(3)]
     for array in arrays:
@@ -76,12 +66,19 @@ def _best(ir: str, arrays: Sequence[np.ndarray], threads: int, runs: int = 4) ->
     return min(times[1:])
 
 
-def fma_ir(lanes: int) -> str:
-    """Independent chains x = x * s + s on full registers, each thread for itself; s is read, so nothing can be foreseen."""
+def fma_ir(lanes: int, fused: bool = True) -> str:
+    """Independent chains x = x * s + s on full registers, each thread for itself; s is read, so nothing can be foreseen.
+
+    fused: by one instruction; otherwise a multiplication and an addition.
+    """
     vector = f"<{lanes} x float>"
     chains = range(ACCUMULATORS)
     phis = "\n".join(f"  %x{k} = phi {vector} [ %s, %entry ], [ %y{k}, %loop ]" for k in chains)
-    steps = "\n".join(f"  %y{k} = call {vector} @llvm.fma.v{lanes}f32({vector} %x{k}, {vector} %s, {vector} %s)" for k in chains)
+    if fused:
+        call = f"call {vector} @llvm.fma.v{lanes}f32"
+        steps = "\n".join(f"  %y{k} = {call}({vector} %x{k}, {vector} %s, {vector} %s)" for k in chains)
+    else:
+        steps = "\n".join(f"  %m{k} = fmul {vector} %x{k}, %s\n  %y{k} = fadd {vector} %m{k}, %s" for k in chains)
     sums = "\n".join(f"  %t{k + 1} = fadd {vector} %t{k}, %y{k}" for k in chains)
     return f"""
 declare {vector} @llvm.fma.v{lanes}f32({vector}, {vector}, {vector})

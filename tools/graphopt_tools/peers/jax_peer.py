@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 
 Weights = dict[str, Any]
+Contestant = tuple[Callable[[int], Any], Callable[[Any], float]]
 
 
 def version() -> str:
@@ -53,7 +54,7 @@ def update(optimizer: dict[str, Any], weights: Weights, gradients: Weights, stat
     return {n: w - rate * first[n] / (jnp.sqrt(second[n]) + optimizer["eps"]) for n, w in weights.items()}, (count, first, second)
 
 
-def contestant(spec: dict[str, Any], arrays: dict[str, np.ndarray], threads: int) -> tuple[Callable[[int], Any], Callable[[Any], float]]:
+def contestant(spec: dict[str, Any], arrays: dict[str, np.ndarray], threads: int) -> Contestant:
     """See serve.py. XLA takes its thread count from the CPUs that the process may use."""
     del threads
     weights = {name: jnp.array(value) for name, value in arrays.items() if "." in name}
@@ -78,4 +79,4 @@ def contestant(spec: dict[str, Any], arrays: dict[str, np.ndarray], threads: int
         weights, state, loss = compiled(weights, state, images[k], labels[k])
         return loss
 
-    return step, lambda loss: float(loss)
+    return step, float

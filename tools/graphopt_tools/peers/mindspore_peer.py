@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+Contestant = tuple[Callable[[int], Any], Callable[[Any], float]]
+
 
 def version(framework: str = "mindspore") -> str:
     return f"{framework} {import_module(framework).__version__}"
@@ -30,7 +32,7 @@ def layer(nn: Any, kind: str, arguments: list[int]) -> Any:
 
 
 def contestant(spec: dict[str, Any], arrays: dict[str, np.ndarray], threads: int,
-               framework: str = "mindspore") -> tuple[Callable[[int], Any], Callable[[Any], float]]:
+               framework: str = "mindspore") -> Contestant:
     """See serve.py. The number of threads stands in the environment."""
     del threads
     ms = import_module(framework)

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+Contestant = tuple[Callable[[int], Any], Callable[[Any], float]]
+
 
 def version() -> str:
     return f"torch {torch.__version__.partition('+')[0]}"
@@ -30,7 +32,7 @@ def layer(kind: str, arguments: list[int]) -> nn.Module:
     raise ValueError(f"no such layer: {kind}")
 
 
-def contestant(spec: dict[str, Any], arrays: dict[str, np.ndarray], threads: int) -> tuple[Callable[[int], Any], Callable[[Any], float]]:
+def contestant(spec: dict[str, Any], arrays: dict[str, np.ndarray], threads: int) -> Contestant:
     """See serve.py."""
     torch.set_num_threads(threads)
     net = nn.Sequential(*(layer(kind, arguments) for kind, *arguments in spec["layers"]))
@@ -51,4 +53,4 @@ def contestant(spec: dict[str, Any], arrays: dict[str, np.ndarray], threads: int
         optimizer.step()
         return loss.detach()
 
-    return step, lambda loss: float(loss)
+    return step, float
