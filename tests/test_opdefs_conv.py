@@ -177,12 +177,37 @@ def test_same_padding_gives_the_rounded_up_quotient(n: int, k: int, s: int, d: i
 @pytest.mark.parametrize(
     ("x", "w", "changes", "message"),
     [
-        ((2, 3, 8, 8), (4, 2, 3, 3), {}, "channels differ: 3 (axis 1 of input 0), 2 (axis 1 of input 1) times 1 groups"),
-        ((2, 6, 8, 8), (4, 2, 3, 3), {"groups": 4}, "groups must divide 6 (axis 1 of input 0) and 4 (axis 0 of input 1), found 4"),
-        ((2, 3, 8, 8), (4, 3, 3), {}, "expects x (n, c, *image), w (o, c, *window) of one rank >= 3, found ranks 4 and 3"),
-        ((2, 3, 4, 8), (4, 3, 5, 3), {}, "the window exceeds the padded image: 5 (axis 2 of input 1, dilated), 4 (axis 2 of input 0, padded)"),
+        (
+            (2, 3, 8, 8),
+            (4, 2, 3, 3),
+            {},
+            "channels differ: 3 (axis 1 of input 0), 2 (axis 1 of input 1) times 1 groups",
+        ),
+        (
+            (2, 6, 8, 8),
+            (4, 2, 3, 3),
+            {"groups": 4},
+            "groups must divide 6 (axis 1 of input 0) and 4 (axis 0 of input 1), found 4",
+        ),
+        (
+            (2, 3, 8, 8),
+            (4, 3, 3),
+            {},
+            "expects x (n, c, *image), w (o, c, *window) of one rank >= 3, found ranks 4 and 3",
+        ),
+        (
+            (2, 3, 4, 8),
+            (4, 3, 5, 3),
+            {},
+            "the window exceeds the padded image: 5 (axis 2 of input 1, dilated), 4 (axis 2 of input 0, padded)",
+        ),
         ((2, 3, 8, 8), (4, 3, 3, 3), {"strides": (1,)}, "strides has 1 entries, the inputs have 2 spatial axes"),
-        ((2, 3, 8, 8), (4, 3, 3, 3), {"rhs_dilation": (1, 0)}, "rhs_dilation must be positive, found 0 for spatial axis 1"),
+        (
+            (2, 3, 8, 8),
+            (4, 3, 3, 3),
+            {"rhs_dilation": (1, 0)},
+            "rhs_dilation must be positive, found 0 for spatial axis 1",
+        ),
     ],
 )
 def test_errors(x: tuple[int, ...], w: tuple[int, ...], changes: Attrs, message: str) -> None:

@@ -26,7 +26,8 @@ SIZES = {"i": 3, "j": 4, "k": 5, "m": 2, "n": 6}
 
 
 @pytest.mark.parametrize(
-    "formula", ["ij,jk->ik", "ij,kj->ik", "ji,jk->ik", "ijk,kmj->im", "mij,njm->min", "jmni,nkjm->nmik", "i,j->ij", "ij,ij->ij"]
+    "formula",
+    ["ij,jk->ik", "ij,kj->ik", "ji,jk->ik", "ijk,kmj->im", "mij,njm->min", "jmni,nkjm->nmik", "i,j->ij", "ij,ij->ij"],
 )
 def test_einsum(formula: str) -> None:
     """Value and both derivatives: each derivative of an einsum is an einsum with the letters exchanged."""
@@ -63,8 +64,23 @@ def test_derivatives_of_matrix_products_transpose_nothing(contract: tuple[tuple[
 
 @pytest.mark.parametrize(
     ("a", "b"),
-    [((3,), (3,)), ((3,), (3, 4)), ((2, 3), (3,)), ((2, 3), (3, 4)), ((5, 2, 3), (3, 4)), ((5, 2, 3), (3,)), ((3,), (5, 3, 4))]
-    + [((5, 2, 3), (5, 3, 4)), ((1, 2, 3), (5, 3, 4)), ((2, 3), (5, 3, 4)), ((6, 1, 2, 3), (5, 3, 4)), ((0, 3), (3, 2)), ((2, 0), (0, 3))],
+    [
+        ((3,), (3,)),
+        ((3,), (3, 4)),
+        ((2, 3), (3,)),
+        ((2, 3), (3, 4)),
+        ((5, 2, 3), (3, 4)),
+        ((5, 2, 3), (3,)),
+        ((3,), (5, 3, 4)),
+    ]
+    + [
+        ((5, 2, 3), (5, 3, 4)),
+        ((1, 2, 3), (5, 3, 4)),
+        ((2, 3), (5, 3, 4)),
+        ((6, 1, 2, 3), (5, 3, 4)),
+        ((0, 3), (3, 2)),
+        ((2, 0), (0, 3)),
+    ],
 )
 def test_matmul_is_numpys(a: tuple[int, ...], b: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
@@ -104,7 +120,10 @@ def test_errors() -> None:
         "dot_general: batch sizes differ: 128 (axis 1 of input 0), 64 (axis 0 of input 1)"
     )
     assert errors_of(a, b, ((2,), (0,))) == "dot_general: contract axis 2 of input 0 is outside 0..1"
-    assert errors_of(a, b, ((0, 1), (0,))) == "dot_general: contract axes do not pair up: (0, 1) of input 0, (0,) of input 1"
+    assert (
+        errors_of(a, b, ((0, 1), (0,)))
+        == "dot_general: contract axes do not pair up: (0, 1) of input 0, (0,) of input 1"
+    )
     assert errors_of(a, b, ((0,), (0,)), ((0,), (1,))) == (
         "dot_general: an axis of input 0 is used twice: contract (0,), batch (0,)"
     )

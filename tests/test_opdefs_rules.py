@@ -169,7 +169,9 @@ def test_at_rule_reads_what_numpy_means(d: OpDef, dtype: DType) -> None:
         assert_close(actual, d.evaluate(out, arrays, sample.attrs), what=f"{d.name} {dict(sample.attrs)}")
 
 
-@pytest.mark.parametrize(("d", "dtype"), [c for c in cases("contraction") if c.values[1].name in ("int8", "uint32", "float64")])
+@pytest.mark.parametrize(
+    ("d", "dtype"), [c for c in cases("contraction") if c.values[1].name in ("int8", "uint32", "float64")]
+)
 def test_contract_rule_sums_what_numpy_means(d: OpDef, dtype: DType) -> None:
     for sample, arrays, types, out in prepared(d, dtype):
         attrs = sample.attrs

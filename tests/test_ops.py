@@ -61,7 +61,7 @@ def cases(d: OpDef, dtype: DType) -> Iterator[Case]:
 
 @pytest.mark.parametrize(("d", "dtype"), CASES)
 def test_inferred_type_is_numpys(d: OpDef, dtype: DType) -> None:
-    """The shape rule foretells what the numpy meaning returns; 16-bit floats may still be wide before rounding."""
+    """The shape rule foretells what the numpy meaning returns; 16-bit floats may still be wide."""
     for case in cases(d, dtype):
         arrays = np.broadcast_arrays(*case.arrays) if d.kind == "elementwise" else case.arrays
         with np.errstate(all="ignore"):
@@ -75,7 +75,7 @@ def test_inferred_type_is_numpys(d: OpDef, dtype: DType) -> None:
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize(("d", "dtype"), CASES)
 def test_machines_agree(machine: str, d: OpDef, dtype: DType) -> None:
-    """Every machine computes the numpy meaning; it neither changes its inputs nor hands one out as a result."""
+    """Every machine computes the numpy meaning; it neither changes its inputs nor hands one out."""
     for case in cases(d, dtype):
         before = [a.copy() for a in case.arrays]
         (expected,) = evaluate_nodes([case.node], dict(zip(case.leaves, case.arrays, strict=True)))
@@ -92,7 +92,7 @@ def test_machines_agree(machine: str, d: OpDef, dtype: DType) -> None:
     ("d", "dtype"), [c for c in CASES if c.values[1] in FLOATS and c.values[1] is not f64]
 )
 def test_rounding_is_the_only_difference_between_dtypes(d: OpDef, dtype: DType) -> None:
-    """A narrow float result is the float64 result of the same (rounded) inputs, rounded: sums and steps were wide enough."""
+    """A narrow float result is the float64 result of the same inputs, rounded: steps were wide enough."""
     for case in cases(d, dtype):
         if not case.node.dtype.is_float or "dtype" in case.sample.attrs:
             continue
@@ -125,7 +125,7 @@ def _largest(dtype: DType) -> float:
 
 
 def _magnitude(case: Case) -> np.ndarray | float:
-    """What an op that adds gives on the magnitudes of its inputs, against which cancellation is measured; else 0."""
+    """What an op that adds gives on the magnitudes of its inputs: cancellation is measured against it."""
     if case.op.kind == "elementwise" or not case.node.dtype.is_float:
         return 0.0
     with np.errstate(all="ignore"):
@@ -279,7 +279,7 @@ def test_derivative_of_the_derivative(d: OpDef) -> None:
 
 @pytest.mark.parametrize(("d", "dtype"), [c for c in CASES if "vjp" in c.values[0].rules])
 def test_derivatives_have_their_inputs_types(d: OpDef, dtype: DType) -> None:
-    """In every claimed dtype a cotangent has its input's type (the gradient pass checks it) and can be evaluated."""
+    """In every claimed dtype a cotangent has its input's type, and can be evaluated."""
     for case in cases(d, dtype):
         ct = constant(np.ones(case.node.shape, case.node.dtype.numpy))
         found = [g for g in vjp([case.node], [ct], case.leaves) if g is not None]
@@ -294,7 +294,7 @@ def test_derivatives_have_their_inputs_types(d: OpDef, dtype: DType) -> None:
 
 @pytest.mark.parametrize("d", [d for d in OPS if d.kind == "elementwise"], ids=lambda d: d.name)
 def test_elementwise_errors_name_the_op_the_line_and_the_operands(d: OpDef) -> None:
-    """Other dtypes than claimed, mixed dtypes and shapes that do not broadcast are refused in the laid-out form."""
+    """Unclaimed dtypes, mixed dtypes and shapes that do not broadcast are refused, in the laid-out form."""
     count = len(d.samples[0].shapes)
     attrs = dict(d.samples[0].attrs)
     refused = [t for t in (bool_, i32, f32) if t not in d.dtypes]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.graphs import graphs, values
 from hypothesis import given
 
 from graphopt.ir.graph import Graph
 from graphopt.opdefs.evaluate import evaluate_nodes
 from graphopt.passes.pipeline import PASSES, check, close
 from graphopt.passes.rewrite import Steps
+from tests.graphs import graphs, values
 
 
 def _with_all_updates(graph: Graph, like: Graph) -> Graph:

@@ -57,7 +57,10 @@ WRONG: list[tuple[str, Callable[[], Graph]]] = [
     ("plain_attrs: axes=[0] of %0 (reduce_sum) is no plain data", lambda: _graph(_node("reduce_sum", X, axes=[0]))),
     ("plain_attrs: shape=(2, [3]) of %0 (reshape) is no plain data", lambda: _graph(_node("reshape", X, shape=(2, [3])))),
     ("constant: %0 holds float, expected an array", lambda: _graph(_constant(1.0))),
-    ("constant: %0 is f32[2,3], its array is float32 of shape (3, 2)", lambda: _graph(_constant(_frozen(np.ones((3, 2), np.float32))))),
+    (
+        "constant: %0 is f32[2,3], its array is float32 of shape (3, 2)",
+        lambda: _graph(_constant(_frozen(np.ones((3, 2), np.float32)))),
+    ),
     ("constant: the array of %0 can be written or is not contiguous", lambda: _graph(_constant(np.ones((2, 3), np.float32)))),
     (
         "same_shape: %1 (add) is f32[2,3], its input 1 is f32[3]",

@@ -51,4 +51,5 @@ def _worst(actual: np.ndarray, expected: np.ndarray, bad: np.ndarray) -> str:
     """How many elements differ, and the first one."""
     places = np.argwhere(bad)
     place = tuple(int(i) for i in places[0])
-    return f"{len(places)} of {bad.size} elements differ, first {place}: {actual[place]!r}, expected {expected[place]!r}"
+    found = f"{actual[place]!r}, expected {expected[place]!r}"
+    return f"{len(places)} of {bad.size} elements differ, first {place}: {found}"

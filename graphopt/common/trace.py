@@ -193,8 +193,9 @@ class Trace:
 
     def commit(self) -> None:
         """Write the updates of a concrete trace into the parameters."""
-        for parameter, _, value in self.updates():
-            parameter._data()[...] = self.values[value]
+        fresh = [(parameter, self.values[value].copy()) for parameter, _, value in self.updates()]
+        for parameter, array in fresh:
+            parameter._data()[...] = array
 
     def visit(self, thing: Any, version: int, flags: tuple[Any, ...] = ()) -> None:
         """Note that the trace depends on `thing` as it is in this version, with these flags."""

@@ -31,6 +31,9 @@ _LATENCY = 4.0  # cycles until a multiply-add's result can be added to
 _FOLD = 8.0  # cycles to fold one vector to a scalar
 _GATHER = 0.7  # cycles per gathered lane
 _SCATTER = 1.2  # cycles per scattered lane
+_CONFLICT = 1.35  # slowdown when the rows of a panel are a multiple of this many bytes apart and share few cache sets
+_CONFLICT_BYTES = 2048
+_PANEL_BYTES = 1 << 19  # a packed panel stays on the stack and in the second-level cache
 _TASKS = 4  # fewer tiles than this leave threads idle: split the sum
 _LONG_SUM = 1024  # products per output element before splitting pays for the second pass
 _PARTS = 16
@@ -63,7 +66,10 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """lane: the dimension of the lanes; row: the one tiled beside it (None: none); rows x vectors accumulators."""
+    """lane: the dimension of the lanes; row: the one tiled beside it (None: none); rows x vectors accumulators.
+
+    packed: the vector operand's panel is first copied into the order in which the tiles read it.
+    """
 
     form: str
     lane: Var
@@ -72,6 +78,7 @@ class Tiling:
     rows: int
     vectors: int
     cost: float
+    packed: bool = False
 
 
 def problem_of(group: Group, lowering: Lowering) -> Problem:
@@ -118,8 +125,7 @@ def choose(p: Problem, machine: Machine) -> Tiling:
     Cost: a few thousand evaluations of the model, about 2 ms.
     """
     best: Tiling | None = None
-    lanes = [v for v in p.outs if p.a.stride(v) in (0, 1) and p.b.stride(v) in (0, 1)] or list(p.outs)
-    for v in lanes:
+    for v in p.outs:
         for m in [*(u for u in p.outs if u is not v), None]:
             for t in _broadcast_tiles(p, v, m, machine):
                 if best is None or t.cost < best.cost:
@@ -144,6 +150,12 @@ def _load_cost(o: Operand, lane: Var, width: int) -> float:
     return 1.0 if o.stride(lane) in (0, 1) else width * _GATHER * 2
 
 
+def _conflicts(o: Operand, p: Problem) -> bool:
+    """Do the panel's rows fall into few sets of the first-level cache?"""
+    rows = p.sums[-1] if p.sums else None
+    return rows is not None and rows.size >= 64 and o.stride(rows) > 0 and o.stride(rows) * o.buffer.dtype.itemsize % _CONFLICT_BYTES == 0
+
+
 def _parts(size: int, tile: int) -> list[tuple[int, int]]:
     """(tile size, how many): full tiles and the remainder."""
     full, rest = divmod(size, tile)
@@ -151,28 +163,38 @@ def _parts(size: int, tile: int) -> list[tuple[int, int]]:
 
 
 def _broadcast_tiles(p: Problem, v: Var, m: Var | None, machine: Machine) -> list[Tiling]:
+    """Every tile with lanes along `v` and rows along `m`, with the vector operand in place and packed."""
     found: list[Tiling] = []
-    vectors_total = -(-v.size // p.width)
+    total = -(-v.size // p.width)
     steps = prod(s.size for s in p.sums)
     others = prod(u.size for u in p.outs if u is not v and u is not m)
-    stride = p.c.coefficient(v)
-    store = 1.0 if stride == 1 else p.width * _SCATTER
-    la, lb = _load_cost(p.a, v, p.width), _load_cost(p.b, v, p.width)
-    for vectors in (1, 2, 3, 4):
-        if vectors > vectors_total:
-            break
-        for rows in range(1, min(16, m.size if m is not None else 1) + 1):
-            if rows * vectors + vectors + 2 > machine.vector_registers:
-                break
-            cost = 0.0
-            for mt, mc in _parts(m.size if m is not None else 1, rows):
-                for nt, nc in _parts(vectors_total, vectors):
-                    loads = sum(
-                        load * (mt if o.stride(m) else 1) * (nt if o.stride(v) else 1) for o, load in ((p.a, la), (p.b, lb))
-                    )
-                    cost += mc * nc * (_step(mt * nt, loads, mt * nt) * steps + mt * nt * (store + 1.0) + 10.0)
-            found.append(Tiling("broadcast", v, m, None, rows, vectors, cost * others))
+    store = 1.0 if p.c.coefficient(v) == 1 else p.width * _SCATTER
+    vector = vector_operand(p, v, m)
+    height = m.size if m is not None else 1
+    for vectors in range(1, min(4, total) + 1):
+        panel = steps * vectors * p.width * (vector.buffer.dtype.itemsize if vector else 0)
+        for packed in (False, True) if vector and panel <= _PANEL_BYTES and others * -(-total // vectors) > 1 else (False,):
+            la, lb = (1.0 if packed and o is vector else _load_cost(o, v, p.width) for o in (p.a, p.b))
+            slow = _CONFLICT if vector and not packed and _conflicts(vector, p) else 1.0
+            once = steps * total * (1.0 + _load_cost(vector, v, p.width)) if packed and vector else 0.0
+            for rows in range(1, min(16, height) + 1):
+                if rows * vectors + vectors + 1 > machine.vector_registers:
+                    break
+                cost = once
+                for mt, mc in _parts(height, rows):
+                    for nt, nc in _parts(total, vectors):
+                        loads = sum(c * (mt if o.stride(m) else 1) * (nt if o.stride(v) else 1) for o, c in ((p.a, la), (p.b, lb)))
+                        cost += mc * nc * (_step(mt * nt, loads, mt * nt) * steps * slow + mt * nt * (store + 1.0) + 10.0)
+                found.append(Tiling("broadcast", v, m, None, rows, vectors, cost * others, packed))
     return found
+
+
+def vector_operand(p: Problem, v: Var, m: Var | None) -> Operand | None:
+    """The operand that changes along the lanes and not along the rows: the one worth packing."""
+    for o, other in ((p.a, p.b), (p.b, p.a)):
+        if m is not None and o.stride(v) and not o.stride(m) and not other.stride(v):
+            return o
+    return None
 
 
 def _dot_tiles(p: Problem, r: Var, machine: Machine) -> list[Tiling]:
@@ -212,6 +234,9 @@ class Tiler:
         unit = self.p.width if t.form == "broadcast" else 1
         stmts: list[Stmt] = []
         for columns, first_col, col_count in self._pieces(col, t.vectors * unit):
+            if t.packed:
+                stmts += self._packed_tiles(columns, first_col, col_count)
+                continue
             for rows, first_row, row_count in self._pieces(t.row, t.rows):
                 stmts += self._tiles(rows, first_row, row_count, columns, first_col, col_count)
         return stmts
@@ -235,6 +260,44 @@ class Tiler:
 
         return loop("par", "t", prod(sizes), one)
 
+    def _packed_tiles(self, columns: int, first_col: int, col_count: int) -> list[Stmt]:
+        """Columns in parallel; each packs its panel, then runs all rows over it."""
+        p, t = self.p, self.t
+        vector = vector_operand(p, t.lane, t.row)
+        assert vector is not None
+        panel_width = -(-columns // p.width) * p.width
+        panel = Buffer("panel", vector.buffer.dtype, prod(v.size for v in p.sums) * panel_width, local=True)
+        sizes = (*(u.size for u in self.outer), col_count)
+
+        def one(n: Index) -> list[Stmt]:
+            *outer, j = delinear(n, sizes)
+            bound = dict(zip(self.outer, outer, strict=True))
+            col = j * columns + first_col
+
+            def fill(summed: dict[Var, Index]) -> list[Stmt]:
+                place = linear(tuple(summed[v] for v in p.sums), tuple(v.size for v in p.sums)) * panel_width
+                stmts: list[Stmt] = []
+                for k in range(0, columns, p.width):
+                    stmts += loop(
+                        "lanes", "l", min(p.width, columns - k),
+                        lambda x, k=k: [
+                            Store(panel, place + k + x, Load(vector.buffer, vector.offset.substitute({**bound, **summed, t.lane: col + k + x})))
+                        ],
+                    )
+                return stmts
+
+            stmts = self._sums(fill, p.sums, 4)
+            for rows, first_row, row_count in self._pieces(t.row, t.rows):
+                stmts += loop(
+                    "serial", "i", row_count,
+                    lambda i, rows=rows, first_row=first_row: self._broadcast_tile(
+                        bound, rows, i * rows + first_row, columns, col, (vector, panel, panel_width)
+                    ),
+                )
+            return stmts
+
+        return loop("par", "t", prod(sizes), one)
+
     def _sums(self, body: Callable[[dict[Var, Index]], list[Stmt]], vars: Sequence[Var], unroll: int) -> list[Stmt]:
         """Serial loops over summed dimensions, the last one unrolled a little."""
 
@@ -253,13 +316,16 @@ class Tiler:
 
         return nest(0, {})
 
-    def _product(self, bound: dict[Var, Index], acc: Buffer, at: Index) -> Stmt:
+    def _product(self, bound: dict[Var, Index], acc: Buffer, at: Index, packed: tuple[Operand, Expr] | None = None) -> Stmt:
         a, b = (
-            self.s.cast(Load(o.buffer, o.offset.substitute(bound)), self.p.dtype) for o in (self.p.a, self.p.b)
+            self.s.cast(packed[1] if packed and o is packed[0] else Load(o.buffer, o.offset.substitute(bound)), self.p.dtype)
+            for o in (self.p.a, self.p.b)
         )
         return Store(acc, at, self.s.fma(a, b, Load(acc, at)))
 
-    def _broadcast_tile(self, outer: dict[Var, Index], rows: int, row: Index, columns: int, col: Index) -> list[Stmt]:
+    def _broadcast_tile(
+        self, outer: dict[Var, Index], rows: int, row: Index, columns: int, col: Index, panel: tuple[Operand, Buffer, int] | None = None
+    ) -> list[Stmt]:
         p, t = self.p, self.t
         width = p.width
         actives = [min(width, columns - k * width) for k in range(-(-columns // width))]
@@ -285,11 +351,18 @@ class Tiler:
             return i * (len(actives) * width) + k * width + x
 
         stmts = each(lambda i, k, x: [Store(acc, at(i, k, x), zero)])
-        stmts += self._sums(
-            lambda summed: each(lambda i, k, x: [self._product({**place(i, k, x), **summed}, acc, at(i, k, x))]),
-            p.sums,
-            4 if rows * len(actives) <= 12 else 2,
-        )
+
+        def step(summed: dict[Var, Index]) -> list[Stmt]:
+            def element(i: Index, k: int, x: Index) -> list[Stmt]:
+                packed = None
+                if panel is not None:
+                    base = linear(tuple(summed[v] for v in p.sums), tuple(v.size for v in p.sums)) * panel[2]
+                    packed = (panel[0], Load(panel[1], base + k * width + x))
+                return [self._product({**place(i, k, x), **summed}, acc, at(i, k, x), packed)]
+
+            return each(element)
+
+        stmts += self._sums(step, p.sums, 4 if rows * len(actives) <= 12 else 2)
         return stmts + each(lambda i, k, x: self.finish(Load(acc, at(i, k, x)), place(i, k, x), x))
 
     def _dot_tile(self, outer: dict[Var, Index], rows: int, row: Index, columns: int, col: Index) -> list[Stmt]:
@@ -366,7 +439,7 @@ def _split(p: Problem, t: Tiling) -> int | None:
     col = t.lane if t.form == "broadcast" else t.col
     unit = p.width if t.form == "broadcast" else 1
     tiles = prod(v.size for v in p.outs if v is not t.row and v is not col)
-    tiles *= -(-(t.row.size if t.row else 1) // t.rows) * -(-(col.size if col else 1) // (t.vectors * unit))
+    tiles *= (1 if t.packed else -(-(t.row.size if t.row else 1) // t.rows)) * -(-(col.size if col else 1) // (t.vectors * unit))
     if tiles >= _TASKS or steps < _LONG_SUM:
         return None
     longest = max((v for v in p.sums if v is not t.lane), key=lambda v: v.size, default=None)

@@ -1,6 +1,6 @@
 """Every primitive op, declared once. Importing this package fills and seals the registry."""
 
-from graphopt.opdefs import bits, conv, division, elementwise, index, linalg, math, operators, random, reduce, shape, window
+from graphopt.opdefs import bits, conv, elementwise, index, linalg, math, operators, random, reduce, shape, window
 from graphopt.opdefs.opdef import REGISTRY, opdef, seal
 
 seal()
@@ -9,7 +9,6 @@ __all__ = [
     "REGISTRY",
     "bits",
     "conv",
-    "division",
     "elementwise",
     "index",
     "linalg",

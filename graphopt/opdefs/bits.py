@@ -147,7 +147,7 @@ def _(s: Scalars, a: Any, b: Any) -> Any:
 
 
 def _dispatch(logical: OpDef, bitwise: OpDef, *operands: Any) -> Node:
-    """An operator of Python: logical for truth values, bitwise for integers; one operand may be a number or an array."""
+    """An operator of Python: logical for truth values, bitwise for integers; one operand may be no node."""
     like = next(x for x in operands if isinstance(x, Node))
     return (logical if like.dtype is bool_ else bitwise)(*operands)
 

@@ -282,9 +282,9 @@ def _(
 
 
 def explicit_padding(x: Node, attrs: Mapping[str, Any]) -> tuple[Node, dict[str, Any]]:
-    """A convolution's padding and lhs_dilation as a `pad` node: (padded x, attributes without them).
+    """A convolution's padding and lhs_dilation as a `pad` node: (padded x, the new attributes).
 
-    conv_general(x, w, **attrs) equals conv_general(padded, w, **new attributes); x itself if nothing is padded.
+    conv_general(x, w, **attrs) equals conv_general(padded, w, **new); x itself if nothing is padded.
     """
     padding, between = attrs["padding"], attrs["lhs_dilation"]
     spatial = len(padding)

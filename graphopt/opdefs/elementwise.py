@@ -11,13 +11,15 @@ import numpy as np
 
 from graphopt.errors import DTypeError
 from graphopt.ir.graph import Node
-from graphopt.ir.types import DTYPES, FLOATS, NUMBERS, DType, TensorType, bool_, f32
-from graphopt.opdefs.opdef import Sample, Scalars, op
+from graphopt.ir.types import DTYPES, FLOATS, NUMBERS, DType, TensorType, bool_, f32, f64
+from graphopt.opdefs.division import floor_division
+from graphopt.opdefs.opdef import Sample, Scalars, full, op
 from graphopt.opdefs.scaffold import (
     binary_samples,
     claim,
     flat,
     in_f32,
+    special_pairs,
     special_values,
     unary_samples,
     zero_of,
@@ -175,6 +177,53 @@ def _(ct: Node, out: Node, a: Node, b: Node) -> tuple[Node, Node]:
     return _share(ct, lt(a, b), ties), _share(ct, gt(a, b), ties)
 
 
+def _quotients_in_reach(rng: np.random.Generator, dtype: DType) -> list[np.ndarray]:
+    """Special values, and without the pairs of float64 whose quotient is beyond 2**100."""
+    a, b = special_pairs(dtype)
+    if dtype is not f64:
+        return [a, b]
+    with np.errstate(all="ignore"):
+        quotient = np.abs(a / b)
+    keep = ~(np.isfinite(a) & np.isfinite(b) & (b != 0) & (quotient > 2.0**100))
+    return [a[keep], b[keep]]
+
+
+_division_samples = [
+    *binary_samples((-1e3, 1e3), (0.25, 9))[:-1],
+    Sample([(1,), (1,)], values=_quotients_in_reach),
+]
+
+
+@op(_division_samples, "elementwise", NUMBERS)
+def floordiv(a: TensorType, b: TensorType) -> TensorType:
+    """The largest whole number not above a / b, as numpy's floor_divide; an integer divided by 0 gives 0.
+
+    Units: a float's quotient is rounded to its dtype; for f64, |a / b| is at most 2**100 (else NaN).
+    """
+    return claim(a, b)
+
+
+@op(_division_samples, "elementwise", NUMBERS)
+def mod(a: TensorType, b: TensorType) -> TensorType:
+    """a - b * floordiv(a, b), as numpy's mod: it has the sign of b; an integer modulo 0 gives 0.
+
+    Units: exact for floats; for f64, |a / b| is at most 2**100 (else NaN).
+    """
+    return claim(a, b)
+
+
+floordiv.numpy(in_f32(np.floor_divide))
+mod.numpy(in_f32(np.mod))
+flat(floordiv, 2)
+floordiv.scalar(lambda s, a, b: floor_division(s, a, b)[0])
+mod.scalar(lambda s, a, b: floor_division(s, a, b)[1])
+
+
+@mod.vjp
+def _(ct: Node, out: Node, a: Node, b: Node) -> tuple[Node, Node]:
+    return ct, neg(mul(ct, floordiv(a, b)))
+
+
 def _comparison(a: TensorType, b: TensorType) -> TensorType:
     return claim(a, b, among=DTYPES).with_dtype(bool_)
 
@@ -267,8 +316,8 @@ def _cast_samples() -> list[Sample]:
 def cast(x: TensorType, *, dtype: DType) -> TensorType:
     """The element in another dtype.
 
-    Floats become integers towards 0; what the integer dtype cannot hold, NaN included, becomes the lowest signed
-    integer, or is clamped for unsigned ones (NaN to 0). Integers wrap. Every number but 0 is True.
+    Floats become integers towards 0; what the integer dtype cannot hold, NaN included, becomes the lowest
+    signed integer, or is clamped for unsigned ones (NaN to 0). Integers wrap. Every number but 0 is True.
     The derivative passes through casts between numbers, to integers too.
     """
     return x.with_dtype(dtype)
@@ -318,3 +367,8 @@ flat(stop_gradient, 1)
 @alias.vjp
 def _(ct: Node, out: Node, x: Node) -> tuple[Node]:
     return (ct,)
+
+
+def zeros_like(x: Node) -> Node:
+    """Zeros of x's type."""
+    return full(x.shape, 0, x.dtype)

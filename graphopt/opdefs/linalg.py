@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.errors import DTypeError, ShapeError
+from graphopt.errors import DTypeError, ShapeError, layout
 from graphopt.ir.graph import Node
 from graphopt.ir.types import NUMBERS, TensorType
 from graphopt.opdefs.opdef import Contracts, Sample, broadcast_to, op
 from graphopt.opdefs.shape import transpose
+from graphopt.where import here
 
 Pairs = tuple[tuple[int, ...], tuple[int, ...]]
 NO_AXES: Pairs = ((), ())
@@ -169,14 +170,14 @@ def _(c: Contracts, a: TensorType, b: TensorType, *, contract: Pairs, batch: Pai
 
 
 def matmul(a: Node, b: Node) -> Node:
-    """Matrix product as numpy's: the last two axes are matrices, leading ones broadcast, vectors lose their axis.
+    """Matrix product as numpy's: matrices in the last two axes, leading axes broadcast, vectors lose theirs.
 
     Shapes: a (..., m, k), b (..., k, n) -> (..., m, n).
     Errors: ShapeError when an input is a scalar, inner sizes differ, or leading axes do not broadcast.
     """
     for k, x in enumerate((a, b)):
         if x.type.rank == 0:
-            raise ShapeError(f"matmul: expects vectors or matrices, found a scalar (input {k})")
+            raise _refused(f"expects vectors or matrices, found a scalar (input {k})", a, b)
     inner = max(b.type.rank - 2, 0)
     if a.type.rank == 1 or b.type.rank <= 2 or a.shape[-1] != b.shape[inner]:
         return dot_general(a, b, contract=((a.type.rank - 1,), (inner,)), batch=NO_AXES)
@@ -186,10 +187,12 @@ def matmul(a: Node, b: Node) -> Node:
     return dot_general(a, b, contract=((len(lead) + 1,), (len(lead),)), batch=(axes, axes))
 
 
+def _refused(what: str, a: Node, b: Node) -> ShapeError:
+    return ShapeError(layout(f"matmul: {what}", here(), [f"input 0: {a.type}", f"input 1: {b.type}"]))
+
+
 def _broadcast_lead(a: Node, b: Node) -> tuple[int, ...]:
     try:
         return np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     except ValueError:
-        raise ShapeError(
-            f"matmul: leading axes do not broadcast: {a.shape[:-2]} and {b.shape[:-2]}"
-        ) from None
+        raise _refused(f"leading axes do not broadcast: {a.shape[:-2]} and {b.shape[:-2]}", a, b) from None

@@ -1,4 +1,4 @@
-"""Elementwise mathematics of floats: roots, powers, exponentials, hyperbolic and circular functions, rounding.
+"""Elementwise mathematics of floats: roots, powers, exponentials, circular functions, rounding.
 
 16-bit floats are computed in f32 and rounded once.
 """
@@ -141,7 +141,7 @@ def sigmoid(x: TensorType) -> TensorType:
 @in_f32
 def _(x: np.ndarray) -> np.ndarray:
     decay = np.exp(-np.abs(x))
-    return np.where(x < 0, decay, np.ones_like(x)) / (1 + decay)
+    return np.asarray(np.where(x < 0, decay, np.ones_like(x)) / (1 + decay))
 
 
 sigmoid.scalar(lambda s, x: s.sigmoid(x))
@@ -261,7 +261,8 @@ def _whole_powers(rng: np.random.Generator, dtype: DType) -> list[np.ndarray]:
 def pow_(a: TensorType, b: TensorType) -> TensorType:
     """a to the power b, by IEEE 754's pow for floats (pow(x, 0) and pow(1, y) are 1, NaN included).
 
-    Integers wrap; a negative power of an integer is 1 / a**|b| towards 0: 1 or -1 of those, 0 of all others (of 0 too).
+    Integers wrap; a negative power of an integer is 1 / a**|b| towards 0: 1 or -1 of those, 0 of all
+    others (of 0 too).
     """
     return claim(a, b)
 
@@ -303,19 +304,19 @@ def _(ct: Node, out: Node, a: Node, b: Node) -> tuple[Node, Node | None]:
 
 @op(unary_samples(), "elementwise", FLOATS)
 def is_nan(x: TensorType) -> TensorType:
-    """Whether x is NaN. Decided on the bits, so that no assumption about floats can remove it."""
+    """Whether x is NaN. Decided on the bits: no assumption about floats can remove it."""
     return _float(x).with_dtype(bool_)
 
 
 @op(unary_samples(), "elementwise", FLOATS)
 def is_inf(x: TensorType) -> TensorType:
-    """Whether x is an infinity. Decided on the bits, so that no assumption about floats can remove it."""
+    """Whether x is an infinity. Decided on the bits: no assumption about floats can remove it."""
     return _float(x).with_dtype(bool_)
 
 
 @op(unary_samples(), "elementwise", FLOATS)
 def is_finite(x: TensorType) -> TensorType:
-    """Whether x is neither NaN nor an infinity. Decided on the bits, so that no assumption about floats can remove it."""
+    """Whether x is no NaN and no infinity. Decided on the bits: no assumption about floats can remove it."""
     return _float(x).with_dtype(bool_)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from graphopt.ir.graph import Node
-from graphopt.opdefs import bits, division, elementwise, math
+from graphopt.opdefs import bits, elementwise, math
 
 _Function = Callable[..., Node]
 
@@ -14,8 +14,8 @@ _REFLECTED: dict[str, _Function] = {
     "sub": elementwise.sub,
     "mul": elementwise.mul,
     "truediv": elementwise.div,
-    "floordiv": division.floordiv,
-    "mod": division.mod,
+    "floordiv": elementwise.floordiv,
+    "mod": elementwise.mod,
     "pow": math.pow_,
     "and": bits.both,
     "or": bits.either,
@@ -34,7 +34,11 @@ _PLAIN: dict[str, _Function] = {
 
 def _method(function: _Function) -> _Function:
     """A plain function, which a class binds; an OpDef is an object, which it does not."""
-    return lambda *nodes: function(*nodes)
+
+    def method(*nodes: Node) -> Node:
+        return function(*nodes)
+
+    return method
 
 
 def _reflection(function: _Function) -> _Function:

@@ -14,8 +14,7 @@ from graphopt.errors import DTypeError, ShapeError
 from graphopt.ir.graph import Node
 from graphopt.ir.types import FLOATS, NUMBERS, DType, TensorType, bool_, f32, i32
 from graphopt.opdefs.bits import logical_or
-from graphopt.opdefs.division import floordiv
-from graphopt.opdefs.elementwise import cast, div, eq, mul, select
+from graphopt.opdefs.elementwise import cast, div, eq, floordiv, mul, select
 from graphopt.opdefs.math import is_nan
 from graphopt.opdefs.opdef import Sample, constant, op
 from graphopt.opdefs.scaffold import claim, flat, in_f32, special_values, zero_of
@@ -94,8 +93,8 @@ reduce_prod.initial(lambda dtype: 1)
 def _(ct: Node, out: Node, x: Node, *, axes: Ints) -> tuple[Node]:
     """For each element the product of all others, without a division, so that zeros do no harm at any order.
 
-    A tree of pairwise products is walked back: the cotangent of a pair's left element is that of the pair times
-    its right element. O(elements) work in 2 log2(n) steps.
+    A tree of pairwise products is walked back: the cotangent of a pair's left element is that of the pair
+    times its right element. O(elements) work in 2 log2(n) steps.
     """
     kept = tuple(k for k in range(x.type.rank) if k not in axes)
     perm = kept + axes
@@ -212,7 +211,7 @@ flat(reduce_or, 1)
 
 
 def argmax(x: Node, *, axis: int, dtype: DType = i32) -> Node:
-    """The position of the largest element along an axis: the first of several, and of the first NaN if there is one.
+    """The position of the largest element along an axis: the first of several; NaN counts as the extreme.
 
     Shapes: the axis vanishes.
     Errors: ShapeError when the axis is empty or not there.
@@ -221,7 +220,7 @@ def argmax(x: Node, *, axis: int, dtype: DType = i32) -> Node:
 
 
 def argmin(x: Node, *, axis: int, dtype: DType = i32) -> Node:
-    """The position of the smallest element along an axis: the first of several, and of the first NaN if there is one.
+    """The position of the smallest element along an axis: the first of several; NaN counts as the extreme.
 
     Shapes: the axis vanishes.
     Errors: ShapeError when the axis is empty or not there.

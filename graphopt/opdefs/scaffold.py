@@ -18,8 +18,8 @@ _WORDS = {DTYPES: "any dtype", NUMBERS: "numbers", FLOATS: "floats", INTEGERS: "
 def claim(*types: TensorType, among: Sequence[DType] = NUMBERS, hint: str = "") -> TensorType:
     """The common type of an elementwise op's inputs.
 
-    Errors: DTypeError when dtypes differ or are not `among` those the op takes; ShapeError when shapes differ,
-            which a call cannot cause, only a graph written by hand.
+    Errors: DTypeError when dtypes differ or are not `among` those the op takes; ShapeError when shapes
+            differ, which a call cannot cause, only a graph written by hand.
     """
     first = types[0]
     if any(t.dtype is not first.dtype for t in types):
@@ -63,7 +63,6 @@ def special_pairs(dtype: DType) -> list[np.ndarray]:
 def special_sample(inputs: int) -> Sample:
     """`special_values` of one input, or all pairs of them in two."""
 
-
     def values(rng: np.random.Generator, dtype: DType) -> list[np.ndarray]:
         return [special_values(dtype)] if inputs == 1 else special_pairs(dtype)
 
@@ -72,13 +71,20 @@ def special_sample(inputs: int) -> Sample:
 
 def unary_samples(*ranges: tuple[float, float], low: float = -2.0, high: float = 2.0) -> list[Sample]:
     """Usual, smallest, odd and empty shapes in [low, high]; an odd one in each range; special values."""
-    usual = [Sample([shape], low=low, high=high) for shape in [(5, 33), (), (1, 7, 1), (0, 3)]]
+    shapes: list[tuple[int, ...]] = [(5, 33), (), (1, 7, 1), (0, 3)]
+    usual = [Sample([shape], low=low, high=high) for shape in shapes]
     return usual + [Sample([(37,)], low=a, high=b) for a, b in ranges] + [special_sample(1)]
 
 
 def binary_samples(*ranges: tuple[float, float], low: float = -2.0, high: float = 2.0) -> list[Sample]:
     """As `unary_samples`, for two inputs; two of the shapes broadcast."""
-    shapes = [[(5, 33), (5, 33)], [(), ()], [(5, 1), (7,)], [(), (3, 1)], [(0, 3), (1, 3)]]
+    shapes: list[list[tuple[int, ...]]] = [
+        [(5, 33), (5, 33)],
+        [(), ()],
+        [(5, 1), (7,)],
+        [(), (3, 1)],
+        [(0, 3), (1, 3)],
+    ]
     usual = [Sample(s, low=low, high=high) for s in shapes]
     return usual + [Sample([(37,), (37,)], low=a, high=b) for a, b in ranges] + [special_sample(2)]
 

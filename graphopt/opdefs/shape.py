@@ -110,7 +110,10 @@ reshape.numpy(lambda x, *, shape: x.reshape(shape))
 
 
 def regroup(source: Ints, target: Ints) -> list[tuple[Ints, Ints]]:
-    """The smallest runs of axes of two shapes of equal, non-zero size that hold the same elements; axes of size 1 left out."""
+    """The smallest runs of axes of two shapes of equal size that hold the same elements, without axes of size 1.
+
+    Sizes are not zero.
+    """
     a = [k for k, n in enumerate(source) if n != 1]
     b = [k for k, n in enumerate(target) if n != 1]
     groups = []
@@ -254,7 +257,7 @@ def _(ct: Node, out: Node, x: Node, *, start: Ints, stop: Ints, step: Ints) -> t
     "movement",
 )
 def pad(x: TensorType, value: TensorType, *, low: Ints, high: Ints, interior: Ints) -> TensorType:
-    """x with copies of the 0-d `value` around it: `interior` between neighbours, then `low` before and `high` after.
+    """x with copies of the 0-d `value` around it: `interior` between neighbours, then `low` before, `high` after.
 
     Negative low and high crop instead.
 
@@ -340,7 +343,8 @@ def _(
 def concat(*xs: TensorType, axis: int) -> TensorType:
     """The inputs one after the other along an axis.
 
-    Errors: ShapeError when sizes of other axes differ, there is no input, or no such axis; DTypeError when dtypes differ.
+    Errors: ShapeError when sizes of other axes differ, there is no input, or no such axis; DTypeError when
+            dtypes differ.
     """
     if not xs:
         raise ShapeError("expects at least one input, found none")
@@ -350,7 +354,7 @@ def concat(*xs: TensorType, axis: int) -> TensorType:
     for k, x in enumerate(xs):
         if x.dtype is not first.dtype:
             raise DTypeError(
-                f"expects inputs of one dtype, found {first.dtype.short} (input 0) and {x.dtype.short} (input {k})"
+                f"expects inputs of one dtype, found {first.dtype.short} (input 0), {x.dtype.short} (input {k})"
             )
         if (
             x.shape[:axis] != first.shape[:axis]

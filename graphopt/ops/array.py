@@ -17,6 +17,7 @@ from graphopt.opdefs import shape as shapes
 from graphopt.opdefs.opdef import broadcast_to as broadcast_node
 from graphopt.opdefs.opdef import constant
 from graphopt.opdefs.opdef import full as full_node
+from graphopt.opdefs.scaffold import zero_of
 from graphopt.ops.lift import lift
 from graphopt.ops.promote import as_node, axes_of, axis_of, dtype_arg, promoted, shape_of, to_dtype
 
@@ -554,7 +555,7 @@ def tensor_scatter_elements(input_x: Any, indices: Any, updates: Any, axis: int 
     if reduction != "none":
         raise ShapeError(f"tensor_scatter_elements: reduction must be 'none' or 'add', found {reduction!r}")
     hits = index.put_along_add(full_node(x.shape, 0, i32), at, full_node(at.shape, 1, i32), axis=k)
-    placed = index.put_along_add(elementwise.zeros_like(x), at, new, axis=k)
+    placed = index.put_along_add(zero_of(x), at, new, axis=k)
     return elementwise.select(elementwise.eq(hits, full_node(x.shape, 0, i32)), x, placed)
 
 
@@ -623,7 +624,7 @@ def _triangle(x: Node, keep_lower: bool, diagonal: int) -> Node:
     row = shapes.iota(shape=x.shape, axis=rank - 2, dtype=i32)
     column = shapes.iota(shape=x.shape, axis=rank - 1, dtype=i32)
     kept = (column - row) <= diagonal if keep_lower else (column - row) >= diagonal
-    return elementwise.select(kept, x, elementwise.zeros_like(x))
+    return elementwise.select(kept, x, zero_of(x))
 
 
 @lift
@@ -646,7 +647,7 @@ def diag(input: Any) -> Any:
         n = x.shape[0]
         square = shapes.broadcast(x, shape=(n, n), axes=(1,))
         eye_mask = elementwise.eq(shapes.iota(shape=(n, n), axis=0, dtype=i32), shapes.iota(shape=(n, n), axis=1, dtype=i32))
-        return elementwise.select(eye_mask, square, elementwise.zeros_like(square))
+        return elementwise.select(eye_mask, square, zero_of(square))
     if x.type.rank != 2:
         raise ShapeError(f"diag: expected a vector or a matrix, found {x.type}")
     n, m = x.shape

@@ -14,8 +14,9 @@ from graphopt.common.checks import found
 from graphopt.errors import DTypeError, ShapeError
 from graphopt.ir.graph import Node
 from graphopt.ir.types import DType, bool_, dtype_of, f32, i32, i64
-from graphopt.opdefs import bits, elementwise, linalg, math, reduce, shape
+from graphopt.opdefs import bits, division, elementwise, linalg, math, reduce, shape
 from graphopt.opdefs.opdef import broadcast_to, constant
+from graphopt.opdefs.scaffold import zero_of
 from graphopt.opdefs.window import window_sum
 from graphopt.ops.lift import lift
 from graphopt.ops.promote import as_node, axes_of, axis_of, floating, keep, promoted, to_dtype
@@ -143,8 +144,8 @@ def _truth(rule: Callable[[Node, Node], Node]) -> Callable[[Node, Node], Node]:
 add = _binary("add", lambda a, b: bits.either(a, b) if a.dtype is bool_ else elementwise.add(a, b), "input + other.")
 mul = _binary("mul", lambda a, b: bits.both(a, b) if a.dtype is bool_ else elementwise.mul(a, b), "input * other.")
 pow = _binary("pow", _power, "input to the power of other.")
-floor_div = _binary("floor_div", elementwise.floordiv, "The quotient rounded down.")
-floor_mod = _binary("floor_mod", elementwise.mod, "What floor_div leaves; it has the sign of the divisor.")
+floor_div = _binary("floor_div", division.floordiv, "The quotient rounded down.")
+floor_mod = _binary("floor_mod", division.mod, "What floor_div leaves; it has the sign of the divisor.")
 maximum = _binary("maximum", elementwise.maximum, "The larger of two elements; a tie shares its derivative.")
 minimum = _binary("minimum", elementwise.minimum, "The smaller of two elements; a tie shares its derivative.")
 equal = _binary("equal", elementwise.eq, "True where the elements are equal.")
@@ -165,7 +166,7 @@ squared_difference = _binary("squared_difference", lambda a, b: (a - b) * (a - b
 xlogy = _binary(
     "xlogy",
     lambda a, b: elementwise.select(
-        elementwise.eq(a, elementwise.zeros_like(a)), elementwise.zeros_like(a), a * math.log(b)
+        elementwise.eq(a, zero_of(a)), zero_of(a), a * math.log(b)
     ),
     "input * log(other), 0 where input is 0.",
 )
@@ -203,7 +204,7 @@ def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
     """
     a, b = promoted(input, other)
     if rounding_mode == "floor":
-        return elementwise.floordiv(a, b)
+        return division.floordiv(a, b)
     if rounding_mode not in (None, "trunc"):
         raise ShapeError(f"div: rounding_mode must be None, 'floor' or 'trunc', found {rounding_mode!r}")
     quotient = _true_divide(a, b)
@@ -217,9 +218,9 @@ divide = true_divide = tensor_div = realdiv = div
 def div_no_nan(x: Any, y: Any) -> Any:
     """x / y, 0 where y is 0."""
     a, b = (floating(v) for v in promoted(x, y))
-    none = elementwise.eq(b, elementwise.zeros_like(b))
+    none = elementwise.eq(b, zero_of(b))
     safe = elementwise.select(none, broadcast_to(constant(1, b.dtype), b.shape), b)
-    return elementwise.select(none, elementwise.zeros_like(b), a / safe)
+    return elementwise.select(none, zero_of(b), a / safe)
 
 
 @lift
@@ -467,7 +468,7 @@ def log_sum_exp(x: Node, axes: tuple[int, ...]) -> Node:
     """log(sum(exp(x))) over `axes`, which stay with size 1; the maximum goes through no derivative."""
     shape_kept = tuple(1 if k in axes else n for k, n in enumerate(x.shape))
     top = elementwise.stop_gradient(shape.reshape(reduce.reduce_max(x, axes=axes), shape=shape_kept))
-    top = elementwise.select(math.is_finite(top), top, elementwise.zeros_like(top))
+    top = elementwise.select(math.is_finite(top), top, zero_of(top))
     total = reduce.reduce_sum(math.exp(x - top), axes=axes)
     return math.log(shape.reshape(total, shape=shape_kept)) + top
 
@@ -499,7 +500,7 @@ def norm(A: Any, ord: Any = None, dim: Any = None, keepdim: bool = False, *, dty
     elif ord == 1:
         value = reduce.reduce_sum(size, axes=axes)
     elif ord == 0:
-        value = reduce.reduce_sum(to_dtype(elementwise.ne(x, elementwise.zeros_like(x)), x.dtype), axes=axes)
+        value = reduce.reduce_sum(to_dtype(elementwise.ne(x, zero_of(x)), x.dtype), axes=axes)
     elif isinstance(ord, (int, float)):
         value = math.pow_(reduce.reduce_sum(math.pow_(size, float(ord)), axes=axes), 1.0 / ord)
     else:
@@ -511,7 +512,7 @@ def norm(A: Any, ord: Any = None, dim: Any = None, keepdim: bool = False, *, dty
 def count_nonzero(x: Any, axis: Any = (), keep_dims: bool = False, dtype: DType = i32) -> Any:
     """How many elements over `axis` are not 0."""
     node = as_node(x)
-    there = elementwise.ne(node, elementwise.zeros_like(node)) if node.dtype is not bool_ else node
+    there = elementwise.ne(node, zero_of(node)) if node.dtype is not bool_ else node
     return _reduce(reduce.reduce_sum, to_dtype(there, dtype_of(dtype)), axis, keep_dims, "count_nonzero")
 
 

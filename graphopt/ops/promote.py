@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 
 from graphopt.common.checks import found
+from graphopt.common.dtype import promote, promote_number
 from graphopt.errors import DTypeError, ShapeError
 from graphopt.ir.graph import Node
-from graphopt.ir.types import DType, bool_, dtype_of, f32, i16, i32, i64
+from graphopt.ir.types import DType, bool_, dtype_of, f32, i64
 from graphopt.opdefs.elementwise import cast
 from graphopt.opdefs.opdef import constant
 from graphopt.opdefs.shape import reshape
-
-_SIGNED_ABOVE = {8: i16, 16: i32, 32: i64, 64: f32}
 
 
 def as_node(x: Any, like: DType | None = None) -> Node:
@@ -34,39 +33,14 @@ def to_dtype(x: Node, dtype: DType) -> Node:
     return x if x.dtype is dtype else cast(x, dtype=dtype)
 
 
-def wider(a: DType, b: DType) -> DType:
-    """The dtype two tensors meet in: floats before integers before bool, the wider of a kind; float32 for f16 and bf16."""
-    if a is b:
-        return a
-    if a is bool_ or b is bool_:
-        return b if a is bool_ else a
-    if a.is_float != b.is_float:
-        return a if a.is_float else b
-    if a.bits == b.bits and a.is_float:
-        return f32
-    if a.kind != b.kind:
-        unsigned, signed = (a, b) if a.kind == "u" else (b, a)
-        return signed if signed.bits > unsigned.bits else _SIGNED_ABOVE[unsigned.bits]
-    return a if a.bits >= b.bits else b
-
-
-def _with_number(dtype: DType, number: Any) -> DType:
-    """The dtype in which a tensor meets a Python number."""
-    if isinstance(number, bool):
-        return dtype
-    if isinstance(number, int):
-        return i64 if dtype is bool_ else dtype
-    return dtype if dtype.is_float else f32
-
-
 def promoted(*args: Any) -> list[Node]:
     """All arguments as nodes of one dtype; Python numbers follow the tensors."""
     nodes = [a for a in args if isinstance(a, Node)] or [as_node(args[0])]
     arrays = [as_node(a) for a in args if isinstance(a, (np.ndarray, np.generic))]
-    dtype = reduce(wider, [n.dtype for n in nodes + arrays])
+    dtype = reduce(promote, [n.dtype for n in nodes + arrays])
     for a in args:
         if isinstance(a, (int, float)) and not isinstance(a, np.generic):
-            dtype = _with_number(dtype, a)
+            dtype = promote_number(dtype, a)
     return [to_dtype(as_node(a, None if isinstance(a, Node) else dtype), dtype) for a in args]
 
 

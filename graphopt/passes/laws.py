@@ -11,8 +11,7 @@ from graphopt.ir.graph import Node, with_inputs
 from graphopt.ir.types import FLOATS, INTEGERS, NUMBERS, DType, bool_
 from graphopt.opdefs import REGISTRY
 from graphopt.opdefs.bits import logical_and, logical_not, logical_or, logical_xor
-from graphopt.opdefs.division import floordiv, mod
-from graphopt.opdefs.elementwise import abs_, cast, eq, maximum, minimum, ne, select
+from graphopt.opdefs.elementwise import abs_, cast, eq, floordiv, maximum, minimum, mod, ne, select
 from graphopt.opdefs.math import ceil, floor, round_, trunc
 from graphopt.opdefs.opdef import constant, full, opdef
 from graphopt.opdefs.shape import broadcast
@@ -51,29 +50,29 @@ law("floordiv_one_integer", lambda x: floordiv(x, 1), lambda x: x, dtypes=INTEGE
 law("mod_one_integer", lambda x: mod(x, 1), lambda x: 0, dtypes=INTEGERS)
 law("factor", lambda a, b, c: a * c + b * c, lambda a, b, c: (a + b) * c, exact=False, dtypes=FLOATS)
 
-law("neg_neg", lambda x: -(-x), lambda x: x, dtypes=NUMBERS)
+law("neg_neg", lambda x: neg(neg(x)), lambda x: x, dtypes=NUMBERS)
 law("add_neg", lambda a, b: a + -b, lambda a, b: a - b, dtypes=NUMBERS)
 law("neg_add", lambda a, b: -a + b, lambda a, b: b - a, dtypes=NUMBERS)
-law("sub_neg", lambda a, b: a - -b, lambda a, b: a + b, dtypes=NUMBERS)
+law("sub_neg", lambda a, b: sub(a, neg(b)), lambda a, b: a + b, dtypes=NUMBERS)
 law("mul_neg", lambda a, b: a * -b, lambda a, b: -(a * b), dtypes=NUMBERS)
 law("neg_mul", lambda a, b: -a * b, lambda a, b: -(a * b), dtypes=NUMBERS)
 law("div_neg", lambda a, b: a / -b, lambda a, b: -(a / b), dtypes=FLOATS)
 law("neg_div", lambda a, b: -a / b, lambda a, b: -(a / b), dtypes=FLOATS)
-law("abs_neg", lambda x: abs(-x), lambda x: abs(x), dtypes=FLOATS)
-law("abs_abs", lambda x: abs_(abs_(x)), lambda x: abs_(x), dtypes=NUMBERS)
+law("abs_neg", lambda x: abs(-x), abs, dtypes=FLOATS)
+law("abs_abs", lambda x: abs_(abs_(x)), abs_, dtypes=NUMBERS)
 
 law("maximum_same", lambda x: maximum(x, x), lambda x: x, dtypes=NUMBERS)
 law("minimum_same", lambda x: minimum(x, x), lambda x: x, dtypes=NUMBERS)
-law("maximum_again", lambda x, y: maximum(maximum(x, y), y), lambda x, y: maximum(x, y), dtypes=NUMBERS)
-law("minimum_again", lambda x, y: minimum(minimum(x, y), y), lambda x, y: minimum(x, y), dtypes=NUMBERS)
-law("floor_floor", lambda x: floor(floor(x)), lambda x: floor(x), dtypes=FLOATS)
-law("ceil_ceil", lambda x: ceil(ceil(x)), lambda x: ceil(x), dtypes=FLOATS)
-law("round_round", lambda x: round_(round_(x)), lambda x: round_(x), dtypes=FLOATS)
-law("trunc_trunc", lambda x: trunc(trunc(x)), lambda x: trunc(x), dtypes=FLOATS)
+law("maximum_again", lambda x, y: maximum(maximum(x, y), y), maximum, dtypes=NUMBERS)
+law("minimum_again", lambda x, y: minimum(minimum(x, y), y), minimum, dtypes=NUMBERS)
+law("floor_floor", lambda x: floor(floor(x)), floor, dtypes=FLOATS)
+law("ceil_ceil", lambda x: ceil(ceil(x)), ceil, dtypes=FLOATS)
+law("round_round", lambda x: round_(round_(x)), round_, dtypes=FLOATS)
+law("trunc_trunc", lambda x: trunc(trunc(x)), trunc, dtypes=FLOATS)
 
 law("not_not", lambda c: logical_not(logical_not(c)), lambda c: c, dtypes=BOOL)
-law("not_eq", lambda a, b: logical_not(eq(a, b)), lambda a, b: ne(a, b))
-law("not_ne", lambda a, b: logical_not(ne(a, b)), lambda a, b: eq(a, b))
+law("not_eq", lambda a, b: logical_not(eq(a, b)), ne)
+law("not_ne", lambda a, b: logical_not(ne(a, b)), eq)
 law("and_true", lambda c: logical_and(c, True), lambda c: c, dtypes=BOOL)
 law("and_false", lambda c: logical_and(c, False), lambda c: False, dtypes=BOOL)
 law("and_same", lambda c: logical_and(c, c), lambda c: c, dtypes=BOOL)
@@ -81,7 +80,7 @@ law("or_false", lambda c: logical_or(c, False), lambda c: c, dtypes=BOOL)
 law("or_true", lambda c: logical_or(c, True), lambda c: True, dtypes=BOOL)
 law("or_same", lambda c: logical_or(c, c), lambda c: c, dtypes=BOOL)
 law("xor_false", lambda c: logical_xor(c, False), lambda c: c, dtypes=BOOL)
-law("xor_true", lambda c: logical_xor(c, True), lambda c: logical_not(c), dtypes=BOOL)
+law("xor_true", lambda c: logical_xor(c, True), logical_not, dtypes=BOOL)
 
 law("select_same", lambda c, x: select(c, x, x), lambda c, x: x, kinds=CONDITION)
 law("select_not", lambda c, a, b: select(logical_not(c), a, b), lambda c, a, b: select(c, b, a), kinds=CONDITION)

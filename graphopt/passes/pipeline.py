@@ -175,5 +175,6 @@ def close(expected: np.ndarray, found: np.ndarray) -> bool:
         return bool(np.array_equal(expected, found))
     a, b = expected.astype(np.float64), found.astype(np.float64)
     finite = a[np.isfinite(a)]
+    tolerance = TOLERANCE[expected.dtype.name]
     scale = max(float(np.max(np.abs(finite), initial=0.0)), 1e-3)
-    return bool(np.allclose(a, b, rtol=TOLERANCE[expected.dtype.name], atol=TOLERANCE[expected.dtype.name] * scale, equal_nan=True))
+    return bool(np.allclose(a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True))

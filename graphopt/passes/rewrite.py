@@ -84,10 +84,8 @@ class Law:
             return value is not None and same_number(value, pattern.attrs["value"].item())
         if pattern.op != node.op or pattern.attrs != node.attrs:
             return False
-        for part, source in zip(pattern.inputs, node.inputs, strict=True):
-            if not self._matches(part, source, bound):
-                return False
-        return True
+        pairs = zip(pattern.inputs, node.inputs, strict=True)
+        return all([self._matches(part, source, bound) for part, source in pairs])
 
 
 LAWS: dict[str, Law] = {}

@@ -43,8 +43,8 @@ class _Bound:
 class Executable:
     """A program ready to run on a team of `threads` threads.
 
-    Memory and threads are taken by the first run, and again after a fork. Several Python threads may share an
-    Executable: their steps run one after the other.
+    Memory and threads are taken by the first run. Several Python threads may share an Executable: their steps run one
+    after the other. A fork waits for the end of a step.
     """
 
     def __init__(self, program: Program, threads: int | None = None, verify: bool = False) -> None:
@@ -89,6 +89,8 @@ class Executable:
             job[slot] = address(output)
             outputs.append(output)
         with bound.lock:
+            if not bound.team.running:
+                bound.team.start()
             self._run(job.buffer_info()[0])
             if self._copies:
                 self._copy(inputs, state, outputs)
@@ -173,7 +175,7 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    """Everything is bound anew on its next run: the child has neither the parent's workers nor its waiting threads."""
+    """Everything is bound anew on its next run: locks and teams may be those that the parent's other threads wait for."""
     _held.clear()
     for executable in _all:
         executable._bound = None

@@ -1,8 +1,8 @@
 """The thread team: native threads that run a step together.
 
 Thread 0 is the caller. The others are started by the first parallel run, spin for a moment after each job in case the
-next comes at once, and then sleep: an idle team uses no processor time. A forked child starts its own team when it
-needs one; the end of the process joins the workers. The system's threads are POSIX threads.
+next comes at once, and then sleep: an idle team uses no processor time. Before a fork and at the end of the process
+the workers are joined; parent and child start new ones when they need them. The system's threads are POSIX threads.
 """
 
 from __future__ import annotations
@@ -50,41 +50,46 @@ class Native:
 
 
 class Team:
-    """A number of threads; `address` is the team's block of memory. A new team is the caller alone.
+    """Up to `width` threads; `address` is their block of memory. Hold `lock` while a job runs.
 
-    Hold `lock` while a job runs.
+    `running` says whether the workers were started; a team of one has none and always runs.
     """
 
-    __slots__ = ("_memory", "address", "lock")
+    __slots__ = ("_memory", "address", "lock", "running", "width")
 
-    def __init__(self, room: int = 1) -> None:
-        nbytes = native.RECORDS + native.RECORD_BYTES * room
-        self._memory = aligned_empty((nbytes // 8,), np.dtype(np.int64), 128)
+    def __init__(self, width: int = 1) -> None:
+        nbytes = native.RECORDS + native.RECORD_BYTES * width
+        self._memory = aligned_empty((nbytes // 8,), np.dtype(np.int64), native.LINE_BYTES)
+        self.address: int = self._memory.ctypes.data
+        self.width = width
+        self.running = width == 1
+        self.lock = threading.RLock()
+        self._clear()
+
+    def _clear(self) -> None:
+        """The state of a team that is its caller alone."""
         self._memory[:] = 0
         self._memory[native.SIZE // 8] = 1
-        self.address: int = self._memory.ctypes.data
         self._memory[native.RECORDS // 8] = self.address
-        self.lock = threading.RLock()
 
-    @property
-    def width(self) -> int:
-        return int(self._memory[native.SIZE // 8])
-
-    def start(self, width: int) -> None:
-        """Start the workers; the team stays narrower when the system has no more threads to give."""
-        self._memory[native.PATIENCE // 8] = _patience()
-        signals = set(signal.valid_signals()) - {getattr(signal, name) for name in _OWN_SIGNALS}
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # the workers inherit it: Python's threads handle them
-        try:
-            functions().start(self.address, width)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    def start(self) -> None:
+        """Start the workers; the team is narrower than asked for when the system has no more threads to give."""
+        if not self._memory[native.STARTED // 8]:
+            self._memory[native.PATIENCE // 8] = _patience()
+            signals = set(signal.valid_signals()) - {getattr(signal, name) for name in _OWN_SIGNALS}
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # for the workers, which inherit it
+            try:
+                functions().start(self.address, self.width)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self.running = True
 
     def stop(self) -> None:
-        """Send the workers home and join them."""
+        """Send the workers home and join them; the next run starts new ones."""
+        self.running = self.width == 1
         if self._memory[native.STARTED // 8]:
             functions().stop(self.address)
-        self._memory[native.SIZE // 8] = 1
+            self._clear()
 
 
 def use_cache(disk: Cache) -> None:
@@ -92,28 +97,32 @@ def use_cache(disk: Cache) -> None:
     _disks[:] = [disk]
 
 
-@cache
 def functions() -> Native:
     """The team's native code, compiled or read from the cache once per process."""
     with _lock:
-        target = host()
-        ir = native.team_ir(target.triple.split("-")[0])
-        key = key_of("team", version(), target.triple, target.cpu, target.features, ir)
-        code = _disks[0].get(key)
-        if code is None:
-            code = compile_ir(ir, target, ("always_inliner", *LIGHT))
-            _disks[0].put(key, code)
-        loaded = load(code, native.TABLE)
-        start, stop, run, spin, barrier = (ctypes.c_uint64 * 5).from_address(loaded.address)
-        word = ctypes.c_uint64
-        return Native(
-            start=ctypes.CFUNCTYPE(word, word, word)(start),
-            stop=ctypes.CFUNCTYPE(None, word)(stop),
-            run=ctypes.CFUNCTYPE(None, word)(run),
-            spin=ctypes.CFUNCTYPE(None, word)(spin),
-            barrier=barrier,
-            keep=loaded,
-        )
+        return _functions()
+
+
+@cache
+def _functions() -> Native:
+    target = host()
+    ir = native.team_ir(target.triple.split("-")[0])
+    key = key_of("team", version(), target.triple, target.cpu, target.features, ir)
+    code = _disks[0].get(key)
+    if code is None:
+        code = compile_ir(ir, target, ("always_inliner", *LIGHT))
+        _disks[0].put(key, code)
+    loaded = load(code, native.TABLE)
+    start, stop, run, spin, barrier = (ctypes.c_uint64 * 5).from_address(loaded.address)
+    word = ctypes.c_uint64
+    return Native(
+        start=ctypes.CFUNCTYPE(word, word, word)(start),
+        stop=ctypes.CFUNCTYPE(None, word)(stop),
+        run=ctypes.CFUNCTYPE(None, word)(run),
+        spin=ctypes.CFUNCTYPE(None, word)(spin),
+        barrier=barrier,
+        keep=loaded,
+    )
 
 
 @cache
@@ -130,40 +139,36 @@ def _patience() -> int:
 
 
 def team(width: int) -> Team:
-    """The process's team of that many threads, started now if it was not.
+    """The process's team of that many threads; its first run starts them.
 
-    Errors: ValueError when width is not positive.
+    Errors: ValueError when width is not a number of threads.
     """
-    if width < 1:
-        raise ValueError(f"a team needs a thread, found {width}")
+    if not 1 <= width <= native.MAX_WIDTH:
+        raise ValueError(f"expected a number of threads from 1 to {native.MAX_WIDTH}, found {width}")
     with _lock:
-        found = _teams.get(width)
-        if found is None:
-            found = Team(width)
-            _teams[width] = found  # before the start, so that an interrupt cannot lose running threads
-        if width > 1 and found.width == 1:
-            found.start(width)
-        return found
+        if width not in _teams:
+            _teams[width] = Team(width)
+        return _teams[width]
 
 
 def stop_all() -> None:
     """Join all workers; the next parallel run starts new ones."""
     with _lock:
-        for found in list(_teams.values()):
+        for found in _teams.values():
             if found.lock.acquire(timeout=_EXIT_SECONDS):
                 try:
                     found.stop()
                 finally:
                     found.lock.release()
-        _teams.clear()
 
 
 def _before_fork() -> None:
-    """Wait until no step runs, so that the child's state is that of a whole number of steps."""
+    """Wait until no team runs, and join the workers: a process without threads is forked without surprises."""
     _lock.acquire()
     for found in _teams.values():
         found.lock.acquire()
         _held.append(found)
+        found.stop()
 
 
 def _after_fork_in_parent() -> None:
@@ -173,7 +178,7 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    """The child has none of the workers: forget the parent's teams without touching them."""
+    """Python threads that waited for the parent's teams do not exist here: begin with new ones."""
     _held.clear()
     _teams.clear()
     _lock.release()

@@ -53,7 +53,7 @@ def measure(threads: int) -> Speeds:
     return Speeds(threads, flops / seconds / 1e9, *(rate / 1e9 for rate in traffic))
 
 
-def _best(ir: str, arrays: Sequence[np.ndarray], threads: int, runs: int = 4) -> float:
+def _best(ir: str, arrays: Sequence[np.ndarray], threads: int, runs: int = 6) -> float:
     """Seconds of the fastest of some runs of @probe on these arrays; the first run wakes the team."""
     buffers = tuple(BufferSpec(f"array{k}", "float32", array.shape, "state") for k, array in enumerate(arrays))
     call = Call("probe", threads, False, "", "", 0, 0)

@@ -1,0 +1,276 @@
+"""Indexing: `x[...]` and `x[...] = v` as numpy does them, on values and in traces.
+
+Positions may be ints, slices, None, Ellipsis, integer arrays and Tensors. Bool masks decide a shape, so they need a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from graphopt.common.dtype import bool_
+from graphopt.common.tensor import Tensor, apply, to_tensor, wrap_node
+from graphopt.common.trace import Trace, active, needs_value
+from graphopt.errors import TraceError, layout
+from graphopt.ir.graph import Node
+from graphopt.ir.types import i64
+from graphopt.opdefs.elementwise import add, cast, lt, mul, select
+from graphopt.opdefs.index import gather, scatter_add
+from graphopt.opdefs.opdef import broadcast_together, constant, full
+from graphopt.opdefs.shape import reshape, reverse, slice_, transpose
+from graphopt.where import here
+
+MASK = "choose with ops.select(mask, a, b) or ops.where, which keep the shape; bool masks work in PYNATIVE_MODE"
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """An index in two steps: slices on every axis, then integer arrays on some of the axes that are left.
+
+    start, stop, step: per axis; reversed_axes: axes with a negative step (start..stop already turned round).
+    kept:     the shape after dropping the axes of ints and adding those of None.
+    arrays:   axis of `kept` -> positions (numpy array or Node), at least one for an advanced index.
+    adjacent: whether the arrays stand side by side, so that their axes stay where they were.
+    """
+
+    start: tuple[int, ...]
+    stop: tuple[int, ...]
+    step: tuple[int, ...]
+    reversed_axes: tuple[int, ...]
+    kept: tuple[int, ...]
+    arrays: dict[int, Any]
+    adjacent: bool
+
+
+def getitem(self: Tensor, index: Any) -> Tensor:
+    """Part of the tensor.
+
+    Errors: IndexError for a position out of range, too many indices or an index of another type;
+            TraceError for a bool mask whose values are not known.
+    """
+    trace = active()
+    items = _items(index)
+    _check_kinds(items)
+    if trace is None or not _traced(self, items, trace):
+        values = tuple(_plain(item) for item in items)
+        return to_tensor(np.asarray(self._value("indexing")[values]))
+    plan = _plan(self, _expanded(items, self, trace), trace)
+    return wrap_node(_take(trace.node_of(self), plan), trace)
+
+
+def setitem(self: Tensor, index: Any, value: Any) -> None:
+    """Replace part of the tensor; inside a trace the name stands for the changed tensor from here on.
+
+    Errors: as `getitem`; ValueError when `value` does not broadcast to the part; TraceError in a trace when a position
+            is itself traced.
+    """
+    trace = active()
+    items = _items(index)
+    _check_kinds(items)
+    source = to_tensor(value)
+    if trace is None or not (_traced(self, items, trace) or source._trace is trace or source._is_parameter):
+        target = self._value("item assignment")
+        if not target.flags.writeable:
+            target = self._array = target.copy()
+        target[tuple(_plain(item) for item in items)] = source._value("item assignment").astype(target.dtype)
+        self._changed()
+        return
+    fixed = tuple(_known(item, trace) for item in items)
+    places = np.arange(self.size).reshape(self.shape)[fixed]
+    self._assign(apply(_replace, self, source.astype(self.dtype), places=places))  # type: ignore[attr-defined]
+
+
+def _replace(x: Node, value: Node, *, places: np.ndarray) -> Node:
+    """x with the elements at the flat positions `places` replaced; of repeated positions the last one counts."""
+    value = broadcast_to_shape(value, places.shape)
+    flat = places.reshape(-1)
+    order = np.arange(flat.size)[::-1]
+    positions, last = np.unique(flat[::-1], return_index=True)
+    updates = reshape(value, shape=(flat.size,))
+    if positions.size < flat.size or not np.array_equal(positions, flat):
+        updates = gather(updates, constant(order[last]), axis=0)
+    hole = np.zeros(x.type.size, bool)
+    hole[positions] = True
+    rest = select(constant(hole), full((x.type.size,), 0, x.dtype), reshape(x, shape=(x.type.size,)))
+    return reshape(scatter_add(rest, constant(positions), updates, axis=0), shape=x.shape)
+
+
+def broadcast_to_shape(x: Node, shape: tuple[int, ...]) -> Node:
+    """x broadcast to a shape; leading axes of size 1 that are too many are dropped, as numpy's assignment does."""
+    while x.type.rank > len(shape) and x.shape[0] == 1:
+        x = reshape(x, shape=x.shape[1:])
+    both = broadcast_together("item assignment", [x, full(shape, 0, x.dtype)])
+    if both[0].shape != shape:
+        raise ValueError(f"item assignment: cannot broadcast shape {x.shape} to {shape}")
+    return both[0]
+
+
+def _items(index: Any) -> tuple[Any, ...]:
+    return index if isinstance(index, tuple) else (index,)
+
+
+def _check_kinds(items: Sequence[Any]) -> None:
+    for item in items:
+        if item is None or item is Ellipsis or isinstance(item, (int, slice, list, np.ndarray, np.integer, np.bool_)):
+            continue
+        if isinstance(item, Tensor):
+            if item.dtype.is_float:
+                raise IndexError(f"index: an index tensor must hold integers or bools, found {item.dtype!r}")
+            continue
+        expected = "int, slice, None, Ellipsis, list, numpy array or Tensor"
+        raise IndexError(f"index: expected {expected}, found {item!r} of type {type(item).__name__}")
+
+
+def _traced(self: Tensor, items: Sequence[Any], trace: Trace) -> bool:
+    return any(isinstance(t, Tensor) and (t._trace is trace or t._is_parameter) for t in (self, *items))
+
+
+def _plain(item: Any) -> Any:
+    """The index as numpy takes it."""
+    if isinstance(item, Tensor):
+        value = item._value("indexing with a tensor")
+        return value if item.ndim or item.dtype is bool_ else int(value)
+    if isinstance(item, list):
+        return np.array([_plain(i) for i in item]) if item else np.array([], np.int64)
+    if isinstance(item, slice):
+        return slice(*(_plain(p) if isinstance(p, Tensor) else p for p in (item.start, item.stop, item.step)))
+    return item
+
+
+def _known(item: Any, trace: Trace) -> Any:
+    if isinstance(item, Tensor) and item._array is None:
+        hint = "in a trace, positions to assign to must be constants"
+        raise TraceError(layout("item assignment: the position is a traced tensor", here(), [f"position: {item!r}"], hint))
+    return _plain(item)
+
+
+def _expanded(items: Sequence[Any], x: Tensor, trace: Trace) -> list[Any]:
+    """One item for each axis (and None for new axes): Ellipsis filled in, masks as integer arrays, tensors as nodes."""
+    result: list[Any] = []
+    for item in items:
+        if isinstance(item, (list, np.ndarray, Tensor, bool, np.bool_)):
+            result.extend(_positions(item, trace))
+        else:
+            result.append(item)
+    used = sum(1 for item in result if item is not None and item is not Ellipsis)
+    if used > x.ndim:
+        raise IndexError(f"index: too many indices for a tensor of {x.ndim} axes: {used}")
+    if sum(1 for item in result if item is Ellipsis) > 1:
+        raise IndexError("index: at most one Ellipsis can stand in an index")
+    rest = [slice(None)] * (x.ndim - used)
+    for k, item in enumerate(result):
+        if item is Ellipsis:
+            return result[:k] + rest + result[k + 1 :]
+    return result + rest
+
+
+def _positions(item: Any, trace: Trace) -> list[Any]:
+    """An array-like index as integer positions; a mask becomes one array for each of its axes."""
+    if isinstance(item, Tensor) and item._array is None:
+        if item.dtype is bool_:
+            raise needs_value("indexing with a bool mask", item, MASK)
+        return [trace.node_of(item)]
+    if isinstance(item, Tensor) and item._trace is trace and item.dtype is not bool_:
+        return [trace.node_of(item)]
+    array = np.asarray(_plain(item))
+    if array.dtype != bool:
+        return [array]
+    if array.ndim == 0:
+        return [None, np.zeros(int(array), np.int64)]
+    return list(np.nonzero(array))
+
+
+def _plan(x: Tensor, items: Sequence[Any], trace: Trace) -> _Plan:
+    start, stop, step, turned = [], [], [], []
+    kept: list[int] = []
+    arrays: dict[int, Any] = {}
+    axis = 0
+    for item in items:
+        if item is None:
+            kept.append(1)
+            continue
+        n = x.shape[axis]
+        if isinstance(item, (Node, np.ndarray)):
+            arrays[len(kept)] = item if isinstance(item, Node) else _checked(item, n, axis)
+            begin, end, stride = 0, n, 1
+            kept.append(n)
+        elif isinstance(item, slice):
+            begin, end, stride = _plain(item).indices(n)
+            count = len(range(begin, end, stride))
+            if stride < 0:
+                turned.append(axis)
+                begin, end, stride = (begin + stride * (count - 1), begin + 1, -stride) if count else (0, 0, 1)
+            kept.append(count)
+            end = max(begin, end)
+        else:
+            begin = int(_checked(np.asarray(int(item)), n, axis))
+            end, stride = begin + 1, 1
+        start.append(begin)
+        stop.append(end)
+        step.append(stride)
+        axis += 1
+    axes = sorted(arrays)
+    adjacent = not axes or axes == list(range(axes[0], axes[-1] + 1))
+    return _Plan(tuple(start), tuple(stop), tuple(step), tuple(turned), tuple(kept), arrays, adjacent)
+
+
+def _checked(positions: np.ndarray, n: int, axis: int) -> np.ndarray:
+    """Positions counted from the front.
+
+    Errors: IndexError when one is out of range.
+    """
+    bad = (positions < -n) | (positions >= n)
+    if np.any(bad):
+        worst = int(positions[bad].flat[0]) if positions.ndim else int(positions)
+        raise IndexError(f"index {worst} is out of range for axis {axis} of size {n}")
+    return np.where(positions < 0, positions + n, positions)
+
+
+def _take(x: Node, plan: _Plan) -> Node:
+    """The part of x that a plan describes."""
+    if (plan.start, plan.stop, plan.step) != ((0,) * x.type.rank, x.shape, (1,) * x.type.rank):
+        x = slice_(x, start=plan.start, stop=plan.stop, step=plan.step)
+    if plan.reversed_axes:
+        x = reverse(x, axes=plan.reversed_axes)
+    if x.shape != plan.kept:
+        x = reshape(x, shape=plan.kept)
+    return _gather(x, plan) if plan.arrays else x
+
+
+def _gather(x: Node, plan: _Plan) -> Node:
+    """Integer arrays on some axes: those axes become one, gathered by the position within them all."""
+    axes = sorted(plan.arrays)
+    arrays = [a if isinstance(a, Node) else constant(a.astype(np.int64)) for a in (plan.arrays[k] for k in axes)]
+    first = axes[0] if plan.adjacent else 0
+    others = [k for k in range(x.type.rank) if k not in axes]
+    before = [k for k in others if k < first] if plan.adjacent else []
+    perm = (*before, *axes, *(k for k in others if k not in before))
+    if perm != tuple(range(x.type.rank)):
+        x = transpose(x, perm=perm)
+    if len(axes) == 1:
+        return gather(x, arrays[0], axis=len(before))
+    sizes = x.shape[len(before) : len(before) + len(axes)]
+    total = 1
+    for n in sizes:
+        total *= n
+    merged = reshape(x, shape=(*x.shape[: len(before)], total, *x.shape[len(before) + len(axes) :]))
+    return gather(merged, _linear(arrays, sizes), axis=len(before))
+
+
+def _linear(arrays: Sequence[Node], sizes: Sequence[int]) -> Node:
+    """Row-major positions from one array of positions for each axis; negative ones count from the end."""
+    total: Node | None = None
+    for positions, n in zip(arrays, sizes, strict=True):
+        wide = positions if positions.dtype is i64 else cast(positions, dtype=i64)
+        if positions.op != "constant":
+            wide = select(lt(wide, 0), add(wide, n), wide)
+        total = wide if total is None else add(mul(total, n), wide)
+    assert total is not None
+    return total
+
+
+Tensor.__getitem__ = getitem  # type: ignore[attr-defined]
+Tensor.__setitem__ = setitem  # type: ignore[attr-defined]

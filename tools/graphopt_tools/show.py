@@ -1,0 +1,67 @@
+"""`graphopt show`: the stages between a network and machine code, and a summary of the native function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from graphopt import compile as compiler
+from graphopt import nn, ops
+from graphopt.ir.graph import Graph
+from graphopt_runtime.program import Program
+from graphopt_tools.report import graph_of, megabytes
+from graphopt_tools.targets import resolve
+
+
+def run_show(target: str, stage: str | None, types: Sequence[str]) -> None:
+    """The command `graphopt show`.
+
+    Errors: Mistake when the object cannot be found or called; GraphError when it cannot be traced.
+    """
+    function, inputs = resolve(target, types)
+    if stage is None:
+        compiled = compiler.compile_graph(graph_of(function, inputs))
+        if compiled.program is None:
+            typer.echo(f"{compiled.graph.name}: no native code, the backend is another (GRAPHOPT_BACKEND)")
+        else:
+            print_summary(compiled.program, compiled.graph)
+    elif stage == "grad":
+        typer.echo(compiler.stages(graph_of(gradient_of(function), inputs))["graph"])
+    else:
+        typer.echo(compiler.stages(graph_of(function, inputs))[stage])
+
+
+def gradient_of(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that gives the gradients: for the trainable parameters of a Cell, for the inputs where there are none.
+
+    Of a training step, the gradients of the network that it trains.
+    """
+    network = function.network if isinstance(function, nn.TrainOneStepCell) else function
+    weights = list(network.trainable_params()) if isinstance(network, nn.Cell) else []
+    if weights:
+        return ops.GradOperation(get_by_list=True)(network, weights)
+    return ops.GradOperation(get_all=True)(network)
+
+
+def print_summary(program: Program, graph: Graph) -> None:
+    """What the native function consists of."""
+    parameters = sum(spec.nbytes for spec in program.buffers if spec.kind == "state")
+    barriers = sum(call.barrier for call in program.calls)
+    typer.echo(
+        f"{program.name}: 1 native function ({megabytes(len(program.code))} of code) with {len(program.calls)} kernels and "
+        f"{barriers} barriers; arena {program.arena_bytes} bytes, state {megabytes(parameters)}, {len(graph.updates)} updates in place"
+    )
+    table = Table(box=None, header_style="bold")
+    for heading, justify in (("kernel", "left"), ("extent", "right"), ("barrier", "left"), ("kflop", "right"), ("kB", "right")):
+        table.add_column(heading, justify="right" if justify == "right" else "left", no_wrap=True)
+    table.add_column("from", overflow="fold")
+    for call in program.calls:
+        table.add_row(
+            call.kernel, str(call.extent), "before" if call.barrier else "", f"{call.flops / 1e3:,.0f}",
+            f"{call.bytes / 1e3:,.0f}", " ".join(part for part in (call.where, call.cell) if part),
+        )
+    Console().print(table)
