@@ -1,6 +1,6 @@
 """A machine that follows the ops' lowering rules literally, all elements at once, with no lowering between.
 
-It tells a wrong rule from a wrong compiler. Contractions and ops with their own loops keep their numpy meaning.
+It tells a wrong rule from a wrong compiler. Contractions and ops with own loops keep their numpy meaning.
 """
 
 from __future__ import annotations

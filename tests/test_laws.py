@@ -10,7 +10,7 @@ import pytest
 
 from graphopt.errors import CompileError
 from graphopt.ir.graph import Graph, Node, input_node, walk
-from graphopt.ir.types import FLOATS, DType, TensorType, bf16, bool_, f16, f32, f64, i8, i32, i64, u8
+from graphopt.ir.types import DTYPES, FLOATS, DType, TensorType, bf16, bool_, f16, f32, f64, i8, i32, i64, u8
 from graphopt.opdefs import elementwise
 from graphopt.opdefs.elementwise import alias, cast, neg, special_values
 from graphopt.opdefs.evaluate import evaluate_nodes
@@ -19,6 +19,7 @@ from graphopt.opdefs.math import exp
 from graphopt.opdefs.opdef import constant, full, opdef
 from graphopt.opdefs.reduce import reduce_max, reduce_sum
 from graphopt.opdefs.shape import broadcast, concat, pad, reshape, reverse, slice_, transpose
+from graphopt.passes.laws import holds
 from graphopt.passes.pipeline import close, random_array
 from graphopt.passes.rewrite import LAWS, RULES, Law, Steps, law, same_number, sweep
 from graphopt.passes.simplify import simplify
@@ -258,6 +259,26 @@ def test_the_sum_of_many_equal_halves_does_not_overflow() -> None:
     assert "reduce_sum" not in [n.op for n in walk(after.roots)]
     (found,) = evaluate_nodes(after.roots, {x: np.array(0.5, np.float16)})
     assert found == np.float16(35000)
+
+
+@pytest.mark.parametrize("source", DTYPES, ids=lambda d: d.short)
+def test_casts_by_way_of_another_dtype_keep_their_value(source: DType) -> None:
+    values = special_values(source)
+    x = _leaf("x", values.shape, source)
+    for middle, target in product(DTYPES, DTYPES):
+        node = cast(cast(x, dtype=middle), dtype=target)
+        after = simplify(Graph("cast", (x,), (), (node,)), Steps()).outputs[0]
+        a, b = evaluate_nodes([node, after], {x: values})
+        assert a.dtype == b.dtype and np.array_equal(a.astype(f64.numpy), b.astype(f64.numpy), equal_nan=True), (middle, target)
+
+
+@pytest.mark.parametrize("narrow", DTYPES, ids=lambda d: d.short)
+@pytest.mark.parametrize("wide", DTYPES, ids=lambda d: d.short)
+def test_a_dtype_holds_another_when_it_has_all_its_values(wide: DType, narrow: DType) -> None:
+    values = special_values(narrow)
+    same = cast.evaluate(TensorType(wide, values.shape), [values], {"dtype": wide}).tolist()
+    pairs = [(a, b) for a, b in zip(values.tolist(), same, strict=True) if a == a]
+    assert holds(wide, narrow) == all(a == b for a, b in pairs)
 
 
 def test_rules_that_chase_each_other_are_reported() -> None:

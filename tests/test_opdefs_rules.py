@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 
 from graphopt.errors import CompileError
+from graphopt.ir.graph import input_node
 from graphopt.ir.types import DType, TensorType, dtype_of
 from graphopt.kernel.numpy_scalars import NumpyScalars
 from graphopt.opdefs import REGISTRY
-from graphopt.opdefs.conv import conv_general
+from graphopt.opdefs.conv import conv_general, explicit_padding
+from graphopt.opdefs.evaluate import evaluate_nodes
 from graphopt.opdefs.opdef import OpDef, Sample
 from tests.tolerances import assert_close
 
@@ -102,22 +104,33 @@ class ScalarLoops:
         self.out = np.zeros(out.shape, out.dtype.numpy)
         self.owner = np.full(out.shape, -1)
         self.iteration = -1
+        self.conditions: list[bool] = []
         self.rng = rng
         self.s = NumpyScalars()
 
-    def independent(self, shape: tuple[int, ...], body: Callable[[Place], None]) -> None:
+    def independent(self, shape: tuple[int, ...], body: Callable[[Place], None], lanes: bool) -> None:
         assert self.iteration == -1, "independent loops are outermost"
+        assert shape or not lanes, "lanes need an axis"
         places = list(product(*map(range, shape)))
+        met: dict[Place, list[bool]] = {}
         for k in self.rng.permutation(len(places)):
-            self.iteration = int(k)
+            self.iteration, self.conditions = int(k), []
             body(places[k])
+            if lanes:
+                same = met.setdefault(places[k][:-1], self.conditions)
+                assert same == self.conditions, "neighbouring lanes met different conditions"
         self.iteration = -1
 
     def serial(self, shape: tuple[int, ...], body: Callable[[Place], None]) -> None:
         for place in product(*map(range, shape)):
             body(place)
 
+    def each(self, size: int, body: Callable[[Any], None]) -> None:
+        for i in self.rng.permutation(size):
+            body(int(i))
+
     def when(self, condition: Any, body: Callable[[], None]) -> None:
+        self.conditions.append(bool(condition))
         if condition:
             body()
 
@@ -174,14 +187,17 @@ def test_at_rule_reads_what_numpy_means(d: OpDef, dtype: DType) -> None:
 )
 def test_contract_rule_sums_what_numpy_means(d: OpDef, dtype: DType) -> None:
     for sample, arrays, types, out in prepared(d, dtype):
-        attrs = sample.attrs
+        attrs, operands = sample.attrs, arrays
         if d is conv_general and (any(map(any, attrs["padding"])) or max(attrs["lhs_dilation"]) > 1):
             with pytest.raises(CompileError, match="explicit pad"):
                 d.rules["contract"](ArrayContracts(*arrays), *types, **attrs)
-            continue
-        actual = d.rules["contract"](ArrayContracts(*arrays), *types, **attrs)
-        expected = d.evaluate(out, arrays, attrs)
-        scale = d.evaluate(out, [np.abs(a) for a in arrays], attrs) if dtype.is_float else 0.0
+            x = input_node("x", types[0])
+            padded, attrs = explicit_padding(x, attrs)
+            operands = [*evaluate_nodes([padded], {x: arrays[0]}), arrays[1]]
+            types = [padded.type, types[1]]
+        actual = d.rules["contract"](ArrayContracts(*operands), *types, **attrs)
+        expected = d.evaluate(out, arrays, sample.attrs)
+        scale = d.evaluate(out, [np.abs(a) for a in arrays], sample.attrs) if dtype.is_float else 0.0
         assert_close(actual, expected, scale=scale, what=f"{d.name} {dict(attrs)}")
 
 

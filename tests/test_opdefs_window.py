@@ -90,6 +90,7 @@ def test_nan_wins_and_the_first_one_takes_the_gradient() -> None:
     assert np.isnan(value(reduce_window_max(x, **attrs), x, array)).all()
     assert value(window_argmax(x, **attrs), x, array).tolist() == [1, 3]
     assert gradient(reduce_window_max(x, **attrs), x, array, np.array([1.0, 2.0])).tolist() == [0, 1, 0, 2, 0]
+    assert value(window_argmax(x, **window_attrs((5,))), x, array).tolist() == [1]
 
 
 def test_padding_never_wins() -> None:
@@ -154,6 +155,7 @@ def test_mean_divides_by_what_it_is_told_to() -> None:
     counted = value(window_mean(x, (2, 2), (2, 2), pad), x, array)
     assert counted.tolist() == [[[0.25, 0.5], [0.5, 1.0]]]
     assert np.all(value(window_mean(x, (2, 2), (2, 2), pad, count_padding=False), x, array) == 1)
+    assert np.all(value(window_mean(x, (2, 3), (1, 1), pad, count_padding=False), x, array) == 1)
     assert value(window_mean(x, (2, 2), (2, 2), pad, divisor=2), x, array).tolist() == [[[0.5, 1.0], [1.0, 2.0]]]
 
 

@@ -232,7 +232,7 @@ def _changing(graph: Graph, steps: Steps) -> Graph:
             _breaking,
             1,
             "typed: %2 is f32[4,3], its op says f32[3,4]\n  after pass layout, rewrite 3 (bad_transpose)\n"
-            "  reproduce: graphopt opt GRAPH -p layout --limit 3",
+            "  reproduce: graphopt opt 00-traced.graph -p layout --limit 3",
         ),
         (_changing, 2, "values: output 0 changed\n  after pass layout, rewrite 1 (double)"),
         (lambda g, s: replace(g, inputs=()), 1, "leaves: input 'x' is used but is not in the signature\n  after pass layout\n"),

@@ -91,6 +91,9 @@ def test_constants_come_back_bit_for_bit(dtype: DType) -> None:
     bits = np.random.default_rng(0).integers(0, 256, 12 * dtype.itemsize, np.uint8)
     strange = bits.view(dtype.numpy) if dtype.kind != "b" else bits > 127
     every = np.concatenate([special_values(dtype), strange])
+    if dtype.is_float:  # NaN with all bits set, and without the sign
+        nan = np.full(dtype.itemsize, 255, np.uint8).view(dtype.numpy)
+        every = np.concatenate([every, nan, -nan])
     parts = [every[k : k + 8] for k in range(0, len(every), 8)] + [every[:1].reshape(()), every[:6].reshape(2, 1, 3), every[:0]]
     graph = Graph("constants", (), (), tuple(constant(p, dtype) for p in parts))
     text = print_graph(graph)

@@ -265,7 +265,7 @@ def mean(self: Tensor, axis: Axes = None, keep_dims: bool = False) -> Tensor:
     axes = normal_axes("mean", axis, self.ndim)
     count = prod(self.shape[k] for k in axes)
     if self.dtype.is_float:
-        return mul(reduced(reduce.reduce_sum, self, axes, keep_dims), 1.0 / count if count else float("nan"))
+        return div(reduced(reduce.reduce_sum, self, axes, keep_dims), count)
     total = reduced(reduce.reduce_sum, as_dtype(self, int64), axes, keep_dims)
     return as_dtype(div(total, count), self.dtype)
 
@@ -278,7 +278,7 @@ def var(self: Tensor, axis: Axes = None, ddof: int = 0, keepdims: bool = False) 
     count = prod(x.shape[k] for k in axes) - ddof
     apart = sub(x, mean(x, axes, True)) if axes else sub(x, x)
     total = reduced(reduce.reduce_sum, mul(apart, apart), axes, keepdims)
-    return mul(total, 1.0 / count if count else float("nan"))
+    return div(total, count)
 
 
 @method("std")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -16,6 +17,7 @@ _seed: int | None = None
 _entropy = secrets.randbits(63)
 _draws = 0
 _settings = 0
+_listeners: list[Callable[[], None]] = []
 
 
 def set_seed(seed: int) -> None:
@@ -34,6 +36,8 @@ def set_seed(seed: int) -> None:
     if seed < 0:
         raise ValueError(f"set_seed: expected a seed >= 0, found {seed}")
     _seed, _draws, _settings = int(seed), 0, _settings + 1
+    for listener in _listeners:
+        listener()
 
 
 def get_seed() -> int | None:
@@ -44,6 +48,11 @@ def get_seed() -> int | None:
 def base_seed() -> int:
     """The seed in force: the global one, or this process's own when none was set."""
     return _entropy if _seed is None else _seed
+
+
+def when_set(listener: Callable[[], None]) -> None:
+    """Call `listener` after each `set_seed`: streams kept elsewhere start again."""
+    _listeners.append(listener)
 
 
 def settings() -> int:

@@ -56,6 +56,7 @@ class Trace:
 
     inputs:      leaves in the order they were made.
     derivatives: parts of the trace with a derivative of their own, in the order they were made.
+    guards:      checks on the host that stand before every run of what was traced; they raise.
     visited:     what the trace read besides tensors: (object, its version), for `common.compiled` to watch.
     """
 
@@ -66,6 +67,7 @@ class Trace:
         self.inputs: list[Node] = []
         self.values: dict[Node, np.ndarray] = {}
         self.derivatives: list[Derivative] = []
+        self.guards: list[Callable[[], None]] = []
         self.visited: dict[int, tuple[Any, int, tuple[Any, ...]]] = {}
         self._states: dict[int, tuple[Parameter, Node]] = {}
         self._current: dict[int, Node] = {}
@@ -197,6 +199,12 @@ class Trace:
         for parameter, array in fresh:
             parameter._data()[...] = array
 
+    def guard(self, check: Callable[[], None]) -> None:
+        """Let `check` be called before every run of the traced graph; in a concrete trace it is called now."""
+        if self.concrete:
+            check()
+        self.guards.append(check)
+
     def visit(self, thing: Any, version: int, flags: tuple[Any, ...] = ()) -> None:
         """Note that the trace depends on `thing` as it is in this version, with these flags."""
         self.visited.setdefault(id(thing), (thing, version, flags))
@@ -210,7 +218,9 @@ class Trace:
 
 
 def needs_value(what: str, tensor: Tensor, hint: str) -> TraceError:
-    """The error for asking a symbolic tensor for its value."""
+    """The error for asking a symbolic tensor for its value; `scalar` says that the tensor was a Python float."""
     node = tensor._node
     operands = [] if node is None else [f"tensor: {node.type}  = {node.op} at {node.where}"]
-    return TraceError(layout(f"{what} needs the value of a tensor while GRAPH_MODE is tracing", here(), operands, hint))
+    error = TraceError(layout(f"{what} needs the value of a tensor while GRAPH_MODE is tracing", here(), operands, hint))
+    error.scalar = tensor._weak  # type: ignore[attr-defined]
+    return error

@@ -142,7 +142,7 @@ _ATTR_TEXT: dict[type, Callable[[Any], str]] = {
     type(None): repr,
     float: _float_text,
     tuple: _tuple_text,
-    DType: lambda d: d.short,  # type: ignore[dict-item]
+    DType: lambda d: d.short,
 }
 PLAIN_TYPES = frozenset(_ATTR_TEXT)
 

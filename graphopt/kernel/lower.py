@@ -17,7 +17,7 @@ from typing import Any
 
 from graphopt.ir.graph import Node
 from graphopt.ir.index import ZERO, Index, Loaded, Var, delinear, index, linear
-from graphopt.ir.types import DType, bf16, bool_, f16, f32
+from graphopt.ir.types import DType, bf16, bool_, f16, f32, i64
 from graphopt.kernel.loops import Buffer, Const, Expr, Fold, For, IndexValue, Kernel, Load, Op, Recorder, Stmt, Store, loop, make_kernel
 from graphopt.kernel.machine import Machine
 from graphopt.opdefs.opdef import opdef
@@ -81,11 +81,11 @@ class Elements:
 
     def movement(self, node: Node, idx: tuple[Index, ...]) -> Expr:
         """The `at` rule of a movement op."""
-        result: Expr = opdef(node.op).rules["at"](_Reader(self, node), idx, *(i.type for i in node.inputs), **node.attrs)
+        result: Expr = opdef(node.op).rules["at"](Reads(self, node), idx, *(i.type for i in node.inputs), **node.attrs)
         return result
 
 
-class _Reader:
+class Reads:
     """The Reader protocol for one movement node."""
 
     def __init__(self, elements: Elements, node: Node):
@@ -101,8 +101,6 @@ class _Reader:
         least, most = i.range
         if low <= least and most < high:
             return Const(True, bool_)
-        from graphopt.ir.types import i64
-
         value = IndexValue(i, i64)
         parts: list[Expr] = []
         if least < low:

@@ -13,7 +13,7 @@ from graphopt.kernel.contract import lower_contraction
 from graphopt.kernel.loops import Buffer, Kernel, Load, Stmt, Store, loop, make_kernel, reads_and_writes
 from graphopt.kernel.lower import Lowering, lower_loops
 from graphopt.kernel.machine import Machine
-from graphopt.kernel.scatter import lower_kernel
+from graphopt.kernel.nests import lower_kernel
 from graphopt.passes.fuse import Group, fuse, materialise
 from graphopt.passes.memory import MemoryPlan, lifetimes, plan_memory
 from graphopt.passes.order import Schedule, order

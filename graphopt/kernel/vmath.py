@@ -79,25 +79,38 @@ def expm1(s: Scalars, x: Any) -> Any:
 
 
 def sigmoid(s: Scalars, x: Any) -> Any:
-    """e / (1 + e) or 1 / (1 + e), with e = exp(-|x|)."""
+    """q = 1 / (1 + exp|x|) for negative x, 1 - q otherwise.
+
+    With exp|x| = (1 + m) / (u v), u and v powers of two, q = (u / (1 + (m + u v))) v: nothing overflows, the last
+    product becomes denormal gradually, and the sum of 1 and the rest is rounded once.
+    """
     f = FORMATS[s.dtype_of(x)]
     one = s.const(1.0, f.dtype)
-    e = _exp(s, s.max(s.neg(s.abs(x)), s.const(f.least_exp, f.dtype)), f)
-    return s.div(s.select(s.lt(x, s.const(0.0, f.dtype)), e, one), s.add(one, e))
+    a = s.min(s.abs(x), s.const(-f.least_exp, f.dtype))
+    n, biased = nearest_multiple(s, a, f, -LN2, 2 * f.bias)
+    m = expm1_polynomial(s, remainder(s, a, n, f, -1.0), f.expm1_near)
+    half = s.shr(biased, s.const(1, f.signed))
+    u = power_of_two(s, f, half)
+    v = power_of_two(s, f, s.sub(biased, half))
+    q = s.mul(s.div(u, s.add(one, s.fma(u, v, m))), v)
+    return s.select(s.lt(x, s.const(0.0, f.dtype)), q, s.sub(one, q))
 
 
 def tanh(s: Scalars, x: Any) -> Any:
-    """(E - 1) / (E + 1) with E = exp(2|x|) = 2^n (1 + m); both sums halved, and rounded once: 2^n m is exact."""
+    """x + x^3 q(x^2) below 0.55; above, 1 - 1 / (1/2 + exp(2|x|)/2), where the quotient is no more than half."""
     f = FORMATS[s.dtype_of(x)]
     a = s.abs(x)
-    y = s.min(s.add(a, a), s.const(2.0 * f.tanh_end, f.dtype))
-    n, biased = nearest_multiple(s, y, f, LN2, f.bias - 1)
-    m = expm1_polynomial(s, remainder(s, y, n, f, 1.0), f.expm1_near)
+    a2 = s.mul(a, a)
+    near = s.fma(s.mul(a, a2), horner(s, a2, f.tanh), a)
+    y = s.min(a, s.const(f.tanh_end, f.dtype))
+    n, biased = nearest_multiple(s, y, f, 0.5 * LN2, f.bias - 1)
+    # one word of ln 2 is enough: n is small wherever the exponential matters
+    r = s.fma(n, s.const(-0.5 * LN2, f.dtype), y)
     half_scale = power_of_two(s, f, biased)
-    half = s.const(0.5, f.dtype)
-    above = s.fma(half_scale, m, s.sub(half_scale, half))
-    below = s.fma(half_scale, m, s.add(half_scale, half))
-    return s.copysign(s.div(above, below), x)
+    below = s.fma(horner(s, r, (1.0, *f.exp_double)), half_scale, s.const(0.5, f.dtype))
+    one = s.const(1.0, f.dtype)
+    far = s.sub(one, s.div(one, below))
+    return s.copysign(s.select(s.lt(a, s.const(0.55, f.dtype)), near, far), x)
 
 
 def erf(s: Scalars, x: Any) -> Any:

@@ -160,8 +160,8 @@ minimum.scalar(lambda s, a, b: s.min(a, b))
 
 
 def _share(ct: Node, wins: Node, ties: Node) -> Node:
-    """All of ct where `wins`, half where `ties` (integers have no half: all of it), nothing elsewhere."""
-    half = mul(ct, 0.5) if ct.dtype.is_float else ct
+    """All of ct where `wins`, half where `ties`, nothing elsewhere."""
+    half = mul(ct, 0.5) if ct.dtype.is_float else floordiv(ct, 2)
     return select(wins, ct, select(ties, half, zero_of(ct)))
 
 

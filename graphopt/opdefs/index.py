@@ -78,8 +78,7 @@ def _positions(indices: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _as_index(s: Scalars, raw: Any, dtype: DType, size: int) -> Any:
     """The loaded integer `raw`, counted from the end of an axis of `size` if negative; in i32 if it fits."""
-    narrow = dtype is not u32 and dtype.bits <= 32 and size < 2**31
-    work = i32 if narrow else i64
+    work = i32 if dtype.bits <= 32 and size < 2**31 else i64  # u32 beyond 2^31 turns negative: out of range as well
     value = s.cast(raw, work) if dtype is not work else raw
     if dtype.kind == "i":
         value = s.select(s.lt(value, s.const(0, work)), s.add(value, s.const(size, work)), value)
@@ -103,6 +102,12 @@ def spread(adder: OpDef, x: TensorType, indices: Node, ct: Node, axis: int) -> N
     return total if dtype is x.dtype else cast(total, dtype=x.dtype)
 
 
+def _far_indices(rng: np.random.Generator, dtype: DType) -> list[np.ndarray]:
+    """Unsigned indices beyond the signed range, which are out of range and not negative."""
+    x = rng.integers(0, 2, (4, 5)).astype(dtype.numpy)
+    return [x, np.array([0, 2**32 - 1, 3, 2**31, 2**32 - 4], np.uint32)]
+
+
 @op(
     [
         Sample([(45, 17), (6,)], {"axis": 0}, dtypes=(None, i32)),
@@ -111,6 +116,7 @@ def spread(adder: OpDef, x: TensorType, indices: Node, ct: Node, axis: int) -> N
         Sample([(5, 3, 7), (2, 1, 3)], {"axis": 2}, low=-9, high=9, dtypes=(None, i32)),
         Sample([(4, 5), (33,)], {"axis": 1}, low=0, high=1, dtypes=(None, i32)),
         Sample([(4, 5), (3,)], {"axis": 1}, low=0, high=8, dtypes=(None, u8)),
+        Sample([(4, 5), (5,)], {"axis": 0}, values=_far_indices),
         Sample([(4, 5), (0,)], {"axis": 0}, dtypes=(None, i32)),
     ],
     "movement",
@@ -223,7 +229,7 @@ def _(nest: Loops, x: TensorType, indices: TensorType, updates: TensorType, *, a
 
     def line(place: tuple[Any, ...]) -> None:
         before, after = place[:axis], place[axis:]
-        nest.serial((size,), lambda i: nest.store((*before, *i, *after), nest.read(0, (*before, *i, *after))))
+        nest.each(size, lambda i: nest.store((*before, i, *after), nest.read(0, (*before, i, *after))))
 
         def update(k: tuple[Any, ...]) -> None:
             i = nest.index(_as_index(nest.s, nest.read(1, k), indices.dtype, size))
@@ -231,7 +237,7 @@ def _(nest: Loops, x: TensorType, indices: TensorType, updates: TensorType, *, a
 
         nest.serial(indices.shape, update)
 
-    nest.independent((*x.shape[:axis], *x.shape[axis + 1 :]), line)
+    nest.independent((*x.shape[:axis], *x.shape[axis + 1 :]), line, lanes=axis < x.rank - 1)
 
 
 @op(
@@ -327,7 +333,7 @@ def _(nest: Loops, x: TensorType, indices: TensorType, updates: TensorType, *, a
 
     def line(place: tuple[Any, ...]) -> None:
         before, after = place[:axis], place[axis:]
-        nest.serial((size,), lambda i: nest.store((*before, *i, *after), nest.read(0, (*before, *i, *after))))
+        nest.each(size, lambda i: nest.store((*before, i, *after), nest.read(0, (*before, i, *after))))
 
         def update(k: tuple[Any, ...]) -> None:
             source = (*before, *k, *after)
@@ -336,4 +342,4 @@ def _(nest: Loops, x: TensorType, indices: TensorType, updates: TensorType, *, a
 
         nest.serial((indices.shape[axis],), update)
 
-    nest.independent((*x.shape[:axis], *x.shape[axis + 1 :]), line)
+    nest.independent((*x.shape[:axis], *x.shape[axis + 1 :]), line, lanes=False)

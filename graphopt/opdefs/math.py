@@ -13,7 +13,7 @@ import numpy as np
 from graphopt.ir.graph import Node
 from graphopt.ir.types import FLOATS, NUMBERS, DType, TensorType, bool_
 from graphopt.opdefs.bits import UNSIGNED, logical_and
-from graphopt.opdefs.elementwise import add, div, eq, mul, neg, select, sub
+from graphopt.opdefs.elementwise import add, div, eq, ge, mul, neg, select, sub
 from graphopt.opdefs.opdef import Sample, Scalars, constant, op
 from graphopt.opdefs.scaffold import binary_samples, claim, flat, in_f32, unary_samples, widened, zero_of
 
@@ -292,14 +292,15 @@ def _(s: Scalars, a: Any, b: Any) -> Any:
 
 @pow_.vjp
 def _(ct: Node, out: Node, a: Node, b: Node) -> tuple[Node, Node | None]:
-    """At a = 0 the exponent has no derivative (0 is handed on), and 0 * 0**-1 is 0."""
+    """0 times an infinity is avoided: at a = 0 the derivative by b >= 0 is 0, and so is that of 0**0 by a."""
     one = constant(1, a.dtype)
     at_zero = eq(a, zero_of(a))
     base = select(logical_and(at_zero, eq(b, zero_of(b))), one, a)
     slope = mul(ct, mul(b, pow_(base, sub(b, 1))))
     if not a.dtype.is_float:
         return slope, None
-    return slope, mul(ct, mul(out, select(at_zero, zero_of(a), log(select(at_zero, one, a)))))
+    silent = logical_and(at_zero, ge(b, zero_of(b)))
+    return slope, mul(ct, mul(out, log(select(silent, one, a))))
 
 
 @op(unary_samples(), "elementwise", FLOATS)

@@ -149,14 +149,18 @@ class Loops(Protocol):
 
     s: Scalars
 
-    def independent(self, shape: tuple[int, ...], body: Callable[[tuple[Any, ...]], None]) -> None:
+    def independent(self, shape: tuple[int, ...], body: Callable[[tuple[Any, ...]], None], lanes: bool) -> None:
         """`body(place)` for every place of `shape`, in any order, by any number of threads; outermost.
 
-        No iteration may load what another one stores, and none stores what another one does.
+        No iteration may load what another one stores, and none stores what another one does. `lanes`: neighbours along
+        the last axis may run as one vector; conditions must then be the same for all of them.
         """
 
     def serial(self, shape: tuple[int, ...], body: Callable[[tuple[Any, ...]], None]) -> None:
         """`body(place)` for every place of `shape`, one after the other in row-major order."""
+
+    def each(self, size: int, body: Callable[[Any], None]) -> None:
+        """`body(i)` for every i < size, in any order: iterations do not depend on one another."""
 
     def when(self, condition: Any, body: Callable[[], None]) -> None:
         """`body()` where the bool value `condition` holds; loads and stores happen only there."""

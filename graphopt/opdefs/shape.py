@@ -1,4 +1,7 @@
-"""Movement: every element of the output is read from one place of one input."""
+"""Movement: every element of the output is read from one place of one input.
+
+One file although it is long: the derivatives use each other (slice and pad, concat and slice).
+"""
 
 from __future__ import annotations
 
@@ -110,7 +113,7 @@ reshape.numpy(lambda x, *, shape: x.reshape(shape))
 
 
 def regroup(source: Ints, target: Ints) -> list[tuple[Ints, Ints]]:
-    """The smallest runs of axes of two shapes of equal size that hold the same elements, without axes of size 1.
+    """The smallest runs of axes of two equally large shapes that hold the same elements, no axes of size 1.
 
     Sizes are not zero.
     """
@@ -257,7 +260,7 @@ def _(ct: Node, out: Node, x: Node, *, start: Ints, stop: Ints, step: Ints) -> t
     "movement",
 )
 def pad(x: TensorType, value: TensorType, *, low: Ints, high: Ints, interior: Ints) -> TensorType:
-    """x with copies of the 0-d `value` around it: `interior` between neighbours, then `low` before, `high` after.
+    """x with copies of the 0-d `value` around it: `interior` between neighbours, `low` before, `high` after.
 
     Negative low and high crop instead.
 
@@ -354,7 +357,7 @@ def concat(*xs: TensorType, axis: int) -> TensorType:
     for k, x in enumerate(xs):
         if x.dtype is not first.dtype:
             raise DTypeError(
-                f"expects inputs of one dtype, found {first.dtype.short} (input 0), {x.dtype.short} (input {k})"
+                f"dtypes differ: {first.dtype.short} (input 0), {x.dtype.short} (input {k})"
             )
         if (
             x.shape[:axis] != first.shape[:axis]

@@ -40,6 +40,15 @@ def _attrs(window: Sizes, **changes: Any) -> dict[str, Any]:
     }
 
 
+def _ties_and_nans(rng: np.random.Generator, dtype: DType) -> list[np.ndarray]:
+    """Few different values, so that windows have several maxima; for floats also several NaNs in a window."""
+    x = rng.integers(0, 3, (2, 6, 9)).astype(dtype.numpy)
+    if dtype.is_float:
+        x[0, 1, 2:5] = x[0, 2, 3] = np.nan
+        x[1, 0, :4] = -np.inf
+    return [x]
+
+
 SAMPLES = (
     Sample([(2, 3, 9, 8)], _attrs((3, 2), strides=(2, 2))),
     Sample([(1,)], _attrs((1,))),
@@ -49,6 +58,7 @@ SAMPLES = (
     Sample([(2, 4, 5, 3)], _attrs((2, 2, 2), padding=((0, 1), (1, 0), (0, 0)))),
     Sample([(1, 2, 6, 7)], _attrs((2, 3), strides=(3, 4))),
     Sample([(2, 33)], _attrs((5,), strides=(2,), padding=((2, 2),)), low=0, high=1),
+    Sample([(2, 6, 9)], _attrs((3, 4), padding=((1, 1), (3, 0))), values=_ties_and_nans),
 )
 
 

@@ -14,7 +14,7 @@ from graphopt.common.checks import found
 from graphopt.errors import DTypeError, ShapeError
 from graphopt.ir.graph import Node
 from graphopt.ir.types import DType, bool_, dtype_of, f32, i32, i64
-from graphopt.opdefs import bits, division, elementwise, linalg, math, reduce, shape
+from graphopt.opdefs import bits, elementwise, linalg, math, reduce, shape
 from graphopt.opdefs.opdef import broadcast_to, constant
 from graphopt.opdefs.scaffold import zero_of
 from graphopt.opdefs.window import window_sum
@@ -144,8 +144,8 @@ def _truth(rule: Callable[[Node, Node], Node]) -> Callable[[Node, Node], Node]:
 add = _binary("add", lambda a, b: bits.either(a, b) if a.dtype is bool_ else elementwise.add(a, b), "input + other.")
 mul = _binary("mul", lambda a, b: bits.both(a, b) if a.dtype is bool_ else elementwise.mul(a, b), "input * other.")
 pow = _binary("pow", _power, "input to the power of other.")
-floor_div = _binary("floor_div", division.floordiv, "The quotient rounded down.")
-floor_mod = _binary("floor_mod", division.mod, "What floor_div leaves; it has the sign of the divisor.")
+floor_div = _binary("floor_div", elementwise.floordiv, "The quotient rounded down.")
+floor_mod = _binary("floor_mod", elementwise.mod, "What floor_div leaves; it has the sign of the divisor.")
 maximum = _binary("maximum", elementwise.maximum, "The larger of two elements; a tie shares its derivative.")
 minimum = _binary("minimum", elementwise.minimum, "The smaller of two elements; a tie shares its derivative.")
 equal = _binary("equal", elementwise.eq, "True where the elements are equal.")
@@ -204,7 +204,7 @@ def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
     """
     a, b = promoted(input, other)
     if rounding_mode == "floor":
-        return division.floordiv(a, b)
+        return elementwise.floordiv(a, b)
     if rounding_mode not in (None, "trunc"):
         raise ShapeError(f"div: rounding_mode must be None, 'floor' or 'trunc', found {rounding_mode!r}")
     quotient = _true_divide(a, b)

@@ -11,7 +11,7 @@ from graphopt.ir.graph import Node, with_inputs
 from graphopt.ir.types import FLOATS, INTEGERS, NUMBERS, DType, bool_
 from graphopt.opdefs import REGISTRY
 from graphopt.opdefs.bits import logical_and, logical_not, logical_or, logical_xor
-from graphopt.opdefs.elementwise import abs_, cast, eq, floordiv, maximum, minimum, mod, ne, select
+from graphopt.opdefs.elementwise import abs_, cast, eq, floordiv, maximum, minimum, mod, ne, neg, select, sub
 from graphopt.opdefs.math import ceil, floor, round_, trunc
 from graphopt.opdefs.opdef import constant, full, opdef
 from graphopt.opdefs.shape import broadcast

@@ -63,7 +63,8 @@ def run_passes(graph: Graph, passes: tuple[Pass, ...], switches: config.Config) 
     rows: list[tuple[str, float, int, int]] = []
     if switches.verify:
         check(graph)
-    _dump(graph, "00-traced", switches)
+    stage = "00-traced"
+    _dump(graph, stage, switches)
     for k, step in enumerate(passes, 1):
         if step.name in switches.skip:
             continue
@@ -71,8 +72,9 @@ def run_passes(graph: Graph, passes: tuple[Pass, ...], switches: config.Config) 
         graph = step.run(before, steps)
         rows.append((step.name, perf_counter() - start, steps.count - count, _nodes(graph, switches)))
         if switches.verify:
-            _check_pass(step, before, graph, switches, count, steps)
-        _dump(graph, f"{k:02d}-{step.name}", switches)
+            _check_pass(step, before, graph, switches, count, steps, stage)
+        stage = f"{k:02d}-{step.name}"
+        _dump(graph, stage, switches)
         if switches.debug >= 4 and graph is not before:
             print(f"after {step.name}:\n{print_graph(graph)}", file=sys.stderr)
     if switches.debug >= 3:
@@ -111,8 +113,13 @@ def _dump(graph: Graph, stem: str, switches: config.Config) -> None:
         (folder / f"{stem}.graph").write_text(print_graph(graph), encoding="utf-8")
 
 
-def _check_pass(step: Pass, before: Graph, after: Graph, switches: config.Config, count: int, steps: Steps) -> None:
-    """The pass left a valid graph of the same signature and, at level 2, of the same values."""
+def _check_pass(
+    step: Pass, before: Graph, after: Graph, switches: config.Config, count: int, steps: Steps, stage: str
+) -> None:
+    """The pass left a valid graph of the same signature and, at level 2, of the same values.
+
+    count: rewrites before this pass; stage: the dump that holds its input.
+    """
     problem = _problem(before, after, switches.verify)
     if problem is None:
         return
@@ -127,7 +134,7 @@ def _check_pass(step: Pass, before: Graph, after: Graph, switches: config.Config
     blame = f"after pass {step.name}"
     if high:
         blame += f", rewrite {count + high} ({steps.names[count + high - 1]})"
-    lines = [problem, f"  {blame}", f"  reproduce: graphopt opt GRAPH -p {step.name} --limit {high}"]
+    lines = [problem, f"  {blame}", f"  reproduce: graphopt opt {stage}.graph -p {step.name} --limit {high}"]
     raise VerifyError("\n".join(lines))
 
 

@@ -85,7 +85,7 @@ class Law:
         if pattern.op != node.op or pattern.attrs != node.attrs:
             return False
         pairs = zip(pattern.inputs, node.inputs, strict=True)
-        return all([self._matches(part, source, bound) for part, source in pairs])
+        return all(self._matches(part, source, bound) for part, source in pairs)
 
 
 LAWS: dict[str, Law] = {}

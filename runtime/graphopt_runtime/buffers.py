@@ -62,7 +62,7 @@ class Arena:
         self.nbytes = nbytes
         self._keep: object
         if nbytes < 2 * _HUGE_BYTES:
-            array = aligned_empty((nbytes,), np.dtype(np.uint8))
+            array = aligned_empty((max(nbytes, ALIGNMENT),), np.dtype(np.uint8))
             self._keep, self.address = array, _address_of_interface(array)
             return
         pages = mmap.mmap(-1, nbytes + _HUGE_BYTES)

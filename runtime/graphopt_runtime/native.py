@@ -401,6 +401,7 @@ done:
 
 def team_ir(architecture: str) -> str:
     """The module for an architecture ("x86_64", "aarch64"; any other waits without a pause instruction)."""
+    architecture = {"arm64": "aarch64"}.get(architecture, architecture)
     declare, pause = _PAUSE.get(architecture, ("", ""))
     words: dict[str, object] = {
         "DECLARE_PAUSE": declare, "PAUSE": pause, "TABLE": TABLE, "HOT_ROUNDS": _HOT_ROUNDS,

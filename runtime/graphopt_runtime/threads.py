@@ -75,6 +75,7 @@ class Team:
     def start(self) -> None:
         """Start the workers; the team is narrower than asked for when the system has no more threads to give."""
         if not self._memory[native.STARTED // 8]:
+            self._clear()
             self._memory[native.PATIENCE // 8] = _patience()
             signals = set(signal.valid_signals()) - {getattr(signal, name) for name in _OWN_SIGNALS}
             before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # for the workers, which inherit it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -49,10 +50,15 @@ class Result:
     def summary(self) -> dict[str, Any]:
         """Every number, for the JSON file."""
         return {
-            "contestant": self.contestant, "version": self.version,
-            "step_ms": self.step_seconds * 1e3, "step_ms_min": min(self.seconds) * 1e3, "turns": len(self.seconds),
-            "first_call_s": self.first_seconds, "first_call_from_cache_s": self.cached_seconds,
-            "peak_bytes": self.peak_bytes, "losses": self.losses,
+            "contestant": self.contestant,
+            "version": self.version,
+            "step_ms": self.step_seconds * 1e3,
+            "step_ms_min": min(self.seconds) * 1e3,
+            "turns": len(self.seconds),
+            "first_call_s": self.first_seconds,
+            "first_call_from_cache_s": self.cached_seconds,
+            "peak_bytes": self.peak_bytes,
+            "losses": self.losses,
         }
 
 
@@ -144,6 +150,8 @@ def parse_peer(text: str) -> tuple[str, str]:
     name, equals, python = text.partition("=")
     if not equals or not python or name not in PEERS:
         raise Mistake(f"--peer {text}: expected NAME=PYTHON with a name of {', '.join(PEERS)}")
+    if shutil.which(python) is None:
+        raise Mistake(f"--peer {text}: there is no program {python}")
     return name, python
 
 
@@ -237,8 +245,12 @@ def add_rows(table: Table, name: str, results: Sequence[Result]) -> None:
     for k, result in enumerate(results):
         against = best_peer if k == 0 else result.step_seconds
         table.add_row(
-            name if k == 0 else "", result.version, f"{result.step_seconds * 1e3:.3f}",
+            name if k == 0 else "",
+            result.version,
+            f"{result.step_seconds * 1e3:.3f}",
             "" if against is None else f"{against / own:.2f}x",
-            f"{result.first_seconds:.2f} s", "" if result.cached_seconds is None else f"{result.cached_seconds:.2f} s",
-            f"{result.peak_bytes / 1e6:.0f}", end_section=k == len(results) - 1,
+            f"{result.first_seconds:.2f} s",
+            "" if result.cached_seconds is None else f"{result.cached_seconds:.2f} s",
+            f"{result.peak_bytes / 1e6:.0f}",
+            end_section=k == len(results) - 1,
         )

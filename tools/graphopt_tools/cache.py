@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 
 import typer
-from graphopt_runtime.cache import Cache
 
 from graphopt import compile as compiler
 from graphopt import config
+from graphopt_runtime.cache import Cache
 from graphopt_tools.report import megabytes
 
 

@@ -15,10 +15,11 @@ from rich.table import Table
 
 import graphopt as ms
 from graphopt import Tensor, nn
+from graphopt.compile import Compiled
 from graphopt.dataset.digits import load_digits, load_mnist5k
 from graphopt_tools.mistakes import Mistake
 from graphopt_tools.picture import Curve, Panel, check_picture, smooth, write_picture
-from graphopt_tools.report import compiled_of, megabytes
+from graphopt_tools.report import megabytes
 
 BATCH = 64
 TEST_SHARE = 0.2
@@ -116,8 +117,9 @@ def accuracy(net: nn.Cell, images: np.ndarray, labels: np.ndarray) -> float:
     return float((scores.argmax(1) == labels).mean())
 
 
-def train(net: nn.Cell, step: nn.Cell, digits: Digits, epochs: int, rng: np.random.Generator, progress: Progress,
-          task: TaskID) -> History:
+def train(
+    net: nn.Cell, step: nn.Cell, digits: Digits, epochs: int, rng: np.random.Generator, progress: Progress, task: TaskID
+) -> History:
     """Train in whole batches, a new order and new shifts every epoch; accuracy is on the test images."""
     history = History()
     batches = len(digits.train_labels) // BATCH
@@ -155,14 +157,19 @@ def run_demo(data: str, epochs: int | None, out: Path | None, seed: int) -> None
     step = new_step(net, [LEARNING_RATE * (1 + cos(pi * k / steps)) / 2 for k in range(steps)])
     console.print(f"LeNet-5, {len(digits.train_labels)} images to learn from, {len(digits.test_labels)} to test with")
     columns = (
-        TextColumn("{task.fields[epoch]}"), BarColumn(), TextColumn("loss {task.fields[loss]:.4f}"),
-        TextColumn("{task.fields[rate]:,.0f} images/s"), TimeElapsedColumn(),
+        TextColumn("{task.fields[epoch]}"),
+        BarColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"),
+        TextColumn("{task.fields[rate]:,.0f} images/s"),
+        TimeElapsedColumn(),
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("train", total=steps, epoch="compiling", loss=float("nan"), rate=0.0)
         history = train(net, step, digits, epochs, rng, progress, task)
     draw(path, history, steps // epochs)
-    console.print(summary(step, history, len(digits.test_labels), path))
+    example = (Tensor(digits.train_images[:BATCH]), Tensor(digits.train_labels[:BATCH]))
+    compiled = step.compile_cache.entry(example, {})[0].compiled
+    console.print(summary(compiled, history, len(digits.test_labels), path))
 
 
 def draw(path: Path, history: History, batches: int) -> None:
@@ -178,12 +185,11 @@ def draw(path: Path, history: History, batches: int) -> None:
     ))  # fmt: skip
 
 
-def summary(step: nn.Cell, history: History, tested: int, path: Path) -> Table:
+def summary(compiled: Compiled, history: History, tested: int, path: Path) -> Table:
     """The numbers at the end."""
     table = Table.grid(padding=(0, 3))
     right = history.accuracies[-1]
     table.add_row("test accuracy", f"{right * 100:.2f} % ({round(right * tested)} of {tested} images)")
-    compiled = compiled_of(step)
     source = "loaded from the disk cache" if compiled.cached else "compiled"
     table.add_row("compile time", f"{compiled.seconds:.2f} s ({source})")
     seconds = median(history.step_seconds[1:] or history.step_seconds)

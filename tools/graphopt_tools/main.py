@@ -58,8 +58,9 @@ def demo(
 def show(
     target: Annotated[str, typer.Argument(metavar="FILE:OBJECT", help="A Python file and the name of an object in it.")],
     stage: Annotated[Stage | None, typer.Option(help="Print this stage; without it only the summary.")] = None,
-    input: Annotated[list[str] | None, typer.Option(
-        metavar="TYPE", help="Type of one input, such as f32[64,784]; once per input.")] = None,
+    input: Annotated[
+        list[str] | None, typer.Option(metavar="TYPE", help="Type of one input, such as f32[64,784]; once per input.")
+    ] = None,
 ) -> None:
     """Show what a network or function is compiled to.
 
@@ -75,8 +76,12 @@ def show(
 @reports_mistakes
 def bench(
     workloads: Annotated[str, typer.Option(help="Comma-separated names.")] = "mlp,lenet5",
-    peer: Annotated[list[str] | None, typer.Option(
-        metavar="NAME=PYTHON", help="A framework to compare with (torch, jax or mindspore) and a Python that has it.")] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=PYTHON", help="A framework to compare with (torch, jax or mindspore) and a Python that has it."
+        ),
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write every number to this file.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads for each contestant.")] = 2,
     seconds: Annotated[float, typer.Option(min=0.1, help="Measuring time for each contestant and workload.")] = 5.0,

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from graphopt.llvm.target import machine_of
 from graphopt_runtime.buffers import aligned_empty
 from graphopt_runtime.engine import compile_ir, host
 from graphopt_runtime.executor import Executable
 from graphopt_runtime.program import BufferSpec, Call, Program
-
-from graphopt.llvm.target import machine_of
 
 ACCUMULATORS = 10  # independent chains: enough to hide the latency of a multiply-add, few enough for 16 registers
 ROUNDS = 2_000_000
@@ -48,8 +47,10 @@ def measure(threads: int) -> Speeds:
     arrays = [aligned_empty((ARRAY_BYTES // 4,), np.dtype(np.float32)) for _ in range(3)]
     for array in arrays:
         array[:] = 1.0
-    traffic = [used * ARRAY_BYTES / _best(stream_ir(kind, lanes), [sink, *arrays], threads)
-               for kind, used in (("read", 1), ("copy", 2), ("triad", 3))]
+    traffic = [
+        used * ARRAY_BYTES / _best(stream_ir(kind, lanes), [sink, *arrays], threads)
+        for kind, used in (("read", 1), ("copy", 2), ("triad", 3))
+    ]
     return Speeds(threads, flops / seconds / 1e9, *(rate / 1e9 for rate in traffic))
 
 

@@ -10,10 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from graphopt import compile as compiler
-from graphopt import nn, ops
+from graphopt import config, nn, ops
+from graphopt.common.compiled import CompiledFunction
+from graphopt.common.signature import parameters_of
 from graphopt.ir.graph import Graph
 from graphopt_runtime.program import Program
-from graphopt_tools.report import graph_of, megabytes
+from graphopt_tools.report import megabytes
 from graphopt_tools.targets import resolve
 
 
@@ -35,6 +37,14 @@ def run_show(target: str, stage: str | None, types: Sequence[str]) -> None:
         typer.echo(compiler.stages(graph_of(function, inputs))[stage])
 
 
+def graph_of(function: Callable[..., Any], inputs: Sequence[Any]) -> Graph:
+    """The traced graph of a Cell or function; nothing is optimized or compiled on the way."""
+    name = getattr(function, "__name__", type(function).__name__)
+    traced = function.compile_cache if isinstance(function, nn.Cell) else CompiledFunction(name, function, parameters_of(function))
+    with config.override(backend="numpy"):
+        return traced.graph(tuple(inputs), {})
+
+
 def gradient_of(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function that gives the gradients: for the trainable parameters of a Cell, for the inputs where there are none.
 
@@ -49,19 +59,22 @@ def gradient_of(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def print_summary(program: Program, graph: Graph) -> None:
     """What the native function consists of."""
-    parameters = sum(spec.nbytes for spec in program.buffers if spec.kind == "state")
+    state = sum(spec.nbytes for spec in program.buffers if spec.kind == "state")
     barriers = sum(call.barrier for call in program.calls)
-    typer.echo(
-        f"{program.name}: 1 native function ({megabytes(len(program.code))} of code) with {len(program.calls)} kernels and "
-        f"{barriers} barriers; arena {program.arena_bytes} bytes, state {megabytes(parameters)}, {len(graph.updates)} updates in place"
-    )
+    typer.echo(f"{program.name}: 1 native function with {len(program.calls)} kernels and {barriers} barriers")
+    typer.echo(f"arena {program.arena_bytes} bytes, state {megabytes(state)}, code {megabytes(len(program.code))}")
+    typer.echo(f"{len(graph.updates)} of {len(graph.state)} states are updated in place")
     table = Table(box=None, header_style="bold")
     for heading, justify in (("kernel", "left"), ("extent", "right"), ("barrier", "left"), ("kflop", "right"), ("kB", "right")):
         table.add_column(heading, justify="right" if justify == "right" else "left", no_wrap=True)
     table.add_column("from", overflow="fold")
     for call in program.calls:
         table.add_row(
-            call.kernel, str(call.extent), "before" if call.barrier else "", f"{call.flops / 1e3:,.0f}",
-            f"{call.bytes / 1e3:,.0f}", " ".join(part for part in (call.where, call.cell) if part),
+            call.kernel,
+            str(call.extent),
+            "before" if call.barrier else "",
+            f"{call.flops / 1e3:,.0f}",
+            f"{call.bytes / 1e3:,.0f}",
+            " ".join(part for part in (call.where, call.cell) if part),
         )
     Console().print(table)

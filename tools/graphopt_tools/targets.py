@@ -37,7 +37,7 @@ def resolve(target: str, types: Sequence[str]) -> tuple[Callable[..., Any], list
     if isinstance(found, type) and issubclass(found, nn.Cell):
         found = _call(found, f"{name}()")
     if not callable(found):
-        raise Mistake(f"{target} is a {type(found).__name__}; expected a Cell, a function or a callable that returns one")
+        raise Mistake(f"{target}: expected a Cell or a function, found {type(found).__name__}")
     if inputs or isinstance(found, nn.Cell) or _parameters(found):
         if not inputs:
             raise Mistake(f"{target} takes inputs: name the type of each with --input, such as --input 'f32[64,784]'")
@@ -119,7 +119,8 @@ def _unpack(target: str, result: Any) -> tuple[Callable[..., Any], list[Any]]:
     if isinstance(result, tuple) and len(result) >= 2 and callable(result[0]) and not isinstance(result[0], Tensor):
         inputs = list(result[1]) if len(result) == 2 and isinstance(result[1], tuple | list) else list(result[1:])
         return result[0], [Tensor(x) if isinstance(x, np.ndarray) else x for x in inputs]
-    raise Mistake(f"{target}() must return a Cell or function and example inputs: (cell, x, y); it returned a {type(result).__name__}")
+    found = f"it returned {type(result).__name__}"
+    raise Mistake(f"{target}() must return a Cell or function and example inputs, such as (cell, x, y); {found}")
 
 
 def _call(function: Callable[..., Any], text: str) -> Any:

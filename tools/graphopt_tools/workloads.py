@@ -50,14 +50,32 @@ class Workload:
 
 WORKLOADS = {
     "mlp": Workload(
-        "MLP 784-512-256-10, batch 128, Momentum", 128, (784,), 10,
+        "MLP 784-512-256-10, batch 128, Momentum",
+        128,
+        (784,),
+        10,
         (("dense", 784, 512), ("relu",), ("dense", 512, 256), ("relu",), ("dense", 256, 10)),
         {"kind": "momentum", "learning_rate": 0.01, "momentum": 0.9},
     ),
     "lenet5": Workload(
-        "LeNet-5 1x32x32, batch 64, Adam", 64, (1, 32, 32), 10,
-        (("conv", 1, 6, 5), ("relu",), ("maxpool", 2), ("conv", 6, 16, 5), ("relu",), ("maxpool", 2), ("flatten",),
-         ("dense", 400, 120), ("relu",), ("dense", 120, 84), ("relu",), ("dense", 84, 10)),
+        "LeNet-5 1x32x32, batch 64, Adam",
+        64,
+        (1, 32, 32),
+        10,
+        (
+            ("conv", 1, 6, 5),
+            ("relu",),
+            ("maxpool", 2),
+            ("conv", 6, 16, 5),
+            ("relu",),
+            ("maxpool", 2),
+            ("flatten",),
+            ("dense", 400, 120),
+            ("relu",),
+            ("dense", 120, 84),
+            ("relu",),
+            ("dense", 84, 10),
+        ),
         {"kind": "adam", "learning_rate": 0.001, "eps": ADAM_EPS},
     ),
 }

@@ -31,8 +31,7 @@ def layer(nn: Any, kind: str, arguments: list[int]) -> Any:
     raise ValueError(f"no such layer: {kind}")
 
 
-def contestant(spec: dict[str, Any], arrays: dict[str, np.ndarray], threads: int,
-               framework: str = "mindspore") -> Contestant:
+def contestant(spec: dict[str, Any], arrays: dict[str, np.ndarray], threads: int, framework: str = "mindspore") -> Contestant:
     """See serve.py. The number of threads stands in the environment."""
     del threads
     ms = import_module(framework)

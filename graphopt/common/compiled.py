@@ -1,0 +1,256 @@
+"""Compiled functions: one trace and one compile per signature, kept, counted and explained."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from graphopt.common.parameter import Parameter
+from graphopt.common.signature import Template, check_call, describe, traced
+from graphopt.common.tensor import Tensor, epoch
+from graphopt.common.trace import Trace
+from graphopt.compile import Compiled, compile_graph
+from graphopt.errors import TraceError
+from graphopt.ir.graph import Graph
+from graphopt.ir.types import TensorType
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """One compile: its number, why it was needed, its signature, and the seconds it took."""
+
+    number: int
+    reason: str
+    signature: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.number}. {self.reason}: {self.signature} ({1e3 * self.seconds:.0f} ms)"
+
+
+@dataclass(eq=False)
+class _Entry:
+    """A compiled signature: what it was traced with, and what it ran over."""
+
+    names: tuple[str, ...]
+    key: Any
+    floats: bool
+    graph: Graph
+    compiled: Compiled
+    parameters: tuple[Parameter, ...]
+    template: Template
+    watched: tuple[tuple[Any, int, tuple[Any, ...]], ...]
+    objects: tuple[Any, ...]
+    guards: tuple[Callable[[], None], ...]
+    epoch: int
+
+    def stale(self) -> bool:
+        """Whether something the trace read has changed for good."""
+        return any(thing._version != version for thing, version, _ in self.watched)
+
+    def fits(self) -> bool:
+        """Whether all Cells are in the state (training or not) they were traced in."""
+        if self.epoch != epoch():
+            if not all(_flags(thing) == flags for thing, _, flags in self.watched):
+                return False
+            self.epoch = epoch()
+        return True
+
+    def run(self, arrays: list[np.ndarray]) -> Any:
+        for guard in self.guards:
+            guard()
+        state = [p._data() for p in self.parameters]
+        return self.template.fill(self.compiled.run(arrays, state))
+
+
+def _flags(thing: Any) -> tuple[Any, ...]:
+    flags = getattr(thing, "_trace_flags", None)
+    return () if flags is None else flags()
+
+
+class CompiledFunction:
+    """A function that is traced and compiled once per signature.
+
+    The signature is: dtypes and shapes of Tensors, the values of ints, bools, strings and None, the structure of
+    containers, which Cells are training, and whatever attributes of Cells the trace may have read. Python floats are
+    run-time scalars, unless the code asks for their value; then that argument list is compiled per value.
+    """
+
+    def __init__(self, name: str, function: Callable[..., Any], signature: inspect.Signature | None):
+        self.name = name
+        self.compilations: list[Compilation] = []
+        self._function = function
+        self._signature = signature
+        self._entries: dict[Any, list[_Entry]] = {}
+        self._by_value: set[Any] = set()
+        self._last: _Entry | None = None
+
+    @property
+    def compiles(self) -> int:
+        """How many times the function was traced and compiled."""
+        return len(self.compilations)
+
+    def explain(self) -> str:
+        """A line for each compile: why it was needed, for which signature, and how long it took."""
+        return "\n".join(map(str, self.compilations)) or "not compiled yet"
+
+    def __call__(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        entry, arrays = self.entry(args, kwargs)
+        return entry.run(arrays)
+
+    def graph(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Graph:
+        """The traced graph for these arguments, before optimization."""
+        return self.entry(args, kwargs)[0].graph
+
+    def entry(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[_Entry, list[np.ndarray]]:
+        """The compiled signature of these arguments, compiled now if it is new, and the arrays to run it on."""
+        key, arrays = self._describe(args, kwargs, True)
+        if key in self._by_value:
+            key, arrays = self._describe(args, kwargs, False)
+        known = self._entries.get(key, [])
+        for entry in known:
+            if entry.epoch == epoch():
+                self._last = entry
+                return entry, arrays
+        dropped = [entry for entry in known if entry.stale()]
+        for entry in known:
+            if entry not in dropped and entry.fits():
+                self._last = entry
+                return entry, arrays
+        self._entries[key] = [entry for entry in known if entry not in dropped]
+        return self._compile(key, arrays, args, kwargs, dropped)
+
+    def _describe(self, args: Sequence[Any], kwargs: Mapping[str, Any], floats: bool) -> tuple[Any, list[np.ndarray]]:
+        arrays: list[np.ndarray] = []
+        names = self._names(args)
+        parts = [describe(v, n, self.name, arrays, floats) for n, v in zip(names, args, strict=True)]
+        parts += [(n, describe(v, n, self.name, arrays, floats)) for n, v in kwargs.items()]
+        return tuple(parts), arrays
+
+    def _names(self, args: Sequence[Any]) -> list[str]:
+        return _positional_names(self._signature, len(args))
+
+    def _compile(
+        self, key: Any, arrays: list[np.ndarray], args: Sequence[Any], kwargs: Mapping[str, Any], dropped: list[_Entry]
+    ) -> tuple[_Entry, list[np.ndarray]]:
+        start = time.perf_counter()
+        check_call(self.name, self._signature, args, kwargs)
+        floats = key not in self._by_value and self._describe(args, kwargs, True)[0] == key
+        try:
+            entry = self._trace(key, args, kwargs, floats)
+        except TraceError as error:
+            if not (floats and getattr(error, "scalar", False)):
+                raise
+            self._by_value.add(key)
+            key, arrays = self._describe(args, kwargs, False)
+            entry = self._trace(key, args, kwargs, False)
+        reason = self._reason(entry, dropped)
+        self._entries.setdefault(key, []).append(entry)
+        self._last = entry
+        signature = ", ".join(f"{n}: {_shown(k)}" for n, k in zip(entry.names, key, strict=True))
+        seconds = time.perf_counter() - start
+        self.compilations.append(Compilation(self.compiles + 1, reason, f"({signature})", seconds))
+        return entry, arrays
+
+    def _trace(self, key: Any, args: Sequence[Any], kwargs: Mapping[str, Any], floats: bool) -> _Entry:
+        trace = Trace(self.name)
+        names = self._names(args)
+        at = epoch()
+        with trace.running():
+            given = [traced(v, n, trace, floats) for n, v in zip(names, args, strict=True)]
+            named = {n: traced(v, n, trace, floats) for n, v in kwargs.items()}
+            template = Template(self._function(*given, **named), trace, self.name)
+        graph = trace.graph(template.nodes)
+        return _Entry(
+            names=(*names, *kwargs),
+            key=key,
+            floats=floats,
+            graph=graph,
+            compiled=compile_graph(graph),
+            parameters=tuple(trace.parameters),
+            template=template,
+            watched=tuple(trace.visited.values()),
+            objects=_objects([*args, *kwargs.values()]),
+            epoch=at,
+            guards=tuple(trace.guards),
+        )
+
+    def _reason(self, entry: _Entry, dropped: list[_Entry]) -> str:
+        """Why the entries there were did not do."""
+        if self._last is None:
+            return "first call"
+        for old in dropped:
+            for thing, version, _ in old.watched:
+                if thing._version != version:
+                    return _change(thing)
+        before = self._last
+        if before.key != entry.key:
+            if len(before.key) != len(entry.key) or before.names != entry.names:
+                return f"arguments ({', '.join(before.names)}) -> ({', '.join(entry.names)})"
+            for name, old, new in zip(entry.names, before.key, entry.key, strict=True):
+                if old != new:
+                    return f"argument {name}: {_shown(old)} -> {_shown(new)}"
+        for (thing, _, old), (_, _, new) in zip(before.watched, entry.watched, strict=False):
+            if old != new:
+                return f"training of {type(thing).__name__}: {old[0]} -> {new[0]}"
+        return "state of the Cells"
+
+
+def _positional_names(signature: inspect.Signature | None, count: int) -> list[str]:
+    names: list[str] = []
+    for parameter in signature.parameters.values() if signature is not None else ():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            names.extend(f"{parameter.name}_{k}" for k in range(count - len(names)))
+        elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            names.append(parameter.name)
+    return (names + [f"arg{k}" for k in range(len(names), count)])[:count]
+
+
+def _change(thing: Any) -> str:
+    change = getattr(thing, "_last_change", None)
+    if change is None:
+        what = f"Parameter {thing.name}" if isinstance(thing, Parameter) else "a captured Tensor"
+        return f"{what} was changed"
+    name, old, new = change
+    return f"attribute {name} of {type(thing).__name__}: {_short(old)} -> {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _shown(key: Any) -> str:
+    """A part of a signature as the user would write it."""
+    if isinstance(key, TensorType):
+        return str(key)
+    if key is float:
+        return "float"
+    if isinstance(key, tuple) and key and key[0] in (tuple, list):
+        inner = ", ".join(_shown(k) for k in key[1:])
+        return f"({inner})" if key[0] is tuple else f"[{inner}]"
+    if isinstance(key, tuple) and key and key[0] is dict:
+        return "{" + ", ".join(f"{k!r}: {_shown(v)}" for k, v in key[1:]) + "}"
+    if isinstance(key, tuple) and len(key) == 2:
+        if key[0] in ("parameter", "object"):
+            return str(key[0])
+        return _shown(key[1]) if isinstance(key[0], str) else repr(key[1])
+    return str(key)
+
+
+def _objects(values: Sequence[Any]) -> tuple[Any, ...]:
+    """The arguments that stand in a key by identity: kept alive, so that the identity stays theirs."""
+    found: list[Any] = []
+    for value in values:
+        if isinstance(value, (tuple, list)):
+            found.extend(_objects(value))
+        elif isinstance(value, dict):
+            found.extend(_objects(list(value.values())))
+        elif isinstance(value, Parameter) or (not isinstance(value, Tensor) and hasattr(value, "__dict__")):
+            found.append(value)
+    return tuple(found)

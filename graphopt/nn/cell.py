@@ -1,0 +1,522 @@
+"""Cell: the base of networks, layers, losses and optimizers."""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from graphopt import context
+from graphopt.common.compiled import CompiledFunction
+from graphopt.common.dtype import bfloat16, float16, float32
+from graphopt.common.parameter import PARAMETER_NAME_DEFAULT, Parameter, ParameterTuple
+from graphopt.common.signature import check_call, parameters_of, refuse_array
+from graphopt.common.tensor import Tensor, bump
+from graphopt.common.trace import active
+from graphopt.ir.types import DType
+from graphopt.nn.custom import with_derivative
+from graphopt.where import cell as cell_path
+
+_MISSING = object()
+_OWN = frozenset(("_version", "_last_change", "_traced", "_steps", "_scope_name", "_computing"))
+
+
+class HookHandle:
+    """Takes a hook away again: `handle.remove()`."""
+
+    _numbers = itertools.count()
+
+    def __init__(self, hooks: dict[int, Any], changed: Callable[[], None]):
+        self.handle_id = next(HookHandle._numbers)
+        self._hooks = hooks
+        self._changed = changed
+
+    def remove(self) -> None:
+        """Take the hook away; doing it twice is fine."""
+        if self._hooks.pop(self.handle_id, None) is not None:
+            self._changed()
+
+
+class Cell:
+    """A computation with parameters: subclasses assign Parameters and Cells in `__init__` and compute in `construct`.
+
+    auto_prefix: whether the parameters of child Cells are named after the path to them (`conv1.weight`).
+    flags:       attributes to set.
+
+    Calling a Cell runs `construct`. In GRAPH_MODE the outermost call is traced and compiled once per signature: shapes
+    and dtypes of the arguments, values of ints, bools, strings and None, structure of containers, which Cells are
+    training, and the attributes of the Cells. `compile_cache` counts the compiles and explains each.
+
+    Errors: TypeError, naming the argument, for arguments that are no Tensors, numbers or containers of them, or do not
+            fit `construct`. A call that fails leaves all Parameters as they were in GRAPH_MODE.
+
+    >>> import graphopt as ms
+    >>> class Twice(ms.nn.Cell):
+    ...     def construct(self, x):
+    ...         return x * 2
+    >>> print(Twice()(ms.Tensor([1.0, 2.0])))
+    [2. 4.]
+    """
+
+    _version = 0
+    _last_change: tuple[str, Any, Any] | None = None
+    _traced = False
+    _computing = False
+    _scope_name = ""
+
+    def __init__(self, auto_prefix: bool = True, flags: dict[str, Any] | None = None):
+        self._params: OrderedDict[str, Parameter] = OrderedDict()
+        self._cells: OrderedDict[str, Cell | None] = OrderedDict()
+        self._auto_prefix = auto_prefix
+        self._training = False
+        self._grad = False
+        self._to_float: DType | None = None
+        self._inputs: tuple[Any, ...] | None = None
+        self._pre_hooks: dict[int, tuple[Callable[..., Any], bool]] = {}
+        self._forward_hooks: dict[int, tuple[Callable[..., Any], bool]] = {}
+        self._steps: CompiledFunction | None = None
+        self.param_prefix = ""
+        if flags:
+            self.add_flags(**flags)
+
+    # attributes -----------------------------------------------------------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        params = self.__dict__.get("_params")
+        if params is not None and name in params:
+            return self._read(params[name])
+        cells = self.__dict__.get("_cells")
+        if cells is not None and name in cells:
+            return cells[name]
+        raise AttributeError(f"The {type(self).__name__!r} object has no attribute {name!r}.")
+
+    def _read(self, parameter: Parameter) -> Any:
+        """A Parameter as `construct` sees it: in the dtype of `to_float` while it runs, when training changes it."""
+        kind = self._to_float
+        if kind is None or not self._computing or not parameter.requires_grad or not parameter.dtype.is_float:
+            return parameter
+        return parameter if parameter.dtype is kind else parameter.astype(kind)  # type: ignore[attr-defined]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _OWN or (isinstance(getattr(type(self), name, None), property)):
+            object.__setattr__(self, name, value)
+            return
+        self._note_change(name, value)
+        params, cells = self.__dict__.get("_params"), self.__dict__.get("_cells")
+        if isinstance(value, (Parameter, Cell)) or (isinstance(value, ParameterTuple)):
+            if params is None or cells is None:
+                raise AttributeError(f"{type(self).__name__}: call super().__init__() before assigning {name!r}")
+        if isinstance(value, Parameter):
+            self.__dict__.pop(name, None)
+            cells.pop(name, None)  # type: ignore[union-attr]
+            self.insert_param_to_cell(name, value)
+        elif isinstance(value, Cell):
+            self._set_child(name, value)
+        elif params is not None and name in params:
+            self._set_param_value(name, value)
+        elif cells is not None and name in cells:
+            if value is not None:
+                what = f"{name!r} is a child Cell, expected a Cell or None, found {value!r} of type {type(value).__name__}"
+                raise TypeError(f"{type(self).__name__}: {what}")
+            cells[name] = None
+        else:
+            if isinstance(value, ParameterTuple):
+                for item in value:
+                    self.insert_param_to_cell(item.name, item, check_name_contain_dot=False)
+            object.__setattr__(self, name, value)
+
+    def _set_param_value(self, name: str, value: Any) -> None:
+        if value is None:
+            del self._params[name]
+            object.__setattr__(self, name, None)
+        elif isinstance(value, Tensor):
+            self._params[name].set_data(value)
+        else:
+            what = f"{name!r} is a Parameter, expected a Parameter, Tensor or None"
+            raise TypeError(f"{type(self).__name__}: {what}, found {value!r} of type {type(value).__name__}")
+
+    def _set_child(self, name: str, value: Cell) -> None:
+        self.__dict__.pop(name, None)
+        self._params.pop(name, None)
+        self._cells[name] = value
+        value._scope_name = name
+        if self._auto_prefix:
+            value.update_parameters_name(name + ".")
+
+    def __delattr__(self, name: str) -> None:
+        self._note_change(name, None)
+        for table in (self._params, self._cells):
+            if name in table:
+                del table[name]  # type: ignore[attr-defined]
+                return
+        object.__delattr__(self, name)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._params, *self._cells]
+
+    def _note_change(self, name: str, value: Any) -> None:
+        """A compiled graph may have read the attribute: if it changes, graphs that visited this Cell are traced again."""
+        if not self._traced:
+            return
+        old = self.__dict__.get(name, _MISSING)
+        if old is _MISSING:
+            old = self._params.get(name) or self._cells.get(name)
+        if _same(old, value) or (isinstance(value, Tensor) and value._trace is not None and value._trace is active()):
+            return
+        if isinstance(old, Parameter) and isinstance(value, Tensor) and not isinstance(value, Parameter):
+            return
+        self._last_change = (name, old, value)
+        self._changed()
+
+    def _changed(self) -> None:
+        self._version += 1
+        bump()
+
+    def _trace_flags(self) -> tuple[Any, ...]:
+        return (self._training,)
+
+    # calling --------------------------------------------------------------------------------------------------
+
+    def construct(self, *args: Any, **kwargs: Any) -> Any:
+        """The computation; every subclass defines it.
+
+        Errors: NotImplementedError in the base.
+        """
+        raise NotImplementedError(f"{type(self).__name__}: define construct(self, ...)")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if "_params" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__}: call super().__init__() in __init__")
+        trace = active()
+        if trace is not None:
+            object.__setattr__(self, "_traced", True)
+            trace.visit(self, self._version, self._trace_flags())
+            if not self._scope_name:
+                return self._run(args, kwargs)
+            with cell_path(self._scope_name):
+                return self._run(args, kwargs)
+        if context.graph_mode():
+            return self._compiled()(args, kwargs)
+        self._refuse_arrays(args)
+        check_call(self._label(), parameters_of(self.construct), args, kwargs)
+        return self._run(args, kwargs)
+
+    def _label(self) -> str:
+        return type(self).__name__
+
+    def _refuse_arrays(self, args: Iterable[Any]) -> None:
+        if any(isinstance(a, np.ndarray) for a in args):
+            names = [p for p in (parameters_of(self.construct) or OrderedDict()).parameters]  # type: ignore[union-attr]
+            for k, value in enumerate(args):
+                if isinstance(value, np.ndarray):
+                    refuse_array(value, names[k] if k < len(names) else f"arg{k}", self._label())
+
+    def _compiled(self) -> CompiledFunction:
+        if self._steps is None:
+            self._steps = CompiledFunction(self._label(), self._traced_call, parameters_of(self.construct))
+        return self._steps
+
+    def _traced_call(self, *args: Any, **kwargs: Any) -> Any:
+        trace = active()
+        assert trace is not None
+        object.__setattr__(self, "_traced", True)
+        trace.visit(self, self._version, self._trace_flags())
+        return self._run(args, kwargs)
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """construct with hooks, `to_float`, and the Cell's own derivative."""
+        for hook, with_kwargs in list(self._pre_hooks.values()):
+            changed = hook(self, args, kwargs) if with_kwargs else hook(self, args)
+            if with_kwargs and changed is not None:
+                args, kwargs = changed
+            elif changed is not None:
+                args = changed if isinstance(changed, tuple) else (changed,)
+        body = self.construct
+        if "bprop" in dir(type(self)) and active() is not None:
+            output = with_derivative(self, body, args, kwargs)
+        elif self._to_float is not None:
+            output = self._run_as(self._to_float, args, kwargs)
+        else:
+            output = body(*args, **kwargs)
+        for hook, with_kwargs in list(self._forward_hooks.values()):
+            changed = hook(self, args, kwargs, output) if with_kwargs else hook(self, args, output)
+            output = output if changed is None else changed
+        return output
+
+    def _run_as(self, kind: DType, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        before = self._computing
+        self._computing = True
+        try:
+            named = {k: _to_kind(v, kind) for k, v in kwargs.items()}
+            return self.construct(*(_to_kind(a, kind) for a in args), **named)
+        finally:
+            self._computing = before
+
+    @property
+    def compile_cache(self) -> CompiledFunction:
+        """The compiled signatures of this Cell: `compiles`, `compilations`, `explain()`."""
+        return self._compiled()
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Trace and compile for these arguments without running."""
+        self._compiled().entry(args, kwargs)
+
+    def compile_and_run(self, *args: Any, **kwargs: Any) -> Any:
+        """Compile for these arguments, in whatever mode, and run."""
+        return self._compiled()(args, kwargs)
+
+    def set_inputs(self, *inputs: Any, **kwargs: Any) -> None:
+        """Note example inputs; shapes are static, so compiling happens per shape anyway."""
+        self._inputs = inputs or tuple(kwargs.values())
+
+    def get_inputs(self) -> tuple[Any, ...] | None:
+        """What `set_inputs` was given."""
+        return self._inputs
+
+    # children and parameters ----------------------------------------------------------------------------------
+
+    def insert_child_to_cell(self, child_name: str, child_cell: Cell | None) -> None:
+        """Add a child Cell.
+
+        Errors: TypeError for a name that is no str or a child that is no Cell; KeyError for a name in use.
+        """
+        if not isinstance(child_name, str):
+            raise TypeError(f"insert_child_to_cell: child_name must be str, found {child_name!r}")
+        if child_cell is not None and not isinstance(child_cell, Cell):
+            kind = type(child_cell).__name__
+            raise TypeError(f"insert_child_to_cell: child_cell must be Cell, found {child_cell!r} of type {kind}")
+        if not child_name or "." in child_name or (hasattr(self, child_name) and child_name not in self._cells):
+            raise KeyError(f"insert_child_to_cell: child_name {child_name!r} is empty, holds a '.', or is in use")
+        self._note_change(child_name, child_cell)
+        self._cells[child_name] = child_cell
+        if child_cell is not None:
+            child_cell._scope_name = child_name
+
+    def insert_param_to_cell(self, param_name: str, param: Parameter, check_name_contain_dot: bool = True) -> None:
+        """Add a Parameter; a nameless one is named param_name.
+
+        Errors: AttributeError before `Cell.__init__`; TypeError for something that is no Parameter; KeyError for an
+                empty name, one with a '.', or one in use for something else.
+        """
+        if "_params" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__}: call super().__init__() before assigning {param_name!r}")
+        if not isinstance(param_name, str):
+            raise TypeError(f"insert_param_to_cell: param_name must be str, found {param_name!r}")
+        if not isinstance(param, Parameter):
+            raise TypeError(f"insert_param_to_cell: param must be Parameter, found {param!r} of type {type(param).__name__}")
+        if not param_name or (check_name_contain_dot and "." in param_name):
+            raise KeyError(f"insert_param_to_cell: param_name must be a name without '.', found {param_name!r}")
+        if param_name in self.__dict__ or param_name in self._cells:
+            raise KeyError(f"insert_param_to_cell: {param_name!r} is in use for something that is no Parameter")
+        if param.name == PARAMETER_NAME_DEFAULT:
+            param.name = param_name
+        self._params[param_name] = param
+
+    def update_parameters_name(self, prefix: str = "", recurse: bool = True) -> None:
+        """Name the parameters `prefix` + the path to them.
+
+        Errors: TypeError for a prefix that is no str.
+        """
+        if not isinstance(prefix, str):
+            raise TypeError(f"update_parameters_name: prefix must be str, found {prefix!r} of type {type(prefix).__name__}")
+        for name, param in self.parameters_and_names(expand=recurse):
+            param.name = prefix + name
+
+    def cells(self) -> Iterable[Cell]:
+        """The direct child Cells."""
+        return self.name_cells().values()
+
+    def name_cells(self) -> OrderedDict[str, Cell]:
+        """The direct child Cells by name."""
+        found: OrderedDict[str, Cell] = OrderedDict()
+        for name, child in self._cells.items():
+            if child is not None and all(child is not other for other in found.values()):
+                found[name] = child
+        return found
+
+    def cells_and_names(self, cells: set[int] | None = None, name_prefix: str = "") -> Iterator[tuple[str, Cell]]:
+        """(path, Cell) for this Cell and all below it, each Cell once."""
+        seen = set() if cells is None else cells
+        if id(self) in seen:
+            return
+        seen.add(id(self))
+        yield name_prefix, self
+        for name, child in self._cells.items():
+            if child is not None:
+                yield from child.cells_and_names(seen, f"{name_prefix}.{name}" if name_prefix else name)
+
+    def parameters_and_names(self, name_prefix: str = "", expand: bool = True) -> Iterator[tuple[str, Parameter]]:
+        """(path, Parameter) of this Cell and, with expand, of all below it; each Parameter once."""
+        found = self.cells_and_names(name_prefix=name_prefix) if expand else [(name_prefix, self)]
+        seen: set[int] = set()
+        for path, child in found:
+            for name, param in child._params.items():
+                if id(param) not in seen:
+                    seen.add(id(param))
+                    yield (f"{path}.{name}" if path else name), param
+
+    def get_parameters(self, expand: bool = True) -> Iterator[Parameter]:
+        """The Parameters of this Cell and, with expand, of all below it."""
+        for _, param in self.parameters_and_names(expand=expand):
+            yield param
+
+    def trainable_params(self, recurse: bool = True) -> list[Parameter]:
+        """The Parameters that training changes."""
+        return [p for p in self.get_parameters(expand=recurse) if p.requires_grad]
+
+    def untrainable_params(self, recurse: bool = True) -> list[Parameter]:
+        """The Parameters that training leaves alone."""
+        return [p for p in self.get_parameters(expand=recurse) if not p.requires_grad]
+
+    def parameters_dict(self, recurse: bool = True) -> OrderedDict[str, Parameter]:
+        """The Parameters by their names."""
+        return OrderedDict((p.name, p) for p in self.get_parameters(expand=recurse))
+
+    def init_parameters_data(self, auto_parallel_mode: bool = False) -> dict[Parameter, Parameter]:
+        """Every Parameter as its own replacement: initial values are drawn when a Parameter is made."""
+        return {p: p for p in self.get_parameters()}
+
+    def check_names(self) -> None:
+        """Check that no two Parameters have the same name.
+
+        Errors: ValueError naming the first that do.
+        """
+        names: dict[str, Parameter] = {}
+        for param in self.get_parameters():
+            if names.setdefault(param.name, param) is not param:
+                raise ValueError(f"{self._label()}: two different Parameters are named {param.name!r}; rename one")
+
+    # state of the whole tree ----------------------------------------------------------------------------------
+
+    def set_train(self, mode: bool = True) -> Cell:
+        """Put this Cell and all below it into training (or evaluation) state; dropout and normalization differ."""
+        changed = False
+        for _, child in self.cells_and_names():
+            if child._training is not bool(mode):
+                child._training = bool(mode)
+                changed = True
+        if changed:
+            bump()
+        return self
+
+    @property
+    def training(self) -> bool:
+        """Whether the Cell is in training state."""
+        return self._training
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        if mode is not self._training:
+            self.__dict__["_training"] = mode
+            bump()
+
+    @property
+    def requires_grad(self) -> bool:
+        """What `set_grad` set."""
+        return self._grad
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        self._grad = value
+
+    def set_grad(self, requires_grad: bool = True) -> Cell:
+        """Note that the Cell will be differentiated; gradients work without."""
+        self._grad = requires_grad
+        return self
+
+    def to_float(self, dst_type: DType) -> Cell:
+        """Let this Cell and all below it compute in float16, bfloat16 or float32: inputs and weights are cast on reading.
+
+        Errors: ValueError for another dtype.
+        """
+        if dst_type not in (float16, bfloat16, float32):
+            raise ValueError(f"to_float: dst_type must be float16, bfloat16 or float32, found {dst_type!r}")
+        for _, child in self.cells_and_names():
+            child._to_float = dst_type
+        return self
+
+    def add_flags(self, **flags: Any) -> Cell:
+        """Set attributes."""
+        for name, value in flags.items():
+            setattr(self, name, value)
+        return self
+
+    def add_flags_recursive(self, **flags: Any) -> Cell:
+        """Set attributes of this Cell and all below it."""
+        for _, child in self.cells_and_names():
+            child.add_flags(**flags)
+        return self
+
+    def apply(self, fn: Callable[[Cell], Any]) -> Cell:
+        """Call `fn` with every Cell below this one, children first, then with the Cell itself."""
+        for child in self.cells():
+            child.apply(fn)
+        fn(self)
+        return self
+
+    # hooks ----------------------------------------------------------------------------------------------------
+
+    def register_forward_pre_hook(self, hook_fn: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False) -> HookHandle:
+        """Call `hook_fn(cell, inputs)` before construct; a result other than None replaces the inputs."""
+        return self._register(self._pre_hooks, "register_forward_pre_hook", hook_fn, prepend, with_kwargs)
+
+    def register_forward_hook(
+        self, hook_fn: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False, always_call: bool = False
+    ) -> HookHandle:
+        """Call `hook_fn(cell, inputs, output)` after construct; a result other than None replaces the output."""
+        return self._register(self._forward_hooks, "register_forward_hook", hook_fn, prepend, with_kwargs)
+
+    def _register(self, hooks: dict[int, Any], owner: str, hook: Any, prepend: bool, with_kwargs: bool) -> HookHandle:
+        if not callable(hook):
+            raise TypeError(f"{owner}: hook_fn must be a function, found {hook!r} of type {type(hook).__name__}")
+        handle = HookHandle(hooks, self._changed)
+        before = list(hooks.items()) if prepend else []
+        if prepend:
+            hooks.clear()
+        hooks[handle.handle_id] = (hook, with_kwargs)
+        hooks.update(before)
+        self._changed()
+        return handle
+
+    # printing -------------------------------------------------------------------------------------------------
+
+    @property
+    def cls_name(self) -> str:
+        """The name of the class."""
+        return type(self).__name__
+
+    def extend_repr(self) -> str:
+        """What a subclass shows of itself between the parentheses."""
+        return ""
+
+    def __repr__(self) -> str:
+        extra = self.extend_repr()
+        children = [(name, child) for name, child in self._cells.items() if child is not None]
+        if not children:
+            return f"{type(self).__name__}({extra})"
+        lines = [extra] if extra else []
+        lines += [f"({name}): {child!r}" for name, child in children]
+        inner = "\n".join("  " + line for text in lines for line in text.split("\n"))
+        return f"{type(self).__name__}(\n{inner}\n)"
+
+
+def _to_kind(value: Any, kind: DType) -> Any:
+    if isinstance(value, Tensor):
+        return value.astype(kind) if value.dtype.is_float and value.dtype is not kind else value  # type: ignore[attr-defined]
+    if isinstance(value, (tuple, list)):
+        return type(value)(_to_kind(v, kind) for v in value)
+    return value
+
+
+def _same(old: Any, new: Any) -> bool:
+    """Whether an attribute has kept its value."""
+    if old is new:
+        return True
+    if isinstance(old, Tensor) or isinstance(new, Tensor) or type(old) is not type(new):
+        return False
+    if isinstance(old, (tuple, list)):
+        return len(old) == len(new) and all(_same(a, b) for a, b in zip(old, new, strict=True))
+    return isinstance(old, (int, float, str, bool)) and old == new

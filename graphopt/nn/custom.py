@@ -1,0 +1,84 @@
+"""Derivatives of one's own: what `Cell.bprop` means to the tracer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from graphopt.common.signature import leaves
+from graphopt.common.tensor import Tensor, to_tensor, wrap_node
+from graphopt.common.trace import Derivative, Trace, active
+from graphopt.errors import DTypeError, ShapeError, layout
+from graphopt.ir.graph import Node
+from graphopt.opdefs.elementwise import alias, stop_gradient, zeros_like
+from graphopt.where import here
+
+
+def replace_tensors(value: Any, given: Any) -> Any:
+    """A nested value with its Tensors replaced, in order, by the next of `given` (an iterator)."""
+    if isinstance(value, Tensor):
+        return next(given)
+    if isinstance(value, (tuple, list)):
+        return type(value)(replace_tensors(v, given) for v in value)
+    if isinstance(value, dict):
+        return {k: replace_tensors(v, given) for k, v in value.items()}
+    return value
+
+
+def with_derivative(owner: Any, body: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run `body` so that its derivative is `owner.bprop(*args, out, dout)`.
+
+    Parameters used inside get no gradient. bprop returns one gradient per argument (a bare one for a single argument,
+    None for zeros).
+    Errors: TypeError when bprop is no function or does not take the arguments, out and dout; RuntimeError for fewer
+            gradients than arguments; ValueError for a gradient of another shape.
+    """
+    trace = active()
+    assert trace is not None
+    name = type(owner).__name__
+    bprop = owner.bprop
+    if not callable(bprop):
+        raise TypeError(f"{name}: bprop must be a function, found {bprop!r} of type {type(bprop).__name__}")
+    inputs = [_separate(a, trace) for a in args]
+    output = body(*inputs, **kwargs)
+    results = [trace.node_of(t) for t in leaves(output)]
+    cut = tuple(trace.compute([stop_gradient(n) for n in results]))
+    result = replace_tensors(output, (wrap_node(n, trace) for n in cut))
+
+    def rule(cotangents: Sequence[Node | None]) -> list[Node | None]:
+        filled = (zeros_like(n) if ct is None else ct for n, ct in zip(cut, cotangents, strict=True))
+        dout = replace_tensors(output, (wrap_node(ct, trace) for ct in filled))
+        given = bprop(*inputs, *kwargs.values(), result, dout)
+        return _per_input(name, inputs, given, trace)
+
+    sources = tuple(trace.node_of(t) for t in inputs if isinstance(t, Tensor))
+    trace.derivatives.append(Derivative(sources, cut, rule))
+    return result
+
+
+def _separate(value: Any, trace: Trace) -> Any:
+    """A Tensor argument under a node of its own; other arguments as they are."""
+    return wrap_node(alias(trace.node_of(value)), trace) if isinstance(value, Tensor) else value
+
+
+def _per_input(name: str, inputs: Sequence[Any], given: Any, trace: Trace) -> list[Node | None]:
+    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], tuple) and isinstance(given[1], dict):
+        given = given[0]
+    gradients = list(given) if isinstance(given, (tuple, list)) else [given]
+    if len(gradients) < len(inputs):
+        raise RuntimeError(layout(f"{name}.bprop: expected {len(inputs)} gradients, found {len(gradients)}", here()))
+    result: list[Node | None] = []
+    for k, (source, gradient) in enumerate(zip(inputs, gradients, strict=False)):
+        if not isinstance(source, Tensor):
+            continue
+        if gradient is None:
+            result.append(None)
+            continue
+        if not isinstance(gradient, (Tensor, int, float)):
+            raise DTypeError(layout(f"{name}.bprop: gradient {k} must be a Tensor, found {gradient!r}", here()))
+        tensor = to_tensor(to_tensor(gradient), source.dtype)
+        if tensor.shape != source.shape:
+            what = f"{name}.bprop: gradient {k} has shape {tensor.shape}, its argument {source.shape}"
+            raise ShapeError(layout(what, here()))
+        result.append(trace.node_of(tensor))
+    return result

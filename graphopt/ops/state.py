@@ -1,0 +1,46 @@
+"""Writing to Parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from graphopt.common.checks import found
+from graphopt.common.parameter import Parameter
+from graphopt.common.tensor import Tensor, to_tensor
+
+
+def assign(variable: Parameter, value: Any) -> Tensor:
+    """Let `value` be the Parameter's value from here on; in a graph, when the step has run. The new value comes back.
+
+    Errors: TypeError when variable is no Parameter; ValueError when the shapes differ.
+
+    >>> import graphopt as ms
+    >>> p = ms.Parameter(ms.Tensor([1.0, 2.0]), name="p")
+    >>> ms.ops.assign(p, ms.Tensor([3.0, 4.0])).asnumpy().tolist()
+    [3.0, 4.0]
+    """
+    if not isinstance(variable, Parameter):
+        raise TypeError(f"assign: variable must be a Parameter, found {found(variable)}")
+    new: Any = to_tensor(value)
+    if new.dtype is not variable.dtype:
+        new = new.astype(variable.dtype)
+    if new.shape != variable.shape and new.size == variable.size == 1:
+        new = new.reshape(variable.shape)
+    variable._assign(new)
+    return variable.copy()
+
+
+def assign_add(variable: Parameter, value: Any) -> Tensor:
+    """Add `value` to the Parameter; see assign."""
+    return assign(variable, _checked(variable) + value)
+
+
+def assign_sub(variable: Parameter, value: Any) -> Tensor:
+    """Take `value` off the Parameter; see assign."""
+    return assign(variable, _checked(variable) - value)
+
+
+def _checked(variable: Any) -> Any:
+    if not isinstance(variable, Parameter):
+        raise TypeError(f"assign: variable must be a Parameter, found {found(variable)}")
+    return variable
