@@ -8,8 +8,17 @@ from __future__ import annotations
 from typing import Any
 
 from graphopt.ir.types import f32, f64, i64, u64
-from graphopt.kernel.vmath_steps import INF, NAN, horner, integer_value, nearest_multiple, power_of_two, remainder
-from graphopt.kernel.vmath_steps import two_product, two_sum
+from graphopt.kernel.vmath_steps import (
+    INF,
+    NAN,
+    horner,
+    integer_value,
+    nearest_multiple,
+    power_of_two,
+    remainder,
+    two_product,
+    two_sum,
+)
 from graphopt.kernel.vmath_tables import (
     EXP_SHORT,
     F64,

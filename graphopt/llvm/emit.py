@@ -177,6 +177,10 @@ class KernelEmitter(LLVMScalars):
         if lane.active < lane.width and buffer.local:
             old = self.opaque(f"load {t}, ptr {base}, align {align}")
             data = f"{t} {self.pure(f'select <{lane.width} x i1> {lane.mask}, {data}, {t} {old}')}"
+        elif lane.active == 1:
+            # one element by itself: LLVM 22 turns a truncating masked store of one lane into a store of the wide element
+            self.line(f"store {m} {self.pure(f'extractelement {data}, i64 0')}, ptr {base}, align {align}")
+            return
         elif lane.active < lane.width:
             suffix = m.replace("float", "f32").replace("double", "f64").replace("half", "f16")
             name = f"llvm.masked.store.v{lane.width}{suffix}.p0"

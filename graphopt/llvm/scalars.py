@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.errors import CompileError
-from graphopt.ir.types import DType, bf16, bool_, f16, f32, f64, i32, u32, u64
+from graphopt.ir.types import DType, bf16, bool_, f16, f32, f64, u16, u32
 from graphopt.kernel.machine import Machine
 from graphopt.kernel.vmath import VectorMath
 
@@ -442,12 +442,27 @@ class LLVMScalars(VectorMath):
         v = f"v{x.lanes}" if x.lanes else ""
         suffix = element(x.dtype).replace("float", "f32").replace("double", "f64")
         name = f"llvm.fpto{sign}i.sat.{v}{element(dtype)}.{v}{suffix}"
-        return Val(self.call(name, to, (t, x.ref)), dtype, x.lanes)
+        value = Val(self.call(name, to, (t, x.ref)), dtype, x.lanes)
+        if dtype.kind == "u":
+            return value
+        fits = self.lt(x, self.const(2.0 ** (dtype.bits - 1), x.dtype))  # false for NaN too
+        return self.select(fits, value, self.const(-(1 << dtype.bits - 1), dtype))
 
     def bitcast(self, x: Val, dtype: DType) -> Val:
+        if x.dtype in (f16, bf16) or dtype in (f16, bf16):
+            return self._bitcast_small(x, dtype)
         if element(x.dtype) == element(dtype):
             return self._as(x, dtype)
         return Val(self.pure(f"bitcast {type_of(x.dtype, x.lanes)} {x.ref} to {type_of(dtype, x.lanes)}"), dtype, x.lanes)
+
+    def _bitcast_small(self, x: Val, dtype: DType) -> Val:
+        """float16 and bfloat16 to and from 16-bit integers, by way of what memory would hold."""
+        small = x.dtype if x.dtype in (f16, bf16) else dtype
+        m, i = self._memory_type(small, x.lanes), type_of(u16, x.lanes)
+        bits = self.to_memory(x) if small is x.dtype else x.ref
+        if m != i:
+            bits = self.pure(f"bitcast {m if small is x.dtype else i} {bits} to {i if small is x.dtype else m}")
+        return Val(bits, dtype, x.lanes) if small is x.dtype else self.from_memory(bits, dtype, x.lanes)
 
     def table(self, values: tuple[int, ...], index: Val, dtype: DType) -> Val:
         """values[index], clamped to the table."""
@@ -472,9 +487,5 @@ class LLVMScalars(VectorMath):
         align = max(dtype.itemsize, 1)
         return self.opaque(f"call {t} @{name}(<{lanes} x ptr> align {align} {pointers}, <{lanes} x i1> {mask}, {t} zeroinitializer)")
 
-    # 64-bit products of 32-bit words, for counters
-    def wide(self, x: Val) -> Val:
-        return self.cast(x, u64)
 
-
-__all__ = ["LLVMScalars", "Val", "element", "literal", "type_of", "i32"]
+__all__ = ["LLVMScalars", "Val", "element", "literal", "type_of"]

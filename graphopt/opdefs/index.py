@@ -78,7 +78,9 @@ def _positions(indices: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _as_index(s: Scalars, raw: Any, dtype: DType, size: int) -> Any:
     """The loaded integer `raw`, counted from the end of an axis of `size` if negative; in i32 if it fits."""
-    work = i32 if dtype.bits <= 32 and size < 2**31 else i64  # u32 beyond 2^31 turns negative: out of range as well
+    work = (
+        i32 if dtype.bits <= 32 and size < 2**31 else i64
+    )  # u32 beyond 2^31 turns negative: out of range as well
     value = s.cast(raw, work) if dtype is not work else raw
     if dtype.kind == "i":
         value = s.select(s.lt(value, s.const(0, work)), s.add(value, s.const(size, work)), value)

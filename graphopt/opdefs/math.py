@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.ir.graph import Node
-from graphopt.ir.types import FLOATS, NUMBERS, DType, TensorType, bool_
+from graphopt.ir.types import FLOATS, NUMBERS, DType, TensorType, bool_, f32
 from graphopt.opdefs.bits import UNSIGNED, logical_and
 from graphopt.opdefs.elementwise import add, div, eq, ge, mul, neg, select, sub
 from graphopt.opdefs.opdef import Sample, Scalars, constant, op
@@ -329,7 +329,9 @@ for _d in (is_nan, is_inf, is_finite):
 
 
 def _magnitude_and_infinity(s: Scalars, x: Any) -> tuple[Any, Any]:
-    """The bits of |x| and of infinity, as unsigned integers; NaN has larger bits."""
+    """The bits of |x| and of infinity, as unsigned integers; NaN has larger bits. 16-bit floats are widened."""
+    if s.dtype_of(x).bits == 16:
+        x = s.cast(x, f32)
     dtype = s.dtype_of(x)
     unsigned = UNSIGNED[dtype.bits]
     infinity = int(np.array(np.inf).astype(dtype.numpy).view(unsigned.numpy))
