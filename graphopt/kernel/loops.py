@@ -18,7 +18,7 @@ from typing import Any
 
 from graphopt.errors import CompileError
 from graphopt.ir.types import DType, bool_
-from graphopt.ir.index import Index, Loaded, Var, index
+from graphopt.ir.index import Index, Loaded, Quotient, Var, index
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -188,13 +188,7 @@ def expressions(expr: Expr, seen: set[int] | None = None) -> Iterator[Expr]:
             continue
         seen.add(id(e))
         yield e
-        if isinstance(e, Op):
-            stack.extend(e.args)
-        elif isinstance(e, Load):
-            stack.extend(x for x in (e.mask, e.other) if x is not None)
-            stack.extend(loaded(e.index))
-        elif isinstance(e, IndexValue):
-            stack.extend(loaded(e.index))
+        stack.extend(_children(e))
 
 
 def loaded(i: Index) -> list[Expr]:
@@ -279,23 +273,69 @@ def loop(kind: str, name: str, size: int, body: Any) -> list[Stmt]:
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 
 
-def show_expr(e: Expr) -> str:
-    """An expression as pseudo-code."""
-    if isinstance(e, Const):
-        return f"{e.value}" if e.dtype.kind == "b" else f"{float(e.value) if e.dtype.is_float else int(e.value)}{'' if e.dtype.short == 'f32' else ':' + e.dtype.short}"
+class _Namer:
+    """Names shared and long sub-expressions of one statement, so that its text stays linear in its size."""
+
+    def __init__(self, roots: Sequence[Expr]):
+        self.uses: dict[int, int] = {}
+        self.names: dict[int, str] = {}
+        self.lines: list[str] = []
+        seen: set[int] = set()
+        for root in roots:
+            for e in expressions(root, seen):
+                for child in _children(e):
+                    self.uses[id(child)] = self.uses.get(id(child), 0) + 1
+
+    def text(self, e: Expr) -> str:
+        if id(e) in self.names:
+            return self.names[id(e)]
+        shown = self._plain(e)
+        if isinstance(e, Op) and (self.uses.get(id(e), 0) > 1 or len(shown) > 100):
+            name = f"t{len(self.names)}"
+            self.names[id(e)] = name
+            self.lines.append(f"{name} = {shown}")
+            return name
+        return shown
+
+    def index(self, i: Index) -> str:
+        parts: list[str] = []
+        for atom, c in i.terms:
+            if isinstance(atom, Var):
+                text = atom.name
+            elif isinstance(atom, Loaded):
+                text = self.text(atom.value)
+            else:
+                text = f"({self.index(atom.index)}) {'//' if isinstance(atom, Quotient) else '%'} {atom.by}"
+                text = f"({text})" if c != 1 else text
+            parts.append(text if c == 1 else f"{c}*{text}")
+        return " + ".join(parts + ([str(i.const)] if i.const or not parts else []))
+
+    def _plain(self, e: Expr) -> str:
+        if isinstance(e, Const):
+            if e.dtype.kind == "b":
+                return str(bool(e.value))
+            return f"{float(e.value) if e.dtype.is_float else int(e.value)}{'' if e.dtype.short == 'f32' else ':' + e.dtype.short}"
+        if isinstance(e, Load):
+            text = f"{e.buffer}[{self.index(e.index)}]"
+            return text if e.mask is None or e.other is None else f"({text} if {self.text(e.mask)} else {self.text(e.other)})"
+        if isinstance(e, IndexValue):
+            return f"{e.dtype.short}({self.index(e.index)})"
+        if isinstance(e, Fold):
+            return f"fold_{e.name}({e.buffer}[{self.index(e.offset)} : {e.lanes}])"
+        args = [self.text(a) for a in e.args]
+        if e.name in _INFIX:
+            return f"({args[0]} {_INFIX[e.name]} {args[1]})"
+        if e.name in ("cast", "bitcast"):
+            return f"{e.name if e.name == 'bitcast' else ''}{e.dtype.short}({args[0]})"
+        return f"{e.name}({', '.join(args)})"
+
+
+def _children(e: Expr) -> list[Expr]:
+    if isinstance(e, Op):
+        return list(e.args)
     if isinstance(e, Load):
-        text = f"{e.buffer}[{e.index}]"
-        return text if e.mask is None or e.other is None else f"({text} if {show_expr(e.mask)} else {show_expr(e.other)})"
-    if isinstance(e, IndexValue):
-        return f"{e.dtype.short}({e.index})"
-    if isinstance(e, Fold):
-        return f"fold_{e.name}({e.buffer}[{e.offset} : {e.lanes}])"
-    args = [show_expr(a) for a in e.args]
-    if e.name in _INFIX:
-        return f"({args[0]} {_INFIX[e.name]} {args[1]})"
-    if e.name in ("cast", "bitcast"):
-        return f"{e.name if e.name == 'bitcast' else ''}{e.dtype.short}({args[0]})"
-    return f"{e.name}({', '.join(args)})"
+        return [x for x in (e.mask, e.other) if x is not None] + loaded(e.index)
+    return loaded(e.index) if isinstance(e, IndexValue) else []
 
 
 def show(kernel: Kernel) -> str:
@@ -310,10 +350,16 @@ def show(kernel: Kernel) -> str:
                 lines.append(f"{indent}{s.kind} {s.var} < {s.var.size}:")
                 visit(s.body, indent + "  ")
             elif isinstance(s, If):
-                lines.append(f"{indent}if {show_expr(s.condition)}:")
+                namer = _Namer([s.condition])
+                text = namer.text(s.condition)
+                lines.extend(indent + line for line in namer.lines)
+                lines.append(f"{indent}if {text}:")
                 visit(s.body, indent + "  ")
             else:
-                lines.append(f"{indent}{s.buffer}[{s.index}] = {show_expr(s.value)}")
+                namer = _Namer([s.value, *loaded(s.index)])
+                text = f"{s.buffer}[{namer.index(s.index)}] = {namer.text(s.value)}"
+                lines.extend(indent + line for line in namer.lines)
+                lines.append(indent + text)
 
     visit(kernel.body, "  ")
     return "\n".join(lines)
