@@ -15,6 +15,7 @@ from graphopt_runtime.cache import Cache, key_of
 from graphopt_runtime.engine import Target
 from graphopt_runtime.executor import Executable
 from graphopt_runtime.program import BufferSpec, Call, Program, from_bytes, to_bytes
+from graphopt_runtime.threads import use_cache
 from platformdirs import user_cache_dir
 
 from graphopt import config
@@ -90,6 +91,7 @@ def compile_graph(graph: Graph, target: Target | None = None) -> Compiled:
         return Compiled(graph, perf_counter() - start, False, None, step)
     chosen = target or engine.host()
     store = disk_cache(switches.cache)
+    use_cache(store)
     key = key_of(
         VERSION, print_graph(graph, where=False), chosen.triple, chosen.cpu, chosen.features, engine.version(),
         ",".join(switches.skip), str(switches.limit),

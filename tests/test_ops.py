@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pytest
 
+from graphopt import config
+from graphopt.compile import compile_graph
 from graphopt.errors import DTypeError, ShapeError
 from graphopt.ir.graph import Graph, Node, input_node
 from graphopt.ir.text import large_constants, parse_graph, print_graph
@@ -31,7 +33,22 @@ def numpy_machine(graph: Graph, arrays: Sequence[np.ndarray]) -> list[np.ndarray
     return evaluate(graph, arrays, [])
 
 
-MACHINES: dict[str, Machine] = {"numpy": numpy_machine, "rules": rules_machine}
+def backend(name: str) -> Machine:
+    """A compiled graph on one of the backends."""
+
+    def run(graph: Graph, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        with config.override(backend=name, cache="off"):
+            return compile_graph(graph).run([np.ascontiguousarray(a) for a in arrays], [])
+
+    return run
+
+
+MACHINES: dict[str, Machine] = {
+    "numpy": numpy_machine,
+    "rules": rules_machine,
+    "loops": backend("loops"),
+    "llvm": backend("llvm"),
+}
 
 OPS = [d for d in REGISTRY.values() if d.kind != "leaf"]
 CASES = [pytest.param(d, dtype, id=f"{d.name}-{dtype.short}") for d in OPS for dtype in d.dtypes]

@@ -81,11 +81,12 @@ class CompiledFunction:
     run-time scalars, unless the code asks for their value; then that argument list is compiled per value.
     """
 
-    def __init__(self, name: str, function: Callable[..., Any], signature: inspect.Signature | None):
+    def __init__(self, name: str, function: Callable[..., Any], signature: inspect.Signature | None, check: bool = True):
         self.name = name
         self.compilations: list[Compilation] = []
         self._function = function
         self._signature = signature
+        self._check = check
         self._entries: dict[Any, list[_Entry]] = {}
         self._by_value: set[Any] = set()
         self._last: _Entry | None = None
@@ -139,7 +140,8 @@ class CompiledFunction:
         self, key: Any, arrays: list[np.ndarray], args: Sequence[Any], kwargs: Mapping[str, Any], dropped: list[_Entry]
     ) -> tuple[_Entry, list[np.ndarray]]:
         start = time.perf_counter()
-        check_call(self.name, self._signature, args, kwargs)
+        if self._check:
+            check_call(self.name, self._signature, args, kwargs)
         floats = key not in self._by_value and self._describe(args, kwargs, True)[0] == key
         try:
             entry = self._trace(key, args, kwargs, floats)

@@ -122,6 +122,11 @@ def leaves(value: Any) -> Iterator[Tensor]:
             yield from leaves(item)
 
 
+def is_cell(function: Any) -> bool:
+    """Whether a callable is a Cell; code that Cells are built on cannot import their class."""
+    return hasattr(function, "construct") and hasattr(function, "trainable_params")
+
+
 def parameters_of(function: Callable[..., Any]) -> inspect.Signature | None:
     """The call signature of a function; None when Python does not know it."""
     try:

@@ -126,7 +126,7 @@ class Trace:
             self._current[key] = node
             self.visited[key] = (parameter, parameter._version, ())
             if self.concrete:
-                self.values[node] = parameter._data()
+                self.values[node] = parameter._data().copy()
         return node
 
     def write(self, parameter: Parameter, value: Node) -> None:

@@ -467,6 +467,8 @@ class LoopsGroup:
         self.row_value = {}
 
         def lanes(body: Callable[[Index], list[Stmt]]) -> list[Stmt]:
+            if self.lane_size == 1:
+                return body(ZERO)
             var = Var("l", active)
             inner = body(index(var))
             return [For(var, "lanes", tuple(inner))] if inner else []

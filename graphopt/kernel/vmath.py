@@ -116,15 +116,18 @@ def tanh(s: Scalars, x: Any) -> Any:
 def erf(s: Scalars, x: Any) -> Any:
     """-expm1(log(erfc(|x|))): one smooth exponent serves the whole range.
 
-    The exponent is -(t + t q(t)): t itself enters exactly, so only the small part of it is rounded twice.
+    The exponent is w + w q(t) with w = -t. Its two terms stay apart to the end, reduced by the two words of ln 2, so
+    that the larger one enters without an error of its own.
     """
     f = FORMATS[s.dtype_of(x)]
     t = s.min(s.abs(x), s.const(f.erf_end, f.dtype))
-    q = horner(s, t, ERF32) if f.dtype is f32 else _erf_exponent64(s, t)
     w = s.neg(t)
-    y = s.fma(w, q, w)
-    n, biased = nearest_multiple(s, y, f, LN2, f.bias)
-    m = expm1_polynomial(s, remainder(s, y, n, f, 1.0), f.expm1_near)
+    rest = s.mul(w, horner(s, t, ERF32) if f.dtype is f32 else _erf_exponent64(s, t))
+    n, biased = nearest_multiple(s, s.add(w, rest), f, LN2, f.bias)
+    high = s.fma(n, s.const(-f.ln2[0], f.dtype), w)
+    low = s.fma(n, s.const(-f.ln2[1], f.dtype), rest)
+    r = s.add(high, low)
+    m = s.add(high, s.fma(s.mul(r, r), horner(s, r, f.expm1_near), low))
     scale = power_of_two(s, f, biased)
     return s.copysign(s.fma(scale, m, s.sub(scale, s.const(1.0, f.dtype))), x)
 

@@ -21,7 +21,9 @@ from graphopt.nn.custom import with_derivative
 from graphopt.where import cell as cell_path
 
 _MISSING = object()
-_OWN = frozenset(("_version", "_last_change", "_traced", "_steps", "_scope_name", "_computing"))
+_OWN = frozenset(
+    ("_version", "_last_change", "_traced", "_steps", "_scope_name", "_computing", "_training", "_grad", "_inputs", "param_prefix")
+)
 
 
 class HookHandle:

@@ -1,0 +1,114 @@
+"""`jit`: compile a function or method as a whole, whatever the mode. `mutable` for containers that are differentiated."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable
+from typing import Any, overload
+
+from graphopt.common.checks import check_choice
+from graphopt.common.compiled import CompiledFunction
+from graphopt.common.signature import parameters_of
+from graphopt.common.tensor import Tensor
+from graphopt.common.trace import active
+
+_OPTIONS = {
+    "capture_mode": ("ast", "bytecode", "trace"),
+    "jit_level": ("", "O0", "O1", "O2"),
+    "dynamic": (0, 1),
+    "fullgraph": (False, True),
+    "backend": ("", "ms_backend", "GE"),
+    "mode": ("PSJit", "PIJit"),
+}
+
+
+class Jitted:
+    """A function that is traced and compiled once per signature; see `jit`."""
+
+    def __init__(self, function: Callable[..., Any]):
+        functools.update_wrapper(self, function, updated=())
+        self.function = function
+        name = getattr(function, "__name__", type(function).__name__)
+        self.compile_cache = CompiledFunction(name, function, parameters_of(function))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if active() is not None:
+            return self.function(*args, **kwargs)
+        return self.compile_cache(args, kwargs)
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else types.MethodType(self, instance)
+
+    def __repr__(self) -> str:
+        return f"<jit {self.compile_cache.name}>"
+
+
+@overload
+def jit(function: Callable[..., Any]) -> Jitted: ...
+@overload
+def jit(function: None = None, **options: Any) -> Callable[[Callable[..., Any]], Jitted]: ...
+def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """Compile a function or method as one native step per signature, in both modes.
+
+    function: what to compile; left out when `jit` is used with options: `@jit(jit_level="O1")`.
+    options:  capture_mode, jit_level, dynamic, fullgraph, backend, and whatever else MindSpore's jit takes; checked
+              and without effect.
+
+    What a Cell's call counts as its signature counts here too. `compile_cache` on the result tells about the compiles.
+    Errors: TypeError when function is not callable; ValueError for an option's unknown value.
+
+    >>> import graphopt as ms
+    >>> @ms.jit
+    ... def f(x, y):
+    ...     return x * y + 1
+    >>> print(f(ms.Tensor([1.0, 2.0]), ms.Tensor([3.0, 4.0])))
+    [4. 9.]
+    >>> f.compile_cache.compiles
+    1
+    """
+    for name, value in options.items():
+        if name in _OPTIONS:
+            check_choice("jit", name, value, _OPTIONS[name])
+    if function is None:
+        return jit
+    if not callable(function):
+        raise TypeError(f"jit: expected a function, found {function!r} of type {type(function).__name__}")
+    return function if isinstance(function, Jitted) else Jitted(function)
+
+
+class _MutableTuple(tuple[Any, ...]):
+    """A tuple whose tensors are arguments to differentiate by."""
+
+
+class _MutableList(list[Any]):
+    """A list whose tensors are arguments to differentiate by."""
+
+
+class _MutableDict(dict[Any, Any]):
+    """A dict whose tensors are arguments to differentiate by."""
+
+
+def mutable(input_data: Any, dynamic_len: bool = False) -> Any:
+    """A container whose tensors count as arguments to differentiate by; tensors and numbers come back as they are.
+
+    Errors: TypeError for another type, or when dynamic_len is no bool.
+
+    >>> import graphopt as ms
+    >>> ms.mutable((1, 2))
+    (1, 2)
+    """
+    if not isinstance(dynamic_len, bool):
+        raise TypeError(f"mutable: dynamic_len must be bool, found {dynamic_len!r} of type {type(dynamic_len).__name__}")
+    for kind, made in ((tuple, _MutableTuple), (list, _MutableList), (dict, _MutableDict)):
+        if isinstance(input_data, kind):
+            return made(input_data)
+    if isinstance(input_data, (Tensor, int, float)):
+        return input_data
+    what = "a tuple, list, dict, Tensor or number"
+    raise TypeError(f"mutable: input_data must be {what}, found {input_data!r} of type {type(input_data).__name__}")
+
+
+def is_mutable(value: Any) -> bool:
+    """Whether `mutable` made this container."""
+    return isinstance(value, (_MutableTuple, _MutableList, _MutableDict))

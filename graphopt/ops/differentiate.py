@@ -1,0 +1,224 @@
+"""Reverse mode on traced calls: run a function, pull its outputs' cotangents back to arguments and Parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from graphopt.common.api import is_mutable
+from graphopt.common.parameter import Parameter
+from graphopt.common.signature import leaves
+from graphopt.common.tensor import Tensor, wrap_node
+from graphopt.common.trace import Trace, active
+from graphopt.errors import DTypeError, ShapeError, layout
+from graphopt.ir.graph import Node
+from graphopt.ir.types import bool_
+from graphopt.opdefs.elementwise import alias, stop_gradient
+from graphopt.opdefs.opdef import full
+from graphopt.passes.gradient import vjp
+from graphopt.where import here
+
+NO_SENS = object()
+
+
+@dataclass(frozen=True)
+class Differentiated:
+    """The result of one call and its gradients.
+
+    output: what the function returned. inputs: (position, gradient) of the arguments that count.
+    weights: one gradient for each Parameter asked for.
+    """
+
+    output: Any
+    inputs: tuple[tuple[int, Any], ...]
+    weights: tuple[Tensor, ...]
+
+
+def differentiate(
+    function: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    wanted: Callable[[int], bool],
+    weights: Sequence[Parameter] | None,
+    sens: Any = NO_SENS,
+    has_aux: bool = False,
+) -> Differentiated:
+    """Call `function` in the trace at hand and differentiate its output.
+
+    wanted:  which arguments (positional first, then keywords in the order of the call) are asked for.
+    weights: Parameters to differentiate by; None for all trainable ones that take part.
+    sens:    cotangents in the structure of the output; ones when left out.
+    has_aux: only the first of the function's results is differentiated.
+
+    Errors: ShapeError, DTypeError when sens does not fit the output; ValueError when has_aux finds no tuple.
+    """
+    trace = active()
+    assert trace is not None
+    begun = len(trace.derivatives)
+    separate = _Arguments(trace, wanted)
+    given = [separate.take(k, a) for k, a in enumerate(args)]
+    named = {name: separate.take(len(args) + k, a) for k, (name, a) in enumerate(kwargs.items())}
+    trainable = _distinct([p for p in weights or () if p.requires_grad])
+    before = {id(p) for p in trace.parameters}
+    with trace.separate(trainable) as apart:
+        output = function(*given, **named)
+        by_parameter = {id(p): node for p, node in zip(trainable, apart, strict=True)}
+        main = _main_output(output) if has_aux else output
+        results, cotangents = _cotangents(main, sens, trace)
+    if weights is None:
+        weights = [p for p in trace.parameters if p.requires_grad and id(p) not in before]
+        by_parameter = {id(p): leaf for p in weights if (leaf := trace.leaf_of(p)) is not None}
+    wrt = [*separate.nodes, *by_parameter.values()]
+    found = dict(zip(wrt, _pull_back(trace, begun, results, cotangents, wrt), strict=True))
+    tensors = {n: wrap_node(full(n.shape, 0, n.dtype) if g is None else g, trace) for n, g in found.items()}
+    by_weight = tuple(_weight_gradient(p, by_parameter, tensors, trace) for p in weights)
+    return Differentiated(_without_aux_gradient(output, has_aux, trace), separate.gradients(tensors), by_weight)
+
+
+class _Arguments:
+    """The arguments of a call, those to differentiate by under nodes of their own."""
+
+    def __init__(self, trace: Trace, wanted: Callable[[int], bool]):
+        self.nodes: list[Node] = []
+        self._trace = trace
+        self._wanted = wanted
+        self._found: list[tuple[int, Any]] = []
+
+    def take(self, position: int, value: Any) -> Any:
+        """The argument as the function gets it."""
+        if not self._wanted(position) or not _counts(value):
+            return value
+        passed, place = self._separate(value)
+        self._found.append((position, place))
+        return passed
+
+    def _separate(self, value: Any) -> tuple[Any, Any]:
+        if isinstance(value, Tensor) and not value._weak:
+            node = alias(self._trace.node_of(value))
+            self.nodes.append(node)
+            return wrap_node(node, self._trace), node
+        if isinstance(value, dict):
+            pairs = {k: self._separate(v) for k, v in value.items()}
+            return {k: p[0] for k, p in pairs.items()}, {k: p[1] for k, p in pairs.items()}
+        if isinstance(value, (tuple, list)):
+            parts = [self._separate(v) for v in value]
+            kind = tuple if isinstance(value, tuple) else list
+            return kind(p[0] for p in parts), kind(p[1] for p in parts)
+        return value, None
+
+    def gradients(self, tensors: Mapping[Node, Tensor]) -> tuple[tuple[int, Any], ...]:
+        """(position, gradient) of every argument taken apart."""
+        return tuple((position, _filled(place, tensors)) for position, place in self._found)
+
+
+def _filled(place: Any, tensors: Mapping[Node, Tensor]) -> Any:
+    if isinstance(place, Node):
+        return tensors[place]
+    if isinstance(place, dict):
+        return {k: _filled(v, tensors) for k, v in place.items()}
+    if isinstance(place, (tuple, list)):
+        return type(place)(_filled(v, tensors) for v in place if v is not None)
+    return place
+
+
+def _counts(value: Any) -> bool:
+    """Whether an argument is differentiated by: Tensors and `mutable` containers, no numbers."""
+    return is_mutable(value) or (isinstance(value, Tensor) and not value._weak)
+
+
+def _distinct(parameters: Sequence[Parameter]) -> list[Parameter]:
+    return list({id(p): p for p in parameters}.values())
+
+
+def _weight_gradient(parameter: Parameter, nodes: Mapping[int, Node], tensors: Mapping[Node, Tensor], trace: Trace) -> Tensor:
+    node = nodes.get(id(parameter))
+    if node is not None:
+        return tensors[node]
+    return wrap_node(full(parameter.shape, 0, parameter.dtype), trace)
+
+
+def _main_output(output: Any) -> Any:
+    if not isinstance(output, tuple) or len(output) < 2:
+        what = "has_aux: the function must return a tuple of 2 or more, the first of which is differentiated"
+        raise ValueError(layout(f"{what}; found {type(output).__name__}", here()))
+    return output[0]
+
+
+def _without_aux_gradient(output: Any, has_aux: bool, trace: Trace) -> Any:
+    """The output; what stands beside the first result carries no gradient further out."""
+    if not has_aux:
+        return output
+    return (output[0], *(_stopped(part, trace) for part in output[1:]))
+
+
+def _stopped(value: Any, trace: Trace) -> Any:
+    if isinstance(value, Tensor):
+        return wrap_node(stop_gradient(trace.node_of(value)), trace)
+    if isinstance(value, (tuple, list)):
+        return type(value)(_stopped(v, trace) for v in value)
+    if isinstance(value, dict):
+        return {k: _stopped(v, trace) for k, v in value.items()}
+    return value
+
+
+def _cotangents(output: Any, sens: Any, trace: Trace) -> tuple[list[Node], list[Node]]:
+    """The output's nodes and their cotangents: those of `sens`, or ones."""
+    if sens is NO_SENS:
+        nodes = [trace.node_of(t) for t in leaves(output)]
+        numbers = [n for n in nodes if n.dtype is not bool_]
+        return numbers, [full(n.shape, 1, n.dtype) for n in numbers]
+    pairs: list[tuple[Node, Node]] = []
+    _match(output, sens, "sens", trace, pairs)
+    return [p[0] for p in pairs], [p[1] for p in pairs]
+
+
+def _match(output: Any, sens: Any, path: str, trace: Trace, pairs: list[tuple[Node, Node]]) -> None:
+    """Pair the tensors of `output` with those of `sens`, which must have its structure.
+
+    Errors: TypeError, DTypeError for another structure, kind or dtype; ShapeError for another shape.
+    """
+    if isinstance(output, Tensor):
+        _match_tensor(output, sens, path, trace, pairs)
+    elif isinstance(output, (tuple, list, dict)):
+        items = list(output.values()) if isinstance(output, dict) else list(output)
+        parts = list(sens.values()) if isinstance(sens, dict) else list(sens) if isinstance(sens, (tuple, list)) else None
+        if parts is None or len(parts) != len(items):
+            found = f"{len(parts)}" if parts is not None else _kind(sens)
+            what = f"{path}: expected a tuple of {len(items)}, one for each output, found {found}"
+            raise DTypeError(layout(what, here()))
+        for k, (item, part) in enumerate(zip(items, parts, strict=True)):
+            _match(item, part, f"{path}[{k}]", trace, pairs)
+
+
+def _match_tensor(output: Tensor, sens: Any, path: str, trace: Trace, pairs: list[tuple[Node, Node]]) -> None:
+    if not isinstance(sens, Tensor) or sens._weak:
+        raise DTypeError(layout(f"{path}: expected a Tensor, {output._type} as the output, found {_kind(sens)}", here()))
+    if sens.shape != output.shape:
+        raise ShapeError(layout(f"{path}: expected shape {output.shape}, that of the output, found {sens.shape}", here()))
+    if sens.dtype is not output.dtype:
+        raise DTypeError(layout(f"{path}: expected dtype {output.dtype!r}, that of the output, found {sens.dtype!r}", here()))
+    if output.dtype is not bool_:
+        pairs.append((trace.node_of(output), trace.node_of(sens)))
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return "a Python float" if value._weak else "a Tensor"
+    return f"{value!r} of type {type(value).__name__}"
+
+
+def _pull_back(
+    trace: Trace, begun: int, results: Sequence[Node], cotangents: Sequence[Node], wrt: Sequence[Node]
+) -> list[Node | None]:
+    """Cotangents of `wrt`. Parts with a derivative of their own are asked for it, the latest first."""
+    outputs, incoming = list(results), list(cotangents)
+    for part in reversed(trace.derivatives[begun:]):
+        arrived = vjp(outputs, incoming, part.outputs)
+        if all(ct is None for ct in arrived):
+            continue
+        for source, cotangent in zip(part.inputs, part.rule(arrived), strict=True):
+            if cotangent is not None:
+                outputs.append(source)
+                incoming.append(cotangent)
+    return vjp(outputs, incoming, wrt)
