@@ -16,13 +16,13 @@ from graphopt.kernel.numpy_scalars import NumpyScalars
 
 # the largest error allowed: f32 with fma rounded once, f32 with two roundings, f64 (either)
 BOUNDS = {
-    "exp": (1.7, 1.9, 2.0),
+    "exp": (1.7, 2.0, 2.0),
     "expm1": (1.5, 1.5, 2.0),
     "log": (1.6, 1.6, 2.0),
     "log1p": (1.7, 1.7, 2.0),
     "tanh": (1.7, 1.7, 2.0),
     "sigmoid": (2.0, 2.0, 2.1),
-    "erf": (1.8, 2.0, 2.0),
+    "erf": (1.5, 1.7, 1.5),
     "sin": (1.6, 1.6, 1.0),
     "cos": (1.6, 1.6, 1.0),
     "pow": (0.51, 0.51, 2.5),
@@ -35,9 +35,9 @@ OPERATIONS = {
     "log1p": 30,
     "tanh": 25,
     "sigmoid": 23,
-    "erf": 26,
-    "sin": 45,
-    "cos": 45,
+    "erf": 29,
+    "sin": 48,
+    "cos": 48,
     "pow": 64,
 }
 UNARY = [name for name in BOUNDS if name != "pow"]
@@ -78,7 +78,9 @@ def pairs(dtype: DType, rng: np.random.Generator, count: int) -> tuple[np.ndarra
     top = 100.0 if dtype is f32 else 740.0
     bases = np.exp(np.concatenate([rng.uniform(-80, 80, count), rng.uniform(-1, 1, count) * 2.0 ** -rng.uniform(0, 20, count)]))
     bases = bases.astype(dtype.numpy)
-    powers = (rng.uniform(-top, top, 2 * count) / np.log(bases.astype(np.float64), where=bases != 1, out=np.ones(2 * count))).astype(dtype.numpy)
+    powers = (
+        rng.uniform(-top, top, 2 * count) / np.log(bases.astype(np.float64), where=bases != 1, out=np.ones(2 * count))
+    ).astype(dtype.numpy)
     whole_x, whole_y = -rng.uniform(0, 30, count).astype(dtype.numpy), rng.integers(-40, 40, count).astype(dtype.numpy)
     big = 2.0**24 if dtype is f32 else 2.0**53
     info = np.finfo(dtype.numpy)
@@ -107,14 +109,14 @@ def reference(name: str, wide: type) -> Callable[..., np.ndarray]:
 def ulps(found: np.ndarray, exact: np.ndarray) -> np.ndarray:
     """Errors in units of the found format; inf where NaN, infinity or sign differ from the rounded exact value."""
     dtype = found.dtype
-    rounded = exact.astype(dtype)
     info = np.finfo(dtype)
-    unit = np.spacing(np.minimum(np.abs(rounded), info.max)).astype(exact.dtype)
-    errors = np.abs(found.astype(exact.dtype) - exact) / unit
-    # a result at the end of the range may go to infinity one unit early or late
-    end = exact.dtype.type(info.max)
-    edge = (np.isinf(rounded) != np.isinf(found)) & (np.abs(np.abs(exact) / end - 1) <= 2 * float(info.eps))
-    agree = (found == rounded) | (np.isnan(found) & np.isnan(rounded)) | edge
+    with np.errstate(all="ignore"):
+        rounded = exact.astype(dtype)
+        unit = np.spacing(np.minimum(np.abs(rounded), np.nextafter(info.max, dtype.type(0)))).astype(exact.dtype)
+        errors = np.abs(found.astype(exact.dtype) - exact) / unit
+        # a result at the end of the range may go to infinity one unit early or late
+        end = np.abs(np.abs(exact) / exact.dtype.type(info.max) - 1) <= 2 * float(info.eps)
+    agree = (found == rounded) | (np.isnan(found) & np.isnan(rounded)) | ((np.isinf(rounded) != np.isinf(found)) & end)
     errors = np.where(agree & ~np.isfinite(errors), 0.0, errors)
     signs = (np.signbit(found) == np.signbit(rounded)) | np.isnan(rounded)
     return np.where(np.isfinite(errors) & signs, errors, np.inf).astype(np.float64)
@@ -163,23 +165,23 @@ def test_accuracy_pow(scalars: NumpyScalars) -> None:
         check(found, exact, bound, x, y)
 
 
-# values of 40 digits, computed once with mpmath: the references above do not depend on one library alone
+# 17 of 40 digits computed once with mpmath at exactly these float64 arguments: not all depends on one library
 KNOWN = [
-    ("exp", 1.0, 2.718281828459045235360287471352662497757),
-    ("exp", -745.0, 4.994065645841246544176568792868221372365e-324),
-    ("expm1", 1e-5, 0.00001000005000016666708333416666805555753968502),
-    ("log", 3.0, 1.098612288668109691395245236922525704647),
-    ("log1p", 1e-10, 9.9999999995000000000333333333308333e-11),
-    ("tanh", 0.5, 0.4621171572600097585023184836436725487302),
-    ("tanh", 0.6, 0.5370495669980352859077174404000391416226),
-    ("sigmoid", -700.0, 9.85967654375977264e-305),
-    ("erf", 0.5, 0.5204998778130465376827466538919645287365),
-    ("erf", 1.5, 0.966105146475310727066976261645947858681),
-    ("erf", 3.0, 0.999977909503001414558627223870417679620),
-    ("sin", 1e22, -0.8522008497671888017727058937530293682618),
-    ("cos", 1e22, 0.5232147853951389454975944258847945747302),
-    ("sin", 6381956970095103.0 * 2.0**797, 0.99999999999999999999999999999999999),
-    ("cos", 6381956970095103.0 * 2.0**797, -4.68716592425462761112e-19),
+    ("exp", 1.0, 2.718281828459045235),
+    ("exp", -745.0, 2.822350730471937076e-324),
+    ("expm1", 1e-5, 1.000005000016666790e-5),
+    ("log", 3.0, 1.098612288668109691),
+    ("log1p", 1e-10, 9.9999999995000003644e-11),
+    ("tanh", 0.5, 0.4621171572600097585),
+    ("tanh", 0.6, 0.5370495669980352701),
+    ("sigmoid", -700.0, 9.859676543759770857e-305),
+    ("erf", 0.5, 0.5204998778130465377),
+    ("erf", 1.5, 0.9661051464753107271),
+    ("erf", 3.0, 0.9999779095030014146),
+    ("sin", 1e22, -0.8522008497671888018),
+    ("cos", 1e22, 0.5232147853951389455),
+    ("sin", 6381956970095103.0 * 2.0**797, 1.0),
+    ("cos", 6381956970095103.0 * 2.0**797, -4.687165924254627611e-19),
 ]
 
 
@@ -214,18 +216,19 @@ def test_special_arguments(dtype: Any) -> None:
 @pytest.mark.parametrize("name", UNARY)
 @pytest.mark.parametrize("small", [np.float16, ml_dtypes.bfloat16])
 def test_small_floats_are_rounded_once(name: str, small: Any) -> None:
-    """All 65536 values: computed in f32, the result is the nearest 16-bit float up to f32's own error."""
+    """All 65536 values: the nearest 16-bit float, but for values that f32 cannot tell from halfway ones."""
     x = np.arange(65536, dtype=np.uint16).view(small)
     found = getattr(NumpyScalars(), name)(x)
     assert found.dtype == np.dtype(small)
     with np.errstate(all="ignore"):
-        exact = reference(name, np.float64)(x.astype(np.float64))
-        expected = exact.astype(np.float32).astype(small).astype(np.float64)
+        wide = reference(name, np.float64)(x.astype(np.float64)).astype(np.float32)
+        around = [np.nextafter(wide, np.float32(end) * np.ones_like(wide)) for end in (-np.inf, np.inf)]
+        nearest = [v.astype(small).astype(np.float64) for v in (wide, *around, *[np.nextafter(v, 2 * v - wide) for v in around])]
     got = found.astype(np.float64)
-    differ = (got != expected) & ~(np.isnan(got) & np.isnan(expected))
-    # halfway cases may fall to either side
-    neighbour = np.abs(found.view(np.int16).astype(int) - exact.astype(np.float32).astype(small).view(np.int16).astype(int)) <= 1
-    assert differ.sum() <= 40 and neighbour[differ].all(), f"{name}: {x[differ][:5]}"
+    same = np.isnan(got) & np.isnan(nearest[0])
+    for v in nearest:
+        same |= got == v
+    assert same.all(), f"{name} of {x[~same][:5]}: {found[~same][:5]}"
 
 
 class Counting(NumpyScalars):
@@ -241,8 +244,8 @@ class Counting(NumpyScalars):
         return method
 
 
-_COUNTED = set("add sub mul div fma neg abs min max copysign floor eq ne lt le gt ge and_ or_ xor not_ shl shr".split())
-_COUNTED |= {"select", "table", "cast"}
+_COUNTED = {"add", "sub", "mul", "div", "fma", "neg", "abs", "min", "max", "copysign", "floor", "select", "table", "cast"}
+_COUNTED |= {"eq", "ne", "lt", "le", "gt", "ge", "and_", "or_", "xor", "not_", "shl", "shr"}
 
 
 @pytest.mark.parametrize("name", BOUNDS)

@@ -70,14 +70,14 @@ def traced(value: Any, path: str, trace: Trace, floats: bool = True) -> Any:
     if isinstance(value, (tuple, list)):
         return _like(value, [traced(v, f"{path}_{k}", trace, floats) for k, v in enumerate(value)])
     if isinstance(value, dict):
-        return {k: traced(v, f"{path}_{k}", trace, floats) for k, v in value.items()}
+        return type(value)({k: traced(v, f"{path}_{k}", trace, floats) for k, v in value.items()})
     return value
 
 
 def _like(original: Sequence[Any], items: list[Any]) -> Any:
     if hasattr(original, "_fields"):
         return type(original)(*items)
-    return type(original)(items) if type(original) in (tuple, list) or isinstance(original, list) else tuple(items)
+    return type(original)(items)
 
 
 class Template:

@@ -22,8 +22,7 @@ from graphopt.errors import TraceError, layout
 from graphopt.ir.graph import Graph, Node, input_node, state_node
 from graphopt.ir.types import TensorType
 from graphopt.opdefs.elementwise import alias
-from graphopt.opdefs.evaluate import evaluate_nodes
-from graphopt.opdefs.opdef import constant
+from graphopt.opdefs.opdef import constant, opdef
 from graphopt.where import here
 
 if TYPE_CHECKING:
@@ -169,8 +168,12 @@ class Trace:
             else:
                 stack.pop()
                 if top not in self.values:
-                    leaves = {n: self.values[n] for n in top.inputs}
-                    self.values[top] = evaluate_nodes((top,), leaves)[0]
+                    self.values[top] = self._meaning(top)
+
+    def _meaning(self, node: Node) -> np.ndarray:
+        if node.op == "constant":
+            return node.attrs["value"]  # type: ignore[no-any-return]
+        return opdef(node.op).evaluate(node.type, [self.values[n] for n in node.inputs], node.attrs)
 
     @property
     def parameters(self) -> list[Parameter]:

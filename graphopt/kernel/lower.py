@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
+from graphopt.errors import CompileError
 from graphopt.ir.graph import Node
 from graphopt.ir.index import ZERO, Index, Loaded, Var, delinear, index, linear
 from graphopt.ir.types import DType, bf16, bool_, f16, f32, i64
@@ -42,6 +43,8 @@ class Lowering:
         """Where a stored value lies; a reshape lies where its operand does."""
         base = stored_base(node)
         if base not in self.place:
+            if base.op in LEAVES:
+                raise CompileError(f"{base!r} is read from memory but not bound to any")
             self.place[base] = Buffer(f"{base.op}{len(self.place)}", base.dtype, base.type.size)
         return self.place[base]
 

@@ -14,7 +14,7 @@ from graphopt.kernel.loops import Buffer, Kernel, Load, Stmt, Store, loop, make_
 from graphopt.kernel.lower import Lowering, lower_loops
 from graphopt.kernel.machine import Machine
 from graphopt.kernel.nests import lower_kernel
-from graphopt.passes.fuse import Group, fuse, materialise
+from graphopt.passes.fuse import Group, dims_of, follow, fuse, materialise, stored_base
 from graphopt.passes.memory import MemoryPlan, lifetimes, plan_memory
 from graphopt.passes.order import Schedule, order
 
@@ -69,13 +69,20 @@ def lower_graph(graph: Graph, machine: Machine) -> Step:
 
 
 def _arguments(graph: Graph, schedule: Schedule) -> tuple[tuple[Buffer, str, Node], ...]:
-    """Inputs, state, outputs, large constants: everything bound from outside."""
+    """Inputs, state, outputs, constants that are arrays or operands of contractions: everything bound from outside."""
     args: list[tuple[Buffer, str, Node]] = []
     for kind, leaves in (("input", graph.inputs), ("state", graph.state)):
         args += [(Buffer(n.attrs["name"], n.dtype, n.type.size), kind, n) for n in leaves]
+    operands = {
+        stored_base(found[0])
+        for g in schedule.groups
+        if g.kind == "contraction"
+        for source, idx in zip(g.nodes[0].inputs, (dims_of(g.nodes[0]).a, dims_of(g.nodes[0]).b), strict=True)
+        if (found := follow(source, idx)) is not None
+    }
     for k, n in enumerate(graph.outputs):
         args.append((Buffer(f"out{k}", n.dtype, n.type.size), "output", n))
-    constants = [n for n in walk(graph.roots) if n.op == "constant" and n.type.size != 1]
+    constants = [n for n in walk(graph.roots) if n.op == "constant" and (n.type.size != 1 or n in operands)]
     args += [(Buffer(f"const{k}", n.dtype, n.type.size), "constant", n) for k, n in enumerate(constants)]
     return tuple(args)
 

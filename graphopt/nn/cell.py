@@ -17,7 +17,7 @@ from graphopt.common.signature import check_call, parameters_of, refuse_array
 from graphopt.common.tensor import Tensor, bump
 from graphopt.common.trace import active
 from graphopt.ir.types import DType
-from graphopt.nn.custom import with_derivative
+from graphopt.common.derivative import with_derivative
 from graphopt.where import cell as cell_path
 
 _MISSING = object()
@@ -203,15 +203,19 @@ class Cell:
         if context.graph_mode():
             return self._compiled()(args, kwargs)
         self._refuse_arrays(args)
-        check_call(self._label(), parameters_of(self.construct), args, kwargs)
-        return self._run(args, kwargs)
+        try:
+            return self._run(args, kwargs)
+        except TypeError:
+            check_call(self._label(), parameters_of(self.construct), args, kwargs)
+            raise
 
     def _label(self) -> str:
         return type(self).__name__
 
     def _refuse_arrays(self, args: Iterable[Any]) -> None:
         if any(isinstance(a, np.ndarray) for a in args):
-            names = [p for p in (parameters_of(self.construct) or OrderedDict()).parameters]  # type: ignore[union-attr]
+            signature = parameters_of(self.construct)
+            names = list(signature.parameters) if signature is not None else []
             for k, value in enumerate(args):
                 if isinstance(value, np.ndarray):
                     refuse_array(value, names[k] if k < len(names) else f"arg{k}", self._label())
@@ -237,7 +241,7 @@ class Cell:
             elif changed is not None:
                 args = changed if isinstance(changed, tuple) else (changed,)
         body = self.construct
-        if "bprop" in dir(type(self)) and active() is not None:
+        if active() is not None and getattr(self, "bprop", None) is not None:
             output = with_derivative(self, body, args, kwargs)
         elif self._to_float is not None:
             output = self._run_as(self._to_float, args, kwargs)

@@ -6,6 +6,8 @@ import numpy as np
 
 from graphopt.common.tensor import Tensor, is_tensor
 from graphopt.ops import array, math, nn, primitives, random, state
+from graphopt.ops.composite import GradOperation, get_grad, grad, value_and_grad
+from graphopt.ops.hooks import HookBackward, InsertGradientOf
 from graphopt.ops.lift import Lifted
 from graphopt.ops.primitives import CLASSES, Primitive
 

@@ -1,4 +1,4 @@
-"""Derivatives of one's own: what `Cell.bprop` means to the tracer."""
+"""Derivatives of one's own: what `Cell.bprop`, gradient hooks and `ops.InsertGradientOf` mean to the tracer."""
 
 from __future__ import annotations
 
@@ -56,6 +56,27 @@ def with_derivative(owner: Any, body: Callable[..., Any], args: tuple[Any, ...],
     return result
 
 
+def with_gradient_hook(name: str, x: Tensor, hook: Callable[[Tensor], Any]) -> Tensor:
+    """x itself; its gradient goes through `hook`, which gives another one, or None to leave it.
+
+    Errors: in the backward pass TypeError for a result that is no Tensor, ValueError for another shape.
+    """
+    trace = active()
+    if trace is None:
+        return x
+    source = trace.node_of(x)
+    cut = trace.compute((stop_gradient(source),))[0]
+
+    def rule(cotangents: Sequence[Node | None]) -> list[Node | None]:
+        arrived = cotangents[0]
+        assert arrived is not None
+        changed = hook(wrap_node(arrived, trace))
+        return [arrived if changed is None else _checked(f"{name}: the gradient", changed, x, trace)]
+
+    trace.derivatives.append(Derivative((source,), (cut,), rule))
+    return wrap_node(cut, trace)
+
+
 def _separate(value: Any, trace: Trace) -> Any:
     """A Tensor argument under a node of its own; other arguments as they are."""
     return wrap_node(alias(trace.node_of(value)), trace) if isinstance(value, Tensor) else value
@@ -74,11 +95,18 @@ def _per_input(name: str, inputs: Sequence[Any], given: Any, trace: Trace) -> li
         if gradient is None:
             result.append(None)
             continue
-        if not isinstance(gradient, (Tensor, int, float)):
-            raise DTypeError(layout(f"{name}.bprop: gradient {k} must be a Tensor, found {gradient!r}", here()))
-        tensor = to_tensor(to_tensor(gradient), source.dtype)
-        if tensor.shape != source.shape:
-            what = f"{name}.bprop: gradient {k} has shape {tensor.shape}, its argument {source.shape}"
-            raise ShapeError(layout(what, here()))
-        result.append(trace.node_of(tensor))
+        result.append(_checked(f"{name}.bprop: gradient {k}", gradient, source, trace))
     return result
+
+
+def _checked(what: str, gradient: Any, source: Tensor, trace: Trace) -> Node:
+    """The node of a gradient of `source`, in its dtype.
+
+    Errors: TypeError when it is no Tensor, ValueError for another shape.
+    """
+    if not isinstance(gradient, (Tensor, int, float)):
+        raise DTypeError(layout(f"{what} must be a Tensor, found {gradient!r} of type {type(gradient).__name__}", here()))
+    tensor = to_tensor(to_tensor(gradient), source.dtype)
+    if tensor.shape != source.shape:
+        raise ShapeError(layout(f"{what} has shape {tensor.shape}, expected {source.shape}", here()))
+    return trace.node_of(tensor)

@@ -1,0 +1,76 @@
+"""graphopt: whole training steps of neural networks as native CPU code, under MindSpore's API."""
+
+from graphopt import common, context, nn, ops
+from graphopt.common import dtype as mstype
+from graphopt.common.api import jit, mutable
+from graphopt.common.dtype import (
+    bfloat16,
+    bool_,
+    dtype_to_nptype,
+    dtype_to_pytype,
+    float16,
+    float32,
+    float64,
+    int8,
+    int16,
+    int32,
+    int64,
+    pytype_to_dtype,
+    uint8,
+    uint16,
+    uint32,
+    uint64,
+)
+from graphopt.common.parameter import Parameter, ParameterTuple
+from graphopt.common.seed import get_seed, set_seed
+from graphopt.common.tensor import Tensor, from_numpy, is_tensor
+from graphopt.context import GRAPH_MODE, PYNATIVE_MODE, get_context, reset_context, set_context
+from graphopt.ops.composite import get_grad, grad, value_and_grad
+
+dtype = mstype
+tensor = Tensor
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GRAPH_MODE",
+    "PYNATIVE_MODE",
+    "Parameter",
+    "ParameterTuple",
+    "Tensor",
+    "bfloat16",
+    "bool_",
+    "common",
+    "context",
+    "dtype",
+    "dtype_to_nptype",
+    "dtype_to_pytype",
+    "float16",
+    "float32",
+    "float64",
+    "from_numpy",
+    "get_context",
+    "get_grad",
+    "get_seed",
+    "grad",
+    "int16",
+    "int32",
+    "int64",
+    "int8",
+    "is_tensor",
+    "jit",
+    "mstype",
+    "mutable",
+    "nn",
+    "ops",
+    "pytype_to_dtype",
+    "reset_context",
+    "set_context",
+    "set_seed",
+    "tensor",
+    "uint16",
+    "uint32",
+    "uint64",
+    "uint8",
+    "value_and_grad",
+]

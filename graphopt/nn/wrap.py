@@ -1,0 +1,184 @@
+"""Cells around networks: with a loss, with gradients, with a training step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from graphopt import ops
+from graphopt.common.checks import check_bool, check_number, check_type, found
+from graphopt.common.dtype import float32
+from graphopt.common.parameter import Parameter, ParameterTuple
+from graphopt.common.tensor import Tensor
+from graphopt.nn.cell import Cell
+
+
+class WithLossCell(Cell):
+    """(data, label) -> loss_fn(backbone(data), label).
+
+    Errors: TypeError when backbone is no Cell.
+
+    >>> import graphopt as ms
+    >>> net = ms.nn.WithLossCell(ms.nn.Identity(), ms.nn.MSELoss())
+    >>> float(net(ms.Tensor([1.0]), ms.Tensor([3.0])).asnumpy())
+    4.0
+    """
+
+    def __init__(self, backbone: Cell, loss_fn: Any) -> None:
+        super().__init__(auto_prefix=False)
+        self._backbone = check_type("WithLossCell", "backbone", backbone, Cell)
+        self._loss_fn = loss_fn
+
+    def construct(self, data: Any, label: Any) -> Any:
+        return self._loss_fn(self._backbone(data), label)
+
+    @property
+    def backbone_network(self) -> Cell:
+        return self._backbone
+
+
+class WithEvalCell(Cell):
+    """(data, label) -> (loss, output, label).
+
+    add_cast_fp32: whether output and label are cast to float32 before the loss.
+    Errors: TypeError when network is no Cell or add_cast_fp32 no bool.
+
+    >>> import graphopt as ms
+    >>> net = ms.nn.WithEvalCell(ms.nn.Identity(), ms.nn.MSELoss())
+    >>> [float(v.asnumpy()) for v in net(ms.Tensor([1.0]), ms.Tensor([3.0]))]
+    [4.0, 1.0, 3.0]
+    """
+
+    def __init__(self, network: Cell, loss_fn: Any, add_cast_fp32: bool = False) -> None:
+        super().__init__(auto_prefix=False)
+        self._network = check_type("WithEvalCell", "network", network, Cell)
+        self._loss_fn = loss_fn
+        self.add_cast_fp32 = check_bool("WithEvalCell", "add_cast_fp32", add_cast_fp32)
+
+    def construct(self, data: Any, label: Any) -> Any:
+        output = self._network(data)
+        if self.add_cast_fp32:
+            label, output = _as_float32(label), _as_float32(output)
+        return self._loss_fn(output, label), output, label
+
+
+def _as_float32(value: Any) -> Any:
+    return ops.cast(value, float32) if isinstance(value, Tensor) and value.dtype.is_float else value
+
+
+class ForwardValueAndGrad(Cell):
+    """(network output, gradients), the gradients as GradOperation gives them with the same flags.
+
+    network: a Cell or a function. weights: what get_by_list differentiates by. sens_param: the last argument is the sensitivity of the
+    output and not passed to the network.
+    Errors: TypeError for a network that is neither, flags that are no bools, or get_by_list without a ParameterTuple, tuple or list.
+
+    >>> import graphopt as ms
+    >>> square = ms.nn.ForwardValueAndGrad(lambda x: x * x)
+    >>> [float(v.asnumpy()) for v in square(ms.Tensor(3.0))]
+    [9.0, 6.0]
+    """
+
+    def __init__(
+        self, network: Any, weights: Any = None, get_all: bool = False, get_by_list: bool = False, sens_param: bool = False
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        if not callable(network):
+            raise TypeError(f"ForwardValueAndGrad: network must be a Cell or a function, found {found(network)}")
+        check_bool("ForwardValueAndGrad", "get_all", get_all)
+        check_bool("ForwardValueAndGrad", "get_by_list", get_by_list)
+        check_bool("ForwardValueAndGrad", "sens_param", sens_param)
+        if get_by_list and not isinstance(weights, (ParameterTuple, tuple, list)):
+            raise TypeError(f"ForwardValueAndGrad: weights must be a ParameterTuple, tuple or list, found {found(weights)}")
+        self.network = network
+        self.weights = weights if weights is None or isinstance(weights, Parameter) else ParameterTuple(weights)
+        self.get_all, self.get_by_list, self.sens_param = get_all, get_by_list, sens_param
+        self._grad_fn = ops.GradOperation(get_all=get_all, get_by_list=get_by_list, sens_param=sens_param)
+
+    def construct(self, *inputs: Any) -> Any:
+        forward = inputs[:-1] if self.sens_param else inputs
+        if self.get_by_list:
+            gradients = self._grad_fn(self.network, self.weights)(*inputs)
+        else:
+            gradients = self._grad_fn(self.network)(*inputs)
+        return self.network(*forward), gradients
+
+
+class WithGradCell(Cell):
+    """(data, label) -> gradients of the loss by the trainable parameters of the network.
+
+    loss_fn: None when the network computes the loss itself. sens: the sensitivity, 1 when None.
+    Errors: TypeError when network is no Cell.
+
+    >>> import graphopt as ms
+    >>> net = ms.nn.Dense(1, 1, weight_init='ones', has_bias=False)
+    >>> grad = ms.nn.WithGradCell(net, ms.nn.MSELoss())
+    >>> [g.asnumpy().tolist() for g in grad(ms.Tensor([[2.0]]), ms.Tensor([[1.0]]))]
+    [[[4.0]]]
+    """
+
+    def __init__(self, network: Cell, loss_fn: Any = None, sens: Any = None) -> None:
+        super().__init__(auto_prefix=False)
+        self.network = check_type("WithGradCell", "network", network, Cell)
+        self.loss_fn = loss_fn
+        self.weights = ParameterTuple(network.trainable_params())
+        self.sens = sens
+        self.network_with_loss = network if loss_fn is None else WithLossCell(network, loss_fn)
+
+    def construct(self, *inputs: Any) -> Any:
+        grad_fn = ops.GradOperation(get_by_list=True, sens_param=self.sens is not None)
+        sens = () if self.sens is None else (_filled(self.network_with_loss(*inputs), self.sens),)
+        return grad_fn(self.network_with_loss, self.weights)(*inputs, *sens)
+
+
+def _filled(value: Any, number: Any) -> Any:
+    """`number` in the shape and dtype of each tensor of a structure."""
+    if isinstance(value, (tuple, list)):
+        return tuple(_filled(v, number) for v in value)
+    if isinstance(number, Tensor):
+        return ops.cast(ops.broadcast_to(number, value.shape), value.dtype)
+    return ops.full(value.shape, float(number), dtype=value.dtype)
+
+
+class TrainOneStepCell(Cell):
+    """One training step: loss of the parameters before the step; gradients; the optimizer's update. In GRAPH_MODE one compiled function.
+
+    network: computes the loss. sens: the sensitivity of the loss, everywhere (None: 1). return_grad: also hand out the gradients, as
+    {parameter name: gradient}, including sens.
+
+    Shapes: the network's. Errors: TypeError when network or optimizer is of another kind or sens no number; ValueError when sens is 0.
+
+    >>> import graphopt as ms
+    >>> net = ms.nn.Dense(1, 1, weight_init='ones', has_bias=False)
+    >>> loss_net = ms.nn.WithLossCell(net, ms.nn.MSELoss())
+    >>> step = ms.nn.TrainOneStepCell(loss_net, ms.nn.SGD(net.trainable_params(), 0.1))
+    >>> float(step(ms.Tensor([[2.0]]), ms.Tensor([[1.0]])).asnumpy())
+    1.0
+    >>> [round(v, 4) for v in net.weight.asnumpy()[0].tolist()]
+    [0.6]
+    """
+
+    def __init__(self, network: Cell, optimizer: Cell, sens: Any = None, return_grad: bool = False) -> None:
+        super().__init__(auto_prefix=False)
+        self.network = check_type("TrainOneStepCell", "network", network, Cell)
+        self.optimizer = check_type("TrainOneStepCell", "optimizer", optimizer, Cell)
+        self.weights = optimizer.parameters if hasattr(optimizer, "parameters") else ParameterTuple(network.trainable_params())
+        if sens is not None and not isinstance(sens, Tensor):
+            check_number("TrainOneStepCell", "sens", float(sens) if isinstance(sens, np.generic) else sens)
+            if sens == 0:
+                raise ValueError("TrainOneStepCell: sens must not be 0, found 0")
+        self.sens = sens
+        self.return_grad = check_bool("TrainOneStepCell", "return_grad", return_grad)
+        self.network.set_grad()
+        self._value_and_grad = ops.value_and_grad(self.network, None, self.weights, sens_param=sens is not None)
+
+    def construct(self, *inputs: Any) -> Any:
+        if self.sens is None:
+            loss, gradients = self._value_and_grad(*inputs)
+        else:
+            loss = self.network(*inputs)
+            gradients = ops.GradOperation(get_by_list=True, sens_param=True)(self.network, self.weights)(*inputs, _filled(loss, self.sens))
+        named = {p.name: g for p, g in zip(self.weights, gradients, strict=True)} if self.return_grad else None
+        self.optimizer(tuple(gradients))
+        return loss if named is None else (loss, named)
