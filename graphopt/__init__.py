@@ -1,6 +1,6 @@
 """graphopt: whole training steps of neural networks as native CPU code, under MindSpore's API."""
 
-from graphopt import common, context, nn, ops
+from graphopt import common, context, dataset, nn, ops, train
 from graphopt.common import dtype as mstype
 from graphopt.common.api import jit, mutable
 from graphopt.common.dtype import (
@@ -26,6 +26,7 @@ from graphopt.common.seed import get_seed, set_seed
 from graphopt.common.tensor import Tensor, from_numpy, is_tensor
 from graphopt.context import GRAPH_MODE, PYNATIVE_MODE, get_context, reset_context, set_context
 from graphopt.ops.composite import get_grad, grad, value_and_grad
+from graphopt.train import Callback, LossMonitor, Model, RunContext, TimeMonitor, get_metric_fn
 
 dtype = mstype
 tensor = Tensor
@@ -35,13 +36,19 @@ __version__ = "0.1.0"
 __all__ = [
     "GRAPH_MODE",
     "PYNATIVE_MODE",
+    "Callback",
+    "LossMonitor",
+    "Model",
     "Parameter",
     "ParameterTuple",
+    "RunContext",
     "Tensor",
+    "TimeMonitor",
     "bfloat16",
     "bool_",
     "common",
     "context",
+    "dataset",
     "dtype",
     "dtype_to_nptype",
     "dtype_to_pytype",
@@ -51,12 +58,13 @@ __all__ = [
     "from_numpy",
     "get_context",
     "get_grad",
+    "get_metric_fn",
     "get_seed",
     "grad",
+    "int8",
     "int16",
     "int32",
     "int64",
-    "int8",
     "is_tensor",
     "jit",
     "mstype",
@@ -68,9 +76,10 @@ __all__ = [
     "set_context",
     "set_seed",
     "tensor",
+    "train",
+    "uint8",
     "uint16",
     "uint32",
     "uint64",
-    "uint8",
     "value_and_grad",
 ]

@@ -89,13 +89,13 @@ class Cell:
     def __getattr__(self, name: str) -> Any:
         params = self.__dict__.get("_params")
         if params is not None and name in params:
-            return self._read(params[name])
+            return self._read_parameter(params[name])
         cells = self.__dict__.get("_cells")
         if cells is not None and name in cells:
             return cells[name]
         raise AttributeError(f"The {type(self).__name__!r} object has no attribute {name!r}.")
 
-    def _read(self, parameter: Parameter) -> Any:
+    def _read_parameter(self, parameter: Parameter) -> Any:
         """A Parameter as `construct` sees it: in the dtype of `to_float` while it runs, when training changes it."""
         kind = self._to_float
         if kind is None or not self._computing or not parameter.requires_grad or not parameter.dtype.is_float:

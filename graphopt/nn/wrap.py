@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from graphopt.common.dtype import float32
 from graphopt.common.parameter import Parameter, ParameterTuple
 from graphopt.common.tensor import Tensor
 from graphopt.nn.cell import Cell
+from graphopt.nn.optim.optimizer import Optimizer
+from graphopt.ops.composite import _ByFlags
 
 
 class WithLossCell(Cell):
@@ -67,6 +70,13 @@ def _as_float32(value: Any) -> Any:
     return ops.cast(value, float32) if isinstance(value, Tensor) and value.dtype.is_float else value
 
 
+class _ValueAndGradient(_ByFlags):
+    """A gradient function that gives (output, gradients)."""
+
+    def _result(self, done: Any) -> Any:
+        return done.output, super()._result(done)
+
+
 class ForwardValueAndGrad(Cell):
     """(network output, gradients), the gradients as GradOperation gives them with the same flags.
 
@@ -94,15 +104,11 @@ class ForwardValueAndGrad(Cell):
         self.network = network
         self.weights = weights if weights is None or isinstance(weights, Parameter) else ParameterTuple(weights)
         self.get_all, self.get_by_list, self.sens_param = get_all, get_by_list, sens_param
-        self._grad_fn = ops.GradOperation(get_all=get_all, get_by_list=get_by_list, sens_param=sens_param)
+        chosen = self.weights if get_by_list else None
+        self._value_and_grad = _ValueAndGradient(network, chosen, get_all, get_by_list, sens_param)
 
     def construct(self, *inputs: Any) -> Any:
-        forward = inputs[:-1] if self.sens_param else inputs
-        if self.get_by_list:
-            gradients = self._grad_fn(self.network, self.weights)(*inputs)
-        else:
-            gradients = self._grad_fn(self.network)(*inputs)
-        return self.network(*forward), gradients
+        return self._value_and_grad(*inputs)
 
 
 class WithGradCell(Cell):
@@ -125,20 +131,42 @@ class WithGradCell(Cell):
         self.weights = ParameterTuple(network.trainable_params())
         self.sens = sens
         self.network_with_loss = network if loss_fn is None else WithLossCell(network, loss_fn)
+        self._value_and_grad = loss_and_gradients(self.network_with_loss, self.weights, sens)
 
     def construct(self, *inputs: Any) -> Any:
-        grad_fn = ops.GradOperation(get_by_list=True, sens_param=self.sens is not None)
-        sens = () if self.sens is None else (_filled(self.network_with_loss(*inputs), self.sens),)
-        return grad_fn(self.network_with_loss, self.weights)(*inputs, *sens)
+        return self._value_and_grad(*inputs)[1]
 
 
-def _filled(value: Any, number: Any) -> Any:
-    """`number` in the shape and dtype of each tensor of a structure."""
+class _Weighted:
+    """(sum of sens times everything the network returns, what it returns): what is differentiated for a sensitivity."""
+
+    def __init__(self, network: Cell, sens: Any):
+        self.network, self.sens = network, sens
+        self.__name__ = f"{type(network).__name__} with sens"
+
+    def __call__(self, *inputs: Any) -> Any:
+        output = self.network(*inputs)
+        return _total(output, self.sens), output
+
+
+def _total(value: Any, sens: Any) -> Any:
     if isinstance(value, (tuple, list)):
-        return tuple(_filled(v, number) for v in value)
-    if isinstance(number, Tensor):
-        return ops.cast(ops.broadcast_to(number, value.shape), value.dtype)
-    return ops.full(value.shape, float(number), dtype=value.dtype)
+        terms = [_total(v, sens) for v in value]
+        return functools.reduce(lambda a, b: a + b, terms)
+    return ops.reduce_sum(value * (ops.cast(sens, value.dtype) if isinstance(sens, Tensor) else float(sens)))
+
+
+def loss_and_gradients(network: Cell, weights: Any, sens: Any) -> Any:
+    """A function from the network's inputs to (its output, gradients by `weights` for the sensitivity `sens`)."""
+    if sens is None:
+        return ops.value_and_grad(network, None, weights)
+    inner = ops.value_and_grad(_Weighted(network, sens), None, weights, has_aux=True)
+
+    def both(*inputs: Any) -> Any:
+        (_, output), gradients = inner(*inputs)
+        return output, gradients
+
+    return both
 
 
 class TrainOneStepCell(Cell):
@@ -171,14 +199,12 @@ class TrainOneStepCell(Cell):
         self.sens = sens
         self.return_grad = check_bool("TrainOneStepCell", "return_grad", return_grad)
         self.network.set_grad()
-        self._value_and_grad = ops.value_and_grad(self.network, None, self.weights, sens_param=sens is not None)
+        self._value_and_grad = loss_and_gradients(self.network, self.weights, sens)
 
     def construct(self, *inputs: Any) -> Any:
-        if self.sens is None:
-            loss, gradients = self._value_and_grad(*inputs)
-        else:
-            loss = self.network(*inputs)
-            gradients = ops.GradOperation(get_by_list=True, sens_param=True)(self.network, self.weights)(*inputs, _filled(loss, self.sens))
+        if isinstance(self.optimizer, Optimizer):
+            self.optimizer.check_step()
+        loss, gradients = self._value_and_grad(*inputs)
         named = {p.name: g for p, g in zip(self.weights, gradients, strict=True)} if self.return_grad else None
         self.optimizer(tuple(gradients))
         return loss if named is None else (loss, named)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from graphopt.ir.graph import Graph, Node, rebuild, users, walk
+from graphopt.ir.graph import Graph, Node, users, walk, with_inputs
 from graphopt.ir.index import Dims, Index
 from graphopt.opdefs.opdef import opdef
 
@@ -99,11 +99,34 @@ def stored_base(node: Node) -> Node:
     return node
 
 
+def _is_contraction(node: Node) -> bool:
+    return node.op not in LEAVES and opdef(node.op).kind == "contraction"
+
+
 def dims_of(node: Node) -> Dims:
     """The loop dimensions and operand indices of a contraction."""
     dims = Dims()
     opdef(node.op).rules["contract"](dims, *(i.type for i in node.inputs), **node.attrs)
     return dims
+
+
+def _stored_operands(node: Node) -> Node:
+    """The node reading through memory what it cannot read through movement."""
+    alias = opdef("alias")
+    kind = opdef(node.op).kind
+    inputs = list(node.inputs)
+    if node.op == "reshape" and stored_base(node).op in INLINE - LEAVES - {"reshape"}:
+        inputs[0] = alias(inputs[0])
+    elif kind == "kernel":
+        inputs = [alias(i) if stored_base(i).op in INLINE - LEAVES - {"reshape"} else i for i in inputs]
+    elif kind == "contraction":
+        dims = dims_of(node)
+        for k, idx in enumerate((dims.a, dims.b)):
+            found = follow(node.inputs[k], idx)
+            base = found and stored_base(found[0])
+            if found is None or base.op in INLINE - LEAVES or not all(i.is_affine for i in found[1]):
+                inputs[k] = alias(node.inputs[k])
+    return with_inputs(node, tuple(inputs))
 
 
 def materialise(graph: Graph) -> Graph:
@@ -113,26 +136,15 @@ def materialise(graph: Graph) -> Graph:
     contraction is stored and read with affine indices, every operand of a reshape or of a `kernel` op is stored.
     """
     alias = opdef("alias")
-
-    def change(node: Node) -> Node:
-        kind = opdef(node.op).kind if node.op not in LEAVES else "leaf"
-        inputs = list(node.inputs)
-        if node.op == "reshape" and stored_base(node).op in INLINE - LEAVES - {"reshape"}:
-            inputs[0] = alias(inputs[0])
-        elif kind == "kernel":
-            inputs = [alias(i) if stored_base(i).op in INLINE - LEAVES - {"reshape"} else i for i in inputs]
-        elif kind == "contraction":
-            dims = dims_of(node)
-            for k, idx in enumerate((dims.a, dims.b)):
-                found = follow(node.inputs[k], idx)
-                base = found and stored_base(found[0])
-                if found is None or base.op in INLINE - LEAVES or not all(i.is_affine for i in found[1]):
-                    inputs[k] = alias(node.inputs[k])
-        if all(a is b for a, b in zip(inputs, node.inputs, strict=True)):
-            return node
-        return Node(node.op, tuple(inputs), node.attrs, node.type, node.where)
-
-    graph = rebuild(graph, change)
+    order = walk(graph.roots)
+    use = users(order)
+    new: dict[Node, Node] = {}
+    for node in order:
+        changed = node if node.op in LEAVES else _stored_operands(with_inputs(node, tuple(new[i] for i in node.inputs)))
+        if node.op == "transpose" and _is_contraction(node.inputs[0]) and len(use[node.inputs[0]]) == 1:
+            changed = alias(changed)  # the contraction writes its result transposed at once
+        new[node] = changed
+    graph = graph.with_roots([new[r] for r in graph.roots])
     taken: set[Node] = set()
     roots: list[Node] = []
     leaf_of = [None] * len(graph.outputs) + [s for s, _ in graph.updates]
@@ -292,7 +304,7 @@ class _Fusion:
     def _contraction(self, node: Node) -> None:
         following = self.users[node]
         result = node
-        if len(following) == 1 and following[0].op == "transpose" and node not in self.roots:
+        if len(following) == 1 and following[0].op == "transpose" and [u.op for u in self.users[following[0]]] == ["alias"]:
             result = following[0]
         group = self.new("contraction", result.shape)
         group.result = result

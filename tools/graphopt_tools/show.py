@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from graphopt import compile as compiler
 from graphopt import config, nn, ops
 from graphopt.common.compiled import CompiledFunction
 from graphopt.common.signature import parameters_of
 from graphopt.ir.graph import Graph
-from graphopt_runtime.program import Program
+from graphopt_runtime.program import Call, Program
 from graphopt_tools.report import megabytes
 from graphopt_tools.targets import resolve
 
@@ -40,7 +39,9 @@ def run_show(target: str, stage: str | None, types: Sequence[str]) -> None:
 def graph_of(function: Callable[..., Any], inputs: Sequence[Any]) -> Graph:
     """The traced graph of a Cell or function; nothing is optimized or compiled on the way."""
     name = getattr(function, "__name__", type(function).__name__)
-    traced = function.compile_cache if isinstance(function, nn.Cell) else CompiledFunction(name, function, parameters_of(function))
+    traced = (
+        function.compile_cache if isinstance(function, nn.Cell) else CompiledFunction(name, function, parameters_of(function))
+    )
     with config.override(backend="numpy"):
         return traced.graph(tuple(inputs), {})
 
@@ -64,17 +65,16 @@ def print_summary(program: Program, graph: Graph) -> None:
     typer.echo(f"{program.name}: 1 native function with {len(program.calls)} kernels and {barriers} barriers")
     typer.echo(f"arena {program.arena_bytes} bytes, state {megabytes(state)}, code {megabytes(len(program.code))}")
     typer.echo(f"{len(graph.updates)} of {len(graph.state)} states are updated in place")
-    table = Table(box=None, header_style="bold")
-    for heading, justify in (("kernel", "left"), ("extent", "right"), ("barrier", "left"), ("kflop", "right"), ("kB", "right")):
-        table.add_column(heading, justify="right" if justify == "right" else "left", no_wrap=True)
-    table.add_column("from", overflow="fold")
+    width = max((len(call.kernel) for call in program.calls), default=0)
+    typer.echo(f"\n{'kernel':{width}}  {'extent':>7}  {'kflop':>9}  {'kB':>8}  barrier  from")
     for call in program.calls:
-        table.add_row(
-            call.kernel,
-            str(call.extent),
-            "before" if call.barrier else "",
-            f"{call.flops / 1e3:,.0f}",
-            f"{call.bytes / 1e3:,.0f}",
-            " ".join(part for part in (call.where, call.cell) if part),
+        barrier = "before" if call.barrier else ""
+        typer.echo(
+            f"{call.kernel:{width}}  {call.extent:7}  {call.flops / 1e3:9,.0f}  {call.bytes / 1e3:8,.0f}  {barrier:7}  {origin(call)}"
         )
-    Console().print(table)
+
+
+def origin(call: Call) -> str:
+    """The Cell and the user's line that a kernel comes from; what graphopt adds by itself has no line."""
+    ours = call.where.startswith(f"{Path(__file__).name}:")
+    return " ".join(part for part in (call.cell, "" if ours else call.where) if part)

@@ -22,7 +22,7 @@ class _Conv(Cell):
 
     _rank = 2
 
-    def _read(self, in_channels: Any, out_channels: Any, kernel_size: Any, stride: Any, dilation: Any, group: Any) -> None:
+    def _read_arguments(self, in_channels: Any, out_channels: Any, kernel_size: Any, stride: Any, dilation: Any, group: Any) -> None:
         owner = type(self).__name__
         self.in_channels = check_int(owner, "in_channels", in_channels, low=1)
         self.out_channels = check_int(owner, "out_channels", out_channels, low=1)
@@ -110,7 +110,7 @@ class Conv2d(_Conv):
         dtype: DType = float32,
     ) -> None:
         super().__init__()
-        self._read(in_channels, out_channels, kernel_size, stride, dilation, group)
+        self._read_arguments(in_channels, out_channels, kernel_size, stride, dilation, group)
         self._read_padding(pad_mode, padding)
         if data_format != "NCHW":
             raise ValueError(f"Conv2d: data_format must be 'NCHW' on a CPU, found {data_format!r}; the compiler chooses layouts")
@@ -148,7 +148,7 @@ class Conv1d(_Conv):
         dtype: DType = float32,
     ) -> None:
         super().__init__()
-        self._read(in_channels, out_channels, kernel_size, stride, dilation, group)
+        self._read_arguments(in_channels, out_channels, kernel_size, stride, dilation, group)
         self._read_padding(pad_mode, padding)
         window = self.kernel_size
         self.kernel_size = (1, *window)
@@ -193,7 +193,7 @@ class Conv3d(_Conv):
         dtype: DType = float32,
     ) -> None:
         super().__init__()
-        self._read(in_channels, out_channels, kernel_size, stride, dilation, group)
+        self._read_arguments(in_channels, out_channels, kernel_size, stride, dilation, group)
         self._read_padding(pad_mode, padding)
         if data_format != "NCDHW":
             raise ValueError(f"Conv3d: data_format must be 'NCDHW', found {data_format!r}")

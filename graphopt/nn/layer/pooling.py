@@ -16,7 +16,7 @@ class _Pool(Cell):
 
     _rank = 2
 
-    def _read(self, kernel_size: Any, stride: Any, pad_mode: Any, padding: Any, ceil_mode: Any) -> None:
+    def _read_arguments(self, kernel_size: Any, stride: Any, pad_mode: Any, padding: Any, ceil_mode: Any) -> None:
         owner = type(self).__name__
         check_type(owner, "pad_mode", pad_mode, str)
         if pad_mode.lower() not in ("valid", "same", "pad"):
@@ -123,7 +123,7 @@ class MaxPool2d(_MaxPool):
     ) -> None:
         super().__init__()
         _check_format("MaxPool2d", data_format)
-        self._read(kernel_size, stride, pad_mode, padding, ceil_mode)
+        self._read_arguments(kernel_size, stride, pad_mode, padding, ceil_mode)
         self._read_max(dilation, return_indices)
 
 
@@ -151,7 +151,7 @@ class MaxPool1d(_MaxPool):
         ceil_mode: bool = False,
     ) -> None:
         super().__init__()
-        self._read(kernel_size, stride, pad_mode, padding, ceil_mode)
+        self._read_arguments(kernel_size, stride, pad_mode, padding, ceil_mode)
         self._read_max(dilation, return_indices)
 
 
@@ -211,7 +211,7 @@ class AvgPool2d(_AvgPool):
     ) -> None:
         super().__init__()
         _check_format("AvgPool2d", data_format)
-        self._read(kernel_size, stride, pad_mode, padding, ceil_mode)
+        self._read_arguments(kernel_size, stride, pad_mode, padding, ceil_mode)
         self._read_avg(count_include_pad, divisor_override)
 
 
@@ -238,7 +238,7 @@ class AvgPool1d(_AvgPool):
         count_include_pad: bool = True,
     ) -> None:
         super().__init__()
-        self._read(kernel_size, stride, pad_mode, padding, ceil_mode)
+        self._read_arguments(kernel_size, stride, pad_mode, padding, ceil_mode)
         self._read_avg(count_include_pad, None)
 
 

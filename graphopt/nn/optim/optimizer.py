@@ -209,8 +209,15 @@ class Optimizer(Cell):
     def prepared(self, gradients: Any) -> tuple[Tensor, ...]:
         """Checked, decayed, centralized and un-scaled gradients: what an update starts from."""
         gradients = self.flatten_gradients(self.checked(gradients))
-        guard_steps(self._rate_cells, self.global_step)
+        self.check_step()
         return self.scale_grad(self.gradients_centralization(self.decay_weight(gradients)))
+
+    def check_step(self) -> None:
+        """See that no list of learning rates ends before global_step: now, or before each run of the graph being traced.
+
+        Errors: RuntimeError naming the step and the length.
+        """
+        guard_steps(self._rate_cells, self.global_step)
 
     def rates(self) -> list[Any]:
         """One learning rate per parameter, read at global_step, which is then advanced."""
