@@ -39,6 +39,8 @@ def test_the_start_is_the_two_commands() -> None:
 
 def test_documents_name_files_that_exist() -> None:
     architecture = (REPOSITORY / "graphopt" / "README.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"`((?:tools|tests|runtime|graphopt|passes|common|kernel|llvm|ir|opdefs|nn|ops)/[\w/.]*)`", architecture))
+    named = set(
+        re.findall(r"`((?:tools|tests|runtime|graphopt|passes|common|kernel|llvm|ir|opdefs|nn|ops)/[\w/.]*)`", architecture)
+    )
     missing = [name for name in named if not any((REPOSITORY / root / name).exists() for root in ("", "graphopt"))]
     assert named and not missing

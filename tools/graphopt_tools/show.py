@@ -69,9 +69,8 @@ def print_summary(program: Program, graph: Graph) -> None:
     typer.echo(f"\n{'kernel':{width}}  {'extent':>7}  {'kflop':>9}  {'kB':>8}  barrier  from")
     for call in program.calls:
         barrier = "before" if call.barrier else ""
-        typer.echo(
-            f"{call.kernel:{width}}  {call.extent:7}  {call.flops / 1e3:9,.0f}  {call.bytes / 1e3:8,.0f}  {barrier:7}  {origin(call)}"
-        )
+        numbers = f"{call.extent:7}  {call.flops / 1e3:9,.0f}  {call.bytes / 1e3:8,.0f}"
+        typer.echo(f"{call.kernel:{width}}  {numbers}  {barrier:7}  {origin(call)}".rstrip())
 
 
 def origin(call: Call) -> str:
