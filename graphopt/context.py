@@ -125,12 +125,7 @@ def set_context(**kwargs: Any) -> None:
 
 
 def _check(name: str, value: Any) -> None:
-    kinds = _KINDS.get(name)
-    if kinds is None:
-        raise ValueError(f"set_context: unknown keyword {name!r}; known are {', '.join(sorted(_KINDS))}")
-    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        expected = " or ".join(k.__name__ for k in kinds)
-        raise TypeError(f"set_context: {name} must be {expected}, found {value!r} of type {type(value).__name__}")
+    _check_kind(name, value)
     if name == "device_target" and value != "CPU":
         raise ValueError(f"set_context: device_target must be 'CPU', the only device graphopt compiles for, found {value!r}")
     if name == "mode" and value not in _CHOICES["mode"]:
@@ -144,6 +139,15 @@ def _check(name: str, value: Any) -> None:
             if key not in _JIT_CONFIG or chosen not in _JIT_CONFIG[key]:
                 known = "; ".join(f"{k}: {', '.join(v)}" for k, v in _JIT_CONFIG.items())
                 raise ValueError(f"set_context: jit_config may hold {known}; found {key!r}: {chosen!r}")
+
+
+def _check_kind(name: str, value: object) -> None:
+    kinds = _KINDS.get(name)
+    if kinds is None:
+        raise ValueError(f"set_context: unknown keyword {name!r}; known are {', '.join(sorted(_KINDS))}")
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        expected = " or ".join(k.__name__ for k in kinds)
+        raise TypeError(f"set_context: {name} must be {expected}, found {value!r} of type {type(value).__name__}")
 
 
 def _switch(changed: dict[str, Any]) -> None:

@@ -42,7 +42,7 @@ class Tree(nn.Cell):
         self.b = leaf or Leaf()
         self.q = Parameter(Tensor([2.0]), name="qq")
         self.seq = nn.SequentialCell(Relu(), Relu())
-        self.l = nn.CellList([Relu(), Leaf()])  # noqa: E741
+        self.l = nn.CellList([Relu(), Leaf()])
 
     def construct(self, x: Tensor) -> Tensor:
         return self.b(x)
@@ -100,11 +100,14 @@ ERRORS: list[tuple[Callable[[], Any], type[BaseException], str]] = [
     (lambda: setattr(Tree(), "b", 3), TypeError, "Tree: 'b' is a child Cell, expected a Cell or None, found 3 of type int"),
     (lambda: setattr(Tree(), "q", "x"), TypeError,
      "Tree: 'q' is a Parameter, expected a Parameter, Tensor or None, found 'x' of type str"),
-    (lambda: Tree().insert_param_to_cell("x", 3), TypeError, "insert_param_to_cell: param must be Parameter, found 3 of type int"),
+    (lambda: Tree().insert_param_to_cell("x", 3), TypeError,
+     "insert_param_to_cell: param must be Parameter, found 3 of type int"),
     (lambda: Tree().insert_param_to_cell("a.b", Parameter(1.0)), KeyError,
      "\"insert_param_to_cell: param_name must be a name without '.', found 'a.b'\""),
-    (lambda: Tree().insert_child_to_cell(1, Leaf()), TypeError, "insert_child_to_cell: child_name must be str, found 1"),
-    (lambda: Tree().insert_child_to_cell("x", 1), TypeError, "insert_child_to_cell: child_cell must be Cell, found 1 of type int"),
+    (lambda: Tree().insert_child_to_cell(1, Leaf()), TypeError,
+     "insert_child_to_cell: child_name must be str, found 1"),
+    (lambda: Tree().insert_child_to_cell("x", 1), TypeError,
+     "insert_child_to_cell: child_cell must be Cell, found 1 of type int"),
     (lambda: nn.SequentialCell([Relu(), 3]), TypeError, "SequentialCell: each element must be a Cell, found 3 of type int"),
     (lambda: nn.CellList([1]), TypeError, "CellList: each element must be a Cell, found 1 of type int"),
     (lambda: nn.CellList([Relu()])[1], IndexError, "CellList: index 1 is out of range for 1 Cells"),
@@ -112,7 +115,8 @@ ERRORS: list[tuple[Callable[[], Any], type[BaseException], str]] = [
     (lambda: nn.Cell()(X), NotImplementedError, "Cell: define construct(self, ...)"),
     (lambda: Tree().to_float(ms.float64), ValueError, "to_float: dst_type must be float16, bfloat16 or float32, found Float64"),
     (lambda: Tree().update_parameters_name(3), TypeError, "update_parameters_name: prefix must be str, found 3 of type int"),
-    (lambda: Tree().register_forward_hook(3), TypeError, "register_forward_hook: hook_fn must be a function, found 3 of type int"),
+    (lambda: Tree().register_forward_hook(3), TypeError,
+     "register_forward_hook: hook_fn must be a function, found 3 of type int"),
     (lambda: Parameter(Tensor(1.0), name=3), TypeError, "Parameter: name must be str or None, found 3 of type int"),
     (lambda: Parameter(Tensor(1.0), name=" "), ValueError, "Parameter: name must not be empty, found ' '"),
     (lambda: Parameter(Tensor(1.0), requires_grad=1), TypeError, "Parameter: requires_grad must be bool, found 1 of type int"),
@@ -254,7 +258,10 @@ def test_parameter_tuple_as_attribute() -> None:
 
 def test_deepcopy_of_a_cell() -> None:
     tree = Tree()
+    tree.compile(X)
+    ops.GradOperation()(tree)(X)
     other = copy.deepcopy(tree)
+    assert other.compile_cache.compiles == 0
     tree.b.w.set_data(Tensor([7.0]))
     assert other.b.w.asnumpy() == 1 and [p.name for p in other.get_parameters()] == [p.name for p in tree.get_parameters()]
 

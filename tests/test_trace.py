@@ -80,6 +80,8 @@ def test_float_arguments_are_weak() -> None:
         return x * a + 2 * a
 
     assert f(X.astype(ms.float16), 0.5).dtype is ms.float16
+    assert ms.jit(lambda x, a: ops.mul(x, ops.exp(a)))(X.astype(ms.float16), 0.5).dtype is ms.float32
+    assert ms.jit(lambda x, a: ops.mul(x, a.exp()))(X.astype(ms.float16), 0.5).dtype is ms.float16
     assert f(Tensor([2], ms.int32), 0.5).dtype is ms.float32
     assert f(X.astype(ms.float64), 0.1).dtype is ms.float64
 

@@ -1,12 +1,12 @@
 """Tensors, Parameters, dtypes, tracing: what every other part of the public library stands on."""
 
 from graphopt.common import arithmetic, indexing, methods
-from graphopt.common.initializer import initializer
+from graphopt.common.initializer import initializer as _draw
 from graphopt.common.parameter import Parameter, ParameterTuple
 from graphopt.common.seed import get_seed, set_seed
 from graphopt.common.tensor import Tensor, apply, from_numpy, is_tensor
 
-Tensor._draw = staticmethod(initializer)
+Tensor._draw = staticmethod(_draw)
 
 __all__ = [
     "Parameter",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.common.dtype import bool_, check_dtype, float32, promote, promote_number
-from graphopt.common.tensor import Tensor, apply, refuse, to_tensor
+from graphopt.common.tensor import Tensor, apply, as_scalar, refuse, to_tensor
 from graphopt.errors import DTypeError, layout
 from graphopt.ir.types import DType
 from graphopt.opdefs import bits, elementwise, linalg, math
@@ -49,7 +49,7 @@ def operand(name: str, value: Any) -> Any:
     """
     if isinstance(value, Tensor) or type(value) in (int, float, bool):
         return value
-    if isinstance(value, np.generic) and isinstance(value, Number):
+    if isinstance(value, (np.number, np.bool_)):
         return value.item()
     if isinstance(value, (bool, int, float)):
         return value
@@ -85,17 +85,20 @@ def binary(name: str, op: Any, a: Any, b: Any, floats: bool = False) -> Tensor:
     """`op` on two operands in one dtype. Run-time scalars among themselves stay run-time scalars."""
     x, y = together(name, a, b, floats)
     result = apply(op, x, y)
-    if all(v._weak if isinstance(v, Tensor) else True for v in (x, y)) and result._node is not None and result.dtype is float32:
-        result._weak = True
+    if result._node is not None and result.dtype is float32 and _only_floats(x, y):
+        return as_scalar(result)
     return result
+
+
+def _only_floats(*operands: Any) -> bool:
+    """Whether all operands are numbers or run-time scalars."""
+    return all(not isinstance(x, Tensor) or x._weak for x in operands)
 
 
 def unary(op: Any, x: Tensor, floats: bool = True) -> Tensor:
     """`op` on a tensor, which with `floats` becomes float32 when it is an integer or bool one."""
     result = apply(op, as_dtype(x, float32) if floats and not x.dtype.is_float else x)
-    if x._weak and result._node is not None:
-        result._weak = True
-    return result
+    return as_scalar(result) if x._weak and result._node is not None and result.dtype is float32 else result
 
 
 def _both_bool(a: Any, b: Any) -> bool:
@@ -172,7 +175,9 @@ def _reflected(function: Callable[[Any, Any], Tensor]) -> Callable[[Tensor, Any]
 def _comparison(name: str, op: Any) -> Callable[[Any, Any], Tensor]:
     def compare(self: Any, other: Any) -> Tensor:
         x, y = together(name, self, other)
-        return apply(op, x, y)
+        result = apply(op, x, y)
+        result._scalar = result._node is not None and _only_floats(x, y)
+        return result
 
     compare.__name__ = name
     compare.__doc__ = f"Whether self is {name.replace('_', ' ')} other, element by element."
@@ -294,6 +299,9 @@ def _not_above(x: Any, high: Any) -> Any:
     return elementwise.select(elementwise.gt(x, high), high, x)
 
 
+_FUNCTIONS = ("exp", "expm1", "log", "log1p", "sqrt", "rsqrt", "tanh", "sigmoid", "erf", "sin", "cos", "floor", "ceil", "trunc")
+
+
 def _attach_all() -> None:
     reflected = {"radd": add, "rsub": sub, "rmul": mul, "rtruediv": div, "rfloordiv": floor_divide, "rmod": mod}
     for name, function in (reflected | {"rpow": power, "rmatmul": matmul}).items():
@@ -313,7 +321,22 @@ def _attach_all() -> None:
         method(function.__name__)(function)
     for name, function in (("and", bitwise_and), ("or", bitwise_or), ("xor", bitwise_xor)):
         method(function.__name__, f"__{name}__", f"__r{name}__")(function)
-    for name in ("exp", "expm1", "log", "log1p", "sqrt", "rsqrt", "tanh", "sigmoid", "erf", "sin", "cos", "floor", "ceil", "trunc"):
+    for name in [
+        "exp",
+        "expm1",
+        "log",
+        "log1p",
+        "sqrt",
+        "rsqrt",
+        "tanh",
+        "sigmoid",
+        "erf",
+        "sin",
+        "cos",
+        "floor",
+        "ceil",
+        "trunc",
+    ]:
         _attach_unary(name, getattr(math, name))
     _attach_unary("round", math.round_)
     for name, op in (("isnan", math.is_nan), ("isinf", math.is_inf), ("isfinite", math.is_finite)):

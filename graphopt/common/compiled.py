@@ -91,6 +91,11 @@ class CompiledFunction:
         self._by_value: set[Any] = set()
         self._last: _Entry | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes along: the function, nothing compiled."""
+        fresh: dict[str, Any] = {"compilations": [], "_entries": {}, "_by_value": set(), "_last": None}
+        return self.__dict__ | fresh
+
     @property
     def compiles(self) -> int:
         """How many times the function was traced and compiled."""
@@ -163,6 +168,9 @@ class CompiledFunction:
         trace = Trace(self.name)
         names = self._names(args)
         at = epoch()
+        objects = _objects([*args, *kwargs.values()])
+        for thing in (self._function, *objects):
+            trace.watch(thing)
         with trace.running():
             given = [traced(v, n, trace, floats) for n, v in zip(names, args, strict=True)]
             named = {n: traced(v, n, trace, floats) for n, v in kwargs.items()}
@@ -177,7 +185,7 @@ class CompiledFunction:
             parameters=tuple(trace.parameters),
             template=template,
             watched=tuple(trace.visited.values()),
-            objects=_objects([*args, *kwargs.values()]),
+            objects=objects,
             epoch=at,
             guards=tuple(trace.guards),
         )
@@ -186,8 +194,8 @@ class CompiledFunction:
         """Why the entries there were did not do."""
         if self._last is None:
             return "first call"
-        for old in dropped:
-            for thing, version, _ in old.watched:
+        for gone in dropped:
+            for thing, version, _ in gone.watched:
                 if thing._version != version:
                     return _change(thing)
         before = self._last

@@ -11,21 +11,13 @@ from typing import Any
 import numpy as np
 
 from graphopt.errors import DTypeError
+from graphopt.ir import types
 from graphopt.ir.types import DTYPES, DType, TensorType, dtype_of
-from graphopt.ir.types import bf16 as bfloat16
-from graphopt.ir.types import bool_ as bool_
-from graphopt.ir.types import f16 as float16
-from graphopt.ir.types import f32 as float32
-from graphopt.ir.types import f64 as float64
-from graphopt.ir.types import i8 as int8
-from graphopt.ir.types import i16 as int16
-from graphopt.ir.types import i32 as int32
-from graphopt.ir.types import i64 as int64
-from graphopt.ir.types import u8 as uint8
-from graphopt.ir.types import u16 as uint16
-from graphopt.ir.types import u32 as uint32
-from graphopt.ir.types import u64 as uint64
 
+bool_ = types.bool_
+int8, int16, int32, int64 = types.i8, types.i16, types.i32, types.i64
+uint8, uint16, uint32, uint64 = types.u8, types.u16, types.u32, types.u64
+float16, bfloat16, float32, float64 = types.f16, types.bf16, types.f32, types.f64
 byte, short, intc, intp, half, single, double, long = int8, int16, int32, int64, float16, float32, float64, int64
 ubyte, ushort, uintc, uintp = uint8, uint16, uint32, uint64
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt.common.arithmetic import method
 from graphopt.common.dtype import bool_
 from graphopt.common.tensor import Tensor, apply, to_tensor, wrap_node
 from graphopt.common.trace import Trace, active, needs_value
@@ -45,6 +46,7 @@ class _Plan:
     adjacent: bool
 
 
+@method("__getitem__")
 def getitem(self: Tensor, index: Any) -> Tensor:
     """Part of the tensor.
 
@@ -61,6 +63,7 @@ def getitem(self: Tensor, index: Any) -> Tensor:
     return wrap_node(_take(trace.node_of(self), plan), trace)
 
 
+@method("__setitem__")
 def setitem(self: Tensor, index: Any, value: Any) -> None:
     """Replace part of the tensor; inside a trace the name stands for the changed tensor from here on.
 
@@ -270,7 +273,3 @@ def _linear(arrays: Sequence[Node], sizes: Sequence[int]) -> Node:
         total = wide if total is None else add(mul(total, n), wide)
     assert total is not None
     return total
-
-
-Tensor.__getitem__ = getitem  # type: ignore[attr-defined]
-Tensor.__setitem__ = setitem  # type: ignore[attr-defined]

@@ -218,13 +218,16 @@ class _He(Initializer):
 
     def deviation(self, shape: tuple[int, ...]) -> float:
         fan_in, fan_out = fans(shape)
-        return gain_of(self.nonlinearity, self.negative_slope) / math.sqrt(fan_in if self.mode == "fan_in" else fan_out)
+        return gain_of(self.nonlinearity, self.negative_slope) / math.sqrt(
+            fan_in if self.mode == "fan_in" else fan_out
+        )
 
 
 class HeUniform(_He):
     """Uniform on ±gain·sqrt(3/fan); names 'he_uniform', 'HeUniform'. The layers' usual weight is HeUniform(sqrt(5)).
 
-    mode: 'fan_in' or 'fan_out'. nonlinearity: its gain, 'leaky_relu' with `negative_slope`, 'relu', 'tanh', 'sigmoid' …
+    mode: 'fan_in' or 'fan_out'. nonlinearity: its gain, 'leaky_relu' with `negative_slope`, 'relu', 'tanh',
+    'sigmoid' …
     Shapes: two or more axes, (out, in, *window).
     Errors: ValueError for an unknown mode or nonlinearity, or a shape with fewer than two axes.
     Source: He, Zhang, Ren, Sun 2015.
@@ -261,8 +264,8 @@ class HeNormal(_He):
 class VarianceScaling(Initializer):
     """Variance scale/fan; name 'variancescaling'.
 
-    mode: 'fan_in', 'fan_out' or 'fan_avg'. distribution: 'uniform', 'truncated_normal' (cut at two deviations, widened so that
-    the deviation stays) or 'untruncated_normal'.
+    mode: 'fan_in', 'fan_out' or 'fan_avg'. distribution: 'uniform', 'truncated_normal' (cut at two deviations,
+    widened so that the deviation stays) or 'untruncated_normal'.
     Shapes: two or more axes, (out, in, *window).
     Errors: ValueError when scale <= 0 or for another mode or distribution.
 
@@ -436,7 +439,8 @@ def initializer(init: Any, shape: Any = None, dtype: DType = f32) -> Tensor:
     """A Tensor filled by `init`: a name, an Initializer, a number, or a Tensor (returned as it is when it fits).
 
     Shapes: `shape` is an int, a tuple or a list of ints; () when left out.
-    Errors: TypeError for another init or shape; ValueError for an unknown name, a negative size, or a Tensor of another shape.
+    Errors: TypeError for another init or shape; ValueError for an unknown name, a negative size, or a Tensor of
+            another shape.
 
     >>> import graphopt as ms
     >>> from graphopt.common.initializer import initializer, Normal

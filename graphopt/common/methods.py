@@ -10,9 +10,8 @@ from graphopt.common.arithmetic import absolute, as_dtype, div, method, mul, sub
 from graphopt.common.dtype import bool_, check_dtype, float16, float32, int32, int64
 from graphopt.common.tensor import Tensor, apply
 from graphopt.errors import ShapeError, layout
-from graphopt.ir.graph import Node
-from graphopt.ir.types import DType
-from graphopt.opdefs import math, opdef, reduce, shape
+from graphopt.opdefs import math, reduce, shape
+from graphopt.opdefs.opdef import broadcast_to as broadcast_node
 from graphopt.where import here
 
 Axes = int | Sequence[int] | None
@@ -198,7 +197,7 @@ def broadcast_to(self: Tensor, *shape_: Any) -> Tensor:
     lead = len(wanted) - self.ndim
     if lead >= 0 and all(n != -1 for n in wanted[:lead]):
         wanted = wanted[:lead] + tuple(m if n == -1 else n for n, m in zip(wanted[lead:], self.shape, strict=True))
-    return apply(opdef.broadcast_to, self, shape=wanted)
+    return apply(broadcast_node, self, shape=wanted)
 
 
 @method("expand_as")
@@ -215,7 +214,7 @@ def tile(self: Tensor, *reps: Any) -> Tensor:
     counts = (1,) * (rank - len(counts)) + counts
     before = (1,) * (rank - self.ndim) + self.shape
     apart = apply(shape.reshape, self, shape=tuple(m for n in before for m in (1, n)))
-    repeated = apply(opdef.broadcast_to, apart, shape=tuple(m for c, n in zip(counts, before, strict=True) for m in (c, n)))
+    repeated = apply(broadcast_node, apart, shape=tuple(m for c, n in zip(counts, before, strict=True) for m in (c, n)))
     return apply(shape.reshape, repeated, shape=tuple(c * n for c, n in zip(counts, before, strict=True)))
 
 
@@ -248,7 +247,7 @@ def sum_(self: Tensor, axis: Axes = None, dtype: Any = None, keepdims: bool = Fa
     narrow = self.dtype is bool_ or self.dtype.kind == "i" or self.dtype.name == "uint8"
     x = as_dtype(self, check_dtype("sum", dtype) if dtype is not None else int64 if narrow else self.dtype)
     result = reduced(reduce.reduce_sum, x, normal_axes("sum", axis, self.ndim), keepdims)
-    return result if initial is None else result + initial  # type: ignore[operator]
+    return result if initial is None else result + initial
 
 
 @method("prod")
@@ -341,5 +340,3 @@ def any_(self: Tensor, axis: Axes = None, keep_dims: bool = False) -> Tensor:
 def norm(self: Tensor, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """The Euclidean length over axes."""
     return unary(math.sqrt, sum_(mul(absolute(self), absolute(self)), axis, None, keepdims))
-
-

@@ -57,7 +57,7 @@ class Parameter(Tensor):
         self.parallel_optimizer = parallel_optimizer
         self._number = next(_numbers)
         self._named = name is not None
-        self.name = name  # type: ignore[assignment]
+        self.name = name
 
     @property
     def name(self) -> str:
@@ -155,7 +155,8 @@ class Parameter(Tensor):
                 integer Parameter; ValueError for another shape.
         """
         if not isinstance(data, (Tensor, int, float)):
-            raise TypeError(f"Parameter {self.name}: data must be a Tensor or a number, found {data!r} of type {type(data).__name__}")
+            kind = type(data).__name__
+            raise TypeError(f"Parameter {self.name}: data must be a Tensor or a number, found {data!r} of type {kind}")
         value = to_tensor(data)
         if value.dtype.is_float and not self.dtype.is_float:
             raise TypeError(f"Parameter {self.name}: a {self.dtype!r} Parameter cannot take {value.dtype!r} data; cast it")

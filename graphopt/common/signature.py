@@ -74,7 +74,7 @@ def traced(value: Any, path: str, trace: Trace, floats: bool = True) -> Any:
     return value
 
 
-def _like(original: Sequence[Any], items: list[Any]) -> Any:
+def _like(original: Any, items: list[Any]) -> Any:
     if hasattr(original, "_fields"):
         return type(original)(*items)
     return type(original)(items)

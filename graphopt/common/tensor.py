@@ -18,9 +18,7 @@ from graphopt.ir.types import DType, TensorType, dtype_of
 from graphopt.opdefs.evaluate import evaluate_nodes
 from graphopt.opdefs.opdef import OpDef
 
-CHOICE = (
-    "choose element by element with ops.select or ops.where; Python control flow on tensor values works in PYNATIVE_MODE"
-)
+CHOICE = "choose element by element with ops.select or ops.where; Python control flow on tensor values works in PYNATIVE_MODE"
 VALUES = "use tensor operations instead, or run in PYNATIVE_MODE, where tensors have values"
 
 _epoch = 0
@@ -55,6 +53,7 @@ class Tensor:
 
     _is_parameter = False
     _version = 0
+    _scalar = False  # computed from Python floats only, like `_weak`, but of whatever dtype
     __array_priority__ = 100.0
 
     _type: TensorType
@@ -351,8 +350,16 @@ def wrap_node(node: Node, trace: Trace, weak: bool = False) -> Tensor:
     tensor._array = trace.values.get(node)
     tensor._node = node
     tensor._trace = trace
-    tensor._weak = weak
+    tensor._weak = False
     tensor._captured = False
+    return as_scalar(tensor) if weak else tensor
+
+
+def as_scalar(tensor: Tensor) -> Tensor:
+    """Let a traced tensor count as a Python float in promotions."""
+    assert tensor._trace is not None and tensor._node is not None
+    tensor._weak = True
+    tensor._trace.scalars.add(tensor._node)
     return tensor
 
 
@@ -412,8 +419,8 @@ def _at_once(op: OpDef | Callable[..., Any], args: Sequence[Any], attrs: dict[st
     unused = iter(leaves)
     made = op(*(next(unused) if isinstance(a, Tensor) else a for a in args), **attrs)
     nodes = made if isinstance(made, tuple) else (made,)
-    values = [wrap_array(_own(v, arrays)) for v in evaluate_nodes(nodes, leaves)]
-    return tuple(values) if isinstance(made, tuple) else values[0]
+    results = [wrap_array(_own(v, arrays)) for v in evaluate_nodes(nodes, leaves)]
+    return tuple(results) if isinstance(made, tuple) else results[0]
 
 
 def _typed(op: OpDef, args: Sequence[Any], arrays: Sequence[Any]) -> tuple[list[TensorType], list[np.ndarray]] | None:

@@ -56,6 +56,7 @@ class Trace:
     inputs:      leaves in the order they were made.
     derivatives: parts of the trace with a derivative of their own, in the order they were made.
     guards:      checks on the host that stand before every run of what was traced; they raise.
+    scalars:     nodes that stand for Python floats: in promotions they follow the tensors, as floats do.
     visited:     what the trace read besides tensors: (object, its version), for `common.compiled` to watch.
     """
 
@@ -66,6 +67,7 @@ class Trace:
         self.inputs: list[Node] = []
         self.values: dict[Node, np.ndarray] = {}
         self.derivatives: list[Derivative] = []
+        self.scalars: set[Node] = set()
         self.guards: list[Callable[[], None]] = []
         self.visited: dict[int, tuple[Any, int, tuple[Any, ...]]] = {}
         self._states: dict[int, tuple[Parameter, Node]] = {}
@@ -172,7 +174,7 @@ class Trace:
 
     def _meaning(self, node: Node) -> np.ndarray:
         if node.op == "constant":
-            return node.attrs["value"]  # type: ignore[no-any-return]
+            return node.attrs["value"]
         return opdef(node.op).evaluate(node.type, [self.values[n] for n in node.inputs], node.attrs)
 
     @property
@@ -212,6 +214,13 @@ class Trace:
         """Note that the trace depends on `thing` as it is in this version, with these flags."""
         self.visited.setdefault(id(thing), (thing, version, flags))
 
+    def watch(self, thing: Any) -> None:
+        """Note that the trace may depend on a Cell's attributes; of a bound method, on those of its object."""
+        owner = getattr(thing, "__self__", thing)
+        if hasattr(owner, "_trace_flags"):
+            object.__setattr__(owner, "_traced", True)
+            self.visit(owner, owner._version, owner._trace_flags())
+
     def _unique(self, name: str) -> str:
         unique, k = name, 1
         while unique in self._names:
@@ -225,5 +234,5 @@ def needs_value(what: str, tensor: Tensor, hint: str) -> TraceError:
     node = tensor._node
     operands = [] if node is None else [f"tensor: {node.type}  = {node.op} at {node.where}"]
     error = TraceError(layout(f"{what} needs the value of a tensor while GRAPH_MODE is tracing", here(), operands, hint))
-    error.scalar = tensor._weak  # type: ignore[attr-defined]
+    error.scalar = tensor._weak or tensor._scalar  # type: ignore[attr-defined]
     return error

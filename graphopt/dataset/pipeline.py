@@ -23,8 +23,8 @@ View = tuple[tuple[np.ndarray, ...], np.ndarray]
 class Dataset:
     """Base of all pipelines: named columns of rows.
 
-    Iterating gives lists of Tensors. Every pass is the next epoch: shuffling differs from pass to pass and the sequence of
-    passes repeats after `set_seed`.
+    Iterating gives lists of Tensors. Every pass is the next epoch: shuffling differs from pass to pass and the
+    sequence of passes repeats after `set_seed`.
 
     >>> import graphopt as ms
     >>> data = ms.dataset.NumpySlicesDataset({"x": [1, 2, 3, 4]}, shuffle=False).batch(2)
@@ -76,7 +76,9 @@ class Dataset:
         num_parallel_workers: int | None = None,
         **kwargs: Any,
     ) -> MapDataset:
-        """The columns `input_columns` (default: the first ones) replaced by what the operations, in turn, make of them."""
+        """The columns `input_columns` (default: the first ones) replaced by what the operations, in turn, make of
+        them.
+        """
         return MapDataset(self, operations, input_columns, output_columns)
 
     def repeat(self, count: int | None = None) -> RepeatDataset:
@@ -145,9 +147,15 @@ class Dataset:
         return row
 
     def create_tuple_iterator(
-        self, columns: Sequence[str] | None = None, num_epochs: int = -1, output_numpy: bool = False, do_copy: bool = True
+        self,
+        columns: Sequence[str] | None = None,
+        num_epochs: int = -1,
+        output_numpy: bool = False,
+        do_copy: bool = True,
     ) -> EpochIterator:
-        """An iterable over lists of columns: each `for` over it is the next epoch, at most num_epochs of them (-1: any)."""
+        """An iterable over lists of columns: each `for` over it is the next epoch, at most num_epochs of them (-1:
+        any).
+        """
         source = self if columns is None else self.project(columns)
         return EpochIterator(self, source, num_epochs, output_numpy, as_dict=False)
 
@@ -235,7 +243,7 @@ class BatchDataset(Dataset):
         super().__init__(columns, (child,))
 
     def _rows(self, epoch: int) -> Iterator[Row]:
-        for number, (size, batch) in enumerate(self._batches(epoch)):
+        for number, batch in enumerate(self._batches(epoch)):
             if self._per_batch is None:
                 yield batch
                 continue
@@ -244,7 +252,7 @@ class BatchDataset(Dataset):
             made = made if isinstance(made, tuple) else (made,)
             yield _substituted(batch, self._inputs, [np.stack([np.asarray(v) for v in column]) for column in made])
 
-    def _batches(self, epoch: int) -> Iterator[tuple[int, Row]]:
+    def _batches(self, epoch: int) -> Iterator[Row]:
         child = self._children[0]
         view = child._view(epoch)
         if view is not None:
@@ -252,19 +260,21 @@ class BatchDataset(Dataset):
             for start in range(0, len(order), self._size):
                 chosen = order[start : start + self._size]
                 if len(chosen) == self._size or not self._drop:
-                    yield len(chosen), tuple(a[chosen] for a in arrays)
+                    yield tuple(a[chosen] for a in arrays)
             return
         pending: list[Row] = []
         for row in child._rows(epoch):
             pending.append(row)
             if len(pending) == self._size:
-                yield len(pending), self._stack(pending)
+                yield self._stack(pending)
                 pending = []
         if pending and not self._drop:
-            yield len(pending), self._stack(pending)
+            yield self._stack(pending)
 
     def _stack(self, rows: list[Row]) -> Row:
-        for name, column in builtins.zip(self._children[0].get_col_names(), builtins.zip(*rows, strict=True), strict=True):
+        for name, column in builtins.zip(
+            self._children[0].get_col_names(), builtins.zip(*rows, strict=True), strict=True
+        ):
             shapes = {v.shape for v in column}
             if len(shapes) > 1:
                 raise RuntimeError(f"batch: rows of column {name!r} have different shapes: {sorted(shapes)}")
@@ -319,7 +329,8 @@ class ShuffleDataset(Dataset):
             yield from self._drawn(self._children[0]._rows(epoch), epoch)
 
     def _drawn(self, rows: Iterator[Any], epoch: int) -> Iterator[Any]:
-        random, buffer = named_generator("shuffle", epoch), []
+        buffer: list[Any] = []
+        random = named_generator("shuffle", epoch)
         for row in rows:
             if len(buffer) < self._buffer:
                 buffer.append(row)
@@ -361,7 +372,9 @@ class MapDataset(Dataset):
                 made = operation(*values)
                 values = made if isinstance(made, tuple) else (made,)
             if len(values) != len(self._outputs):
-                raise RuntimeError(f"map: expected {len(self._outputs)} columns {self._outputs}, found {len(values)} results")
+                raise RuntimeError(
+                    f"map: expected {len(self._outputs)} columns {self._outputs}, found {len(values)} results"
+                )
             yield _substituted(row, self._inputs, [_array(v) for v in values])
 
     def _count(self) -> int:

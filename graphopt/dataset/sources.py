@@ -97,7 +97,12 @@ class _Source(Dataset):
     """What the sources share: a sampler chosen by the arguments, and its check."""
 
     def __init__(
-        self, columns: Sequence[str], sampler: Any, shuffle: bool | None, num_samples: int | None, shards: tuple[Any, Any]
+        self,
+        columns: Sequence[str],
+        sampler: Any,
+        shuffle: bool | None,
+        num_samples: int | None,
+        shards: tuple[Any, Any],
     ) -> None:
         owner = type(self).__name__
         if shuffle is not None:
@@ -107,7 +112,9 @@ class _Source(Dataset):
         if sampler is not None and shuffle is not None:
             raise RuntimeError(f"{owner}: sampler and shuffle cannot be given together")
         if (shards[0] is None) != (shards[1] is None):
-            raise RuntimeError(f"{owner}: num_shards and shard_id must be given together, found {shards[0]} and {shards[1]}")
+            raise RuntimeError(
+                f"{owner}: num_shards and shard_id must be given together, found {shards[0]} and {shards[1]}"
+            )
         if shards[0] is not None:
             check_int(owner, "num_shards", shards[0], low=1)
             if not 0 <= check_int(owner, "shard_id", shards[1]) < shards[0]:
@@ -153,13 +160,17 @@ class NumpySlicesDataset(_Source):
         num_shards: int | None = None,
         shard_id: int | None = None,
     ) -> None:
-        columns: list[Any] = list(data.values()) if isinstance(data, dict) else list(data) if isinstance(data, tuple) else [data]
+        columns: list[Any] = (
+            list(data.values()) if isinstance(data, dict) else list(data) if isinstance(data, tuple) else [data]
+        )
         if not columns:
             raise ValueError("NumpySlicesDataset: expected data with at least one column, found none")
         self._arrays = tuple(_array(c) for c in columns)
         for array in self._arrays:
             if array.ndim == 0:
-                raise TypeError(f"NumpySlicesDataset: data must be arrays, lists, a tuple or a dict of them, found {found(data)}")
+                raise TypeError(
+                    f"NumpySlicesDataset: data must be arrays, lists, a tuple or a dict of them, found {found(data)}"
+                )
         lengths = [len(a) for a in self._arrays]
         if len(set(lengths)) > 1:
             raise ValueError(f"NumpySlicesDataset: all columns must have equally many rows, found {lengths}")
@@ -214,9 +225,13 @@ class GeneratorDataset(_Source):
         names = _names("GeneratorDataset", column_names)
         self._random_access = hasattr(source, "__getitem__") and hasattr(source, "__len__")
         if not (self._random_access or callable(source) or hasattr(source, "__iter__")):
-            raise TypeError(f"GeneratorDataset: source must be callable, iterable or indexable, found {found(source)}")
+            raise TypeError(
+                f"GeneratorDataset: source must be callable, iterable or indexable, found {found(source)}"
+            )
         if not self._random_access and (sampler is not None or shuffle):
-            raise RuntimeError("GeneratorDataset: shuffle and sampler need a source with __getitem__ and __len__; use .shuffle(n)")
+            raise RuntimeError(
+                "GeneratorDataset: shuffle and sampler need a source with __getitem__ and __len__; use .shuffle(n)"
+            )
         self._source, self._limit = source, num_samples or None
         self._dtypes = None if column_types is None else [getattr(t, "numpy", t) for t in column_types]
         super().__init__(names, sampler, shuffle, num_samples, (num_shards, shard_id))
@@ -239,7 +254,9 @@ class GeneratorDataset(_Source):
         if isinstance(row, list) and len(self._columns) == len(row) > 1:
             values = tuple(row)
         if len(values) != len(self._columns):
-            raise RuntimeError(f"GeneratorDataset: expected rows of {len(self._columns)} columns, found one with {len(values)}")
+            raise RuntimeError(
+                f"GeneratorDataset: expected rows of {len(self._columns)} columns, found one with {len(values)}"
+            )
         arrays = tuple(_array(v) for v in values)
         if self._dtypes is None:
             return arrays

@@ -14,15 +14,15 @@ together by a second, so the order of addition depends on shapes alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from math import prod
 
 from graphopt.ir.graph import Node
 from graphopt.ir.index import ZERO, Index, Var, delinear, index, linear
-from graphopt.ir.types import DType
-from graphopt.kernel.loops import Buffer, Const, Expr, Fold, Kernel, Load, Recorder, Stmt, Store, loop, make_kernel
+from graphopt.ir.types import DType, i32
+from graphopt.kernel.loops import Buffer, Const, Expr, Fold, IndexValue, Kernel, Load, Recorder, Stmt, Store, loop, make_kernel
 from graphopt.kernel.lower import Lowering, LoopsGroup, accumulator, lanes_of
 from graphopt.kernel.machine import Machine
 from graphopt.passes.fuse import Group, dims_of, follow, stored_base
@@ -30,6 +30,8 @@ from graphopt.passes.fuse import Group, dims_of, follow, stored_base
 _LATENCY = 4.0  # cycles until a multiply-add's result can be added to
 _FOLD = 8.0  # cycles to fold one vector to a scalar
 _GATHER = 0.7  # cycles per gathered lane
+_STRADDLE = 1.4  # cost of a vector load that crosses cache lines half the time
+_LOOP = 10.0  # cycles around a tile
 _SCATTER = 1.2  # cycles per scattered lane
 _CONFLICT = 1.35  # slowdown when the rows of a panel are a multiple of this many bytes apart and share few cache sets
 _CONFLICT_BYTES = 2048
@@ -66,9 +68,12 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """lane: the dimension of the lanes; row: the one tiled beside it (None: none); rows x vectors accumulators.
+    """Which dimensions a tile spans, and how far.
 
-    packed: the vector operand's panel is first copied into the order in which the tiles read it.
+    lane:    the dimension of the lanes (of the output in the broadcast form, of the sum in the dot form)
+    vectors: vectors along the lanes (broadcast form)
+    row, col: two more output dimensions (None: none); rows x cols x vectors accumulators
+    packed:  the vector operand's panel is first copied into the order in which the tiles read it
     """
 
     form: str
@@ -76,6 +81,7 @@ class Tiling:
     row: Var | None
     col: Var | None
     rows: int
+    cols: int
     vectors: int
     cost: float
     packed: bool = False
@@ -122,32 +128,29 @@ def _merge_sums(sums: tuple[Var, ...], operands: list[Operand]) -> tuple[Var, ..
 def choose(p: Problem, machine: Machine) -> Tiling:
     """The cheapest form and tile.
 
-    Cost: a few thousand evaluations of the model, about 2 ms.
+    Cost: a few thousand evaluations of the model, about 3 ms.
     """
-    best: Tiling | None = None
-    for v in p.outs:
-        for m in [*(u for u in p.outs if u is not v), None]:
-            for t in _broadcast_tiles(p, v, m, machine):
-                if best is None or t.cost < best.cost:
-                    best = t
-    for r in p.sums:
-        if p.a.stride(r) == 1 and p.b.stride(r) == 1:
-            for t in _dot_tiles(p, r, machine):
-                if best is None or t.cost < best.cost:
-                    best = t
-    if best is None:
-        lane = p.sums[0] if p.sums else Var("one", 1)
-        best = Tiling("dot", lane, None, None, 1, 1, 1.0)
+    best = Tiling("dot", p.sums[0] if p.sums else Var("one", 1), None, None, 1, 1, 1, float("inf"))
+    for t in chain(_broadcast_tilings(p, machine), _dot_tilings(p, machine)):
+        if t.cost < best.cost:
+            best = t
     return best
 
 
-def _step(fmas: float, loads: float, accumulators: int) -> float:
-    """Cycles of one step of the sum: two multiply-adds and two loads start per cycle."""
-    return max(fmas / 2, loads / 2, _LATENCY if accumulators < 8 else 0.0)
+def _step(fmas: float, loads: float) -> float:
+    """Cycles of one step of the sum: two multiply-adds and two loads start per cycle; few accumulators wait."""
+    return max(fmas / 2, loads / 2, _LATENCY if fmas < 8 else 0.0)
 
 
-def _load_cost(o: Operand, lane: Var, width: int) -> float:
-    return 1.0 if o.stride(lane) in (0, 1) else width * _GATHER * 2
+def _load_cost(o: Operand, p: Problem, lane: Var) -> float:
+    """A scalar or an aligned vector costs 1; a vector that straddles cache lines more; a gather most."""
+    stride = o.stride(lane)
+    if stride == 0:
+        return 1.0
+    if stride != 1:
+        return p.width * _GATHER * 2
+    whole = all(c % p.width == 0 for v, c in o.offset.terms if v is not lane) and lane.size % p.width == 0
+    return 1.0 if whole else _STRADDLE
 
 
 def _conflicts(o: Operand, p: Problem) -> bool:
@@ -162,31 +165,8 @@ def _parts(size: int, tile: int) -> list[tuple[int, int]]:
     return [(tile, full)] * (full > 0) + [(rest, 1)] * (rest > 0)
 
 
-def _broadcast_tiles(p: Problem, v: Var, m: Var | None, machine: Machine) -> list[Tiling]:
-    """Every tile with lanes along `v` and rows along `m`, with the vector operand in place and packed."""
-    found: list[Tiling] = []
-    total = -(-v.size // p.width)
-    steps = prod(s.size for s in p.sums)
-    others = prod(u.size for u in p.outs if u is not v and u is not m)
-    store = 1.0 if p.c.coefficient(v) == 1 else p.width * _SCATTER
-    vector = vector_operand(p, v, m)
-    height = m.size if m is not None else 1
-    for vectors in range(1, min(4, total) + 1):
-        panel = steps * vectors * p.width * (vector.buffer.dtype.itemsize if vector else 0)
-        for packed in (False, True) if vector and panel <= _PANEL_BYTES and others * -(-total // vectors) > 1 else (False,):
-            la, lb = (1.0 if packed and o is vector else _load_cost(o, v, p.width) for o in (p.a, p.b))
-            slow = _CONFLICT if vector and not packed and _conflicts(vector, p) else 1.0
-            once = steps * total * (1.0 + _load_cost(vector, v, p.width)) if packed and vector else 0.0
-            for rows in range(1, min(16, height) + 1):
-                if rows * vectors + vectors + 1 > machine.vector_registers:
-                    break
-                cost = once
-                for mt, mc in _parts(height, rows):
-                    for nt, nc in _parts(total, vectors):
-                        loads = sum(c * (mt if o.stride(m) else 1) * (nt if o.stride(v) else 1) for o, c in ((p.a, la), (p.b, lb)))
-                        cost += mc * nc * (_step(mt * nt, loads, mt * nt) * steps * slow + mt * nt * (store + 1.0) + 10.0)
-                found.append(Tiling("broadcast", v, m, None, rows, vectors, cost * others, packed))
-    return found
+def _size(v: Var | None) -> int:
+    return v.size if v is not None else 1
 
 
 def vector_operand(p: Problem, v: Var, m: Var | None) -> Operand | None:
@@ -197,23 +177,69 @@ def vector_operand(p: Problem, v: Var, m: Var | None) -> Operand | None:
     return None
 
 
-def _dot_tiles(p: Problem, r: Var, machine: Machine) -> list[Tiling]:
-    found: list[Tiling] = []
-    blocks = -(-r.size // p.width) * prod(s.size for s in p.sums if s is not r)
-    rows_of = [u for u in p.outs if p.a.stride(u) and not p.b.stride(u)] or [None]
-    cols_of = [u for u in p.outs if p.b.stride(u) and not p.a.stride(u)] or [None]
-    for m, n in product(rows_of, cols_of):
-        others = prod(u.size for u in p.outs if u is not m and u is not n)
-        for rows in range(1, min(8, m.size if m else 1) + 1):
-            for cols in range(1, min(8, n.size if n else 1) + 1):
-                if rows * cols + rows + cols > machine.vector_registers:
+def _broadcast_tilings(p: Problem, machine: Machine) -> Iterator[Tiling]:
+    for v in p.outs:
+        few = -(-v.size // p.width) <= 2 and p.c.coefficient(v) == 1 and 1 in (p.a.stride(v), p.b.stride(v))
+        others = [u for u in p.outs if u is not v]
+        for m in [*others, None]:
+            yield from _broadcast_tiles(p, machine, v, m, None)
+            for u in others if few and m is not None else ():
+                if u is not m and bool(p.a.stride(u)) != bool(p.a.stride(m)):
+                    yield from _broadcast_tiles(p, machine, v, m, u)
+
+
+def _broadcast_tiles(p: Problem, machine: Machine, v: Var, m: Var | None, u: Var | None) -> Iterator[Tiling]:
+    """Tiles with lanes along `v`, rows along `m`, columns along `u`, with the vector operand in place and packed."""
+    total = -(-v.size // p.width)
+    steps = prod(s.size for s in p.sums)
+    others = prod(w.size for w in p.outs if w is not v and w is not m and w is not u)
+    store = 1.0 if p.c.coefficient(v) == 1 else p.width * _SCATTER
+    vector = vector_operand(p, v, m)
+    plain = [(o, _load_cost(o, p, v)) for o in (p.a, p.b)]
+    slow = _CONFLICT if vector is not None and _conflicts(vector, p) else 1.0
+    for vectors in range(1, min(4, total) + 1) if u is None else (total,):
+        panel = steps * vectors * p.width * (vector.buffer.dtype.itemsize if vector else 0)
+        packable = vector is not None and u is None and panel <= _PANEL_BYTES and others * -(-total // vectors) > 1
+        for cols in (1,) if u is None else range(2, min(6, u.size) + 1):
+            for rows in range(1, min(16, _size(m)) + 1):
+                if rows * vectors * cols + vectors * min(rows, cols) + 2 > machine.vector_registers:
                     break
+                for packed in (False, True) if packable else (False,):
+                    loads = [(o, 1.0 if packed and o is vector else c) for o, c in plain]
+                    cost = 0.0
+                    if packed and vector is not None:
+                        cost = steps * total * (1.0 + _load_cost(vector, p, v))
+                    for (mt, mc), (nt, nc), (ut, uc) in product(_parts(_size(m), rows), _parts(total, vectors), _parts(_size(u), cols)):
+                        moved = sum(
+                            c * (mt if o.stride(m) else 1) * (nt if o.stride(v) else 1) * (ut if o.stride(u) else 1) for o, c in loads
+                        )
+                        fmas = mt * nt * ut
+                        step = _step(fmas, moved) * (1.0 if packed else slow)
+                        cost += mc * nc * uc * (step * steps + fmas * (store + 1.0) + _LOOP)
+                    yield Tiling("broadcast", v, m, u, rows, cols, vectors, cost * others, packed)
+
+
+def _dot_tilings(p: Problem, machine: Machine) -> Iterator[Tiling]:
+    for r in p.sums:
+        if p.a.stride(r) != 1 or p.b.stride(r) != 1:
+            continue
+        blocks = -(-r.size // p.width) * prod(s.size for s in p.sums if s is not r)
+        a, b = (_load_cost(o, p, r) for o in (p.a, p.b))
+        rows_of = [u for u in p.outs if p.a.stride(u) and not p.b.stride(u)] or [None]
+        cols_of = [u for u in p.outs if p.b.stride(u) and not p.a.stride(u)] or [None]
+        for m, n in product(rows_of, cols_of):
+            others = prod(u.size for u in p.outs if u is not m and u is not n)
+            for rows, cols in product(range(1, min(8, _size(m)) + 1), range(1, min(8, _size(n)) + 1)):
+                if rows * cols + rows + cols > machine.vector_registers:
+                    continue
                 cost = 0.0
-                for mt, mc in _parts(m.size if m else 1, rows):
-                    for nt, nc in _parts(n.size if n else 1, cols):
-                        cost += mc * nc * (_step(mt * nt, mt + nt, mt * nt) * blocks + mt * nt * _FOLD + 10.0)
-                found.append(Tiling("dot", r, m, n, rows, cols, cost * others))
-    return found
+                for (mt, mc), (nt, nc) in product(_parts(_size(m), rows), _parts(_size(n), cols)):
+                    cost += mc * nc * (_step(mt * nt, mt * a + nt * b) * blocks + mt * nt * _FOLD + _LOOP)
+                yield Tiling("dot", r, m, n, rows, cols, 1, cost * others)
+
+
+Piece = tuple[int, int, int]
+"""(tile size, first element, how many tiles) along one dimension."""
 
 
 class Tiler:
@@ -225,78 +251,86 @@ class Tiler:
         self.p = p
         self.t = t
         self.finish = finish
-        self.outer = tuple(u for u in p.outs if u is not t.row and u is not (t.lane if t.form == "broadcast" else t.col))
+        self.lane = t.lane if t.form == "broadcast" else None
+        self.outer = tuple(u for u in p.outs if u is not t.row and u is not t.col and u is not self.lane)
+        self.vector = vector_operand(p, t.lane, t.row) if t.packed else None
 
     def body(self) -> list[Stmt]:
-        """Parallel loops over full tiles, then over the remainders of rows and columns."""
+        """Parallel loops over full tiles, then over the remainders of every tiled dimension."""
         t = self.t
-        col = t.lane if t.form == "broadcast" else t.col
-        unit = self.p.width if t.form == "broadcast" else 1
         stmts: list[Stmt] = []
-        for columns, first_col, col_count in self._pieces(col, t.vectors * unit):
+        for lanes in self._pieces(self.lane, t.vectors * self.p.width):
             if t.packed:
-                stmts += self._packed_tiles(columns, first_col, col_count)
+                stmts += self._packed_tiles(lanes)
                 continue
-            for rows, first_row, row_count in self._pieces(t.row, t.rows):
-                stmts += self._tiles(rows, first_row, row_count, columns, first_col, col_count)
+            for cols, rows in product(self._pieces(t.col, t.cols), self._pieces(t.row, t.rows)):
+                stmts += self._tiles(rows, cols, lanes)
         return stmts
 
     @staticmethod
-    def _pieces(var: Var | None, tile: int) -> list[tuple[int, int, int]]:
-        """(tile size, first element, how many tiles) of the full tiles and of the remainder."""
+    def _pieces(var: Var | None, tile: int) -> list[Piece]:
         if var is None:
             return [(1, 0, 1)]
         full, rest = divmod(var.size, tile)
         return [(tile, 0, full)] * (full > 0) + [(rest, full * tile, 1)] * (rest > 0)
 
-    def _tiles(self, rows: int, first_row: int, row_count: int, columns: int, first_col: int, col_count: int) -> list[Stmt]:
-        sizes = (*(u.size for u in self.outer), col_count, row_count)
-        build = self._broadcast_tile if self.t.form == "broadcast" else self._dot_tile
+    def _place(self, outer: dict[Var, Index], pieces: Sequence[tuple[Var | None, Piece, Index]]) -> dict[Var, Index]:
+        """Where the tile's first element lies: one tile number per tiled dimension."""
+        place = dict(outer)
+        for var, (size, first, _), k in pieces:
+            if var is not None:
+                place[var] = k * size + first
+        return place
+
+    def _tiles(self, rows: Piece, cols: Piece, lanes: Piece) -> list[Stmt]:
+        """All tiles of one size; rows vary fastest, so that a panel of the vector operand stays near."""
+        t = self.t
+        sizes = (*(u.size for u in self.outer), cols[2], lanes[2], rows[2])
 
         def one(n: Index) -> list[Stmt]:
-            *outer, j, i = delinear(n, sizes)
+            *outer, c, v, r = delinear(n, sizes)
             bound = dict(zip(self.outer, outer, strict=True))
-            return build(bound, rows, i * rows + first_row, columns, j * columns + first_col)
+            start = self._place(bound, ((t.row, rows, r), (t.col, cols, c), (self.lane, lanes, v)))
+            return self._tile(start, rows[0], cols[0], lanes[0], None)
 
         return loop("par", "t", prod(sizes), one)
 
-    def _packed_tiles(self, columns: int, first_col: int, col_count: int) -> list[Stmt]:
-        """Columns in parallel; each packs its panel, then runs all rows over it."""
-        p, t = self.p, self.t
-        vector = vector_operand(p, t.lane, t.row)
+    def _packed_tiles(self, lanes: Piece) -> list[Stmt]:
+        """Panels in parallel; each is packed, then all rows run over it."""
+        p, t, vector = self.p, self.t, self.vector
         assert vector is not None
-        panel_width = -(-columns // p.width) * p.width
-        panel = Buffer("panel", vector.buffer.dtype, prod(v.size for v in p.sums) * panel_width, local=True)
-        sizes = (*(u.size for u in self.outer), col_count)
+        pitch = -(-lanes[0] // p.width) * p.width
+        panel = Buffer("panel", vector.buffer.dtype, prod(v.size for v in p.sums) * pitch, local=True)
+        sizes = (*(u.size for u in self.outer), lanes[2])
 
         def one(n: Index) -> list[Stmt]:
-            *outer, j = delinear(n, sizes)
+            *outer, v = delinear(n, sizes)
             bound = dict(zip(self.outer, outer, strict=True))
-            col = j * columns + first_col
+            start = self._place(bound, ((self.lane, lanes, v),))
 
             def fill(summed: dict[Var, Index]) -> list[Stmt]:
-                place = linear(tuple(summed[v] for v in p.sums), tuple(v.size for v in p.sums)) * panel_width
                 stmts: list[Stmt] = []
-                for k in range(0, columns, p.width):
-                    stmts += loop(
-                        "lanes", "l", min(p.width, columns - k),
-                        lambda x, k=k: [
-                            Store(panel, place + k + x, Load(vector.buffer, vector.offset.substitute({**bound, **summed, t.lane: col + k + x})))
-                        ],
-                    )
+                at = self._panel_place(summed, pitch)
+                for k in range(0, lanes[0], p.width):
+                    active = min(p.width, lanes[0] - k)
+                    stmts += loop("lanes", "l", active, lambda x, k=k: [Store(panel, at + k + x, Load(vector.buffer, where(summed, k + x)))])
                 return stmts
 
+            def where(summed: dict[Var, Index], x: Index) -> Index:
+                return vector.offset.substitute({**start, **summed, t.lane: start[t.lane] + x})
+
             stmts = self._sums(fill, p.sums, 4)
-            for rows, first_row, row_count in self._pieces(t.row, t.rows):
+            for rows in self._pieces(t.row, t.rows):
                 stmts += loop(
-                    "serial", "i", row_count,
-                    lambda i, rows=rows, first_row=first_row: self._broadcast_tile(
-                        bound, rows, i * rows + first_row, columns, col, (vector, panel, panel_width)
-                    ),
-                )
+                    "serial", "i", rows[2],
+                    lambda r, rows=rows: self._tile(self._place(start, ((t.row, rows, r),)), rows[0], 1, lanes[0], (panel, pitch)),
+                )  # fmt: skip
             return stmts
 
         return loop("par", "t", prod(sizes), one)
+
+    def _panel_place(self, summed: dict[Var, Index], pitch: int) -> Index:
+        return linear(tuple(summed[v] for v in self.p.sums), tuple(v.size for v in self.p.sums)) * pitch
 
     def _sums(self, body: Callable[[dict[Var, Index]], list[Stmt]], vars: Sequence[Var], unroll: int) -> list[Stmt]:
         """Serial loops over summed dimensions, the last one unrolled a little."""
@@ -305,10 +339,11 @@ class Tiler:
             if k == len(vars):
                 return body(bound)
             v = vars[k]
-            if k + 1 < len(vars) or v.size < 2 * unroll:
-                kind = "serial" if k + 1 < len(vars) or v.size > 6 else "unroll"
-                return loop(kind, f"q{k}", v.size, lambda i: nest(k + 1, {**bound, v: i}))
+            if k + 1 < len(vars):
+                return loop("serial", f"q{k}", v.size, lambda i: nest(k + 1, {**bound, v: i}))
             blocks, rest = divmod(v.size, unroll)
+            if blocks <= 1:
+                return loop("unroll", "w", v.size, lambda w: nest(k + 1, {**bound, v: w}))
             stmts = loop(
                 "serial", f"q{k}", blocks, lambda i: loop("unroll", "w", unroll, lambda w: nest(k + 1, {**bound, v: i * unroll + w}))
             )
@@ -316,92 +351,82 @@ class Tiler:
 
         return nest(0, {})
 
-    def _product(self, bound: dict[Var, Index], acc: Buffer, at: Index, packed: tuple[Operand, Expr] | None = None) -> Stmt:
-        a, b = (
-            self.s.cast(packed[1] if packed and o is packed[0] else Load(o.buffer, o.offset.substitute(bound)), self.p.dtype)
-            for o in (self.p.a, self.p.b)
-        )
-        return Store(acc, at, self.s.fma(a, b, Load(acc, at)))
+    def _product(self, bound: dict[Var, Index], at: Index, acc: Buffer, mask: Expr | None, packed: Expr | None) -> Stmt:
+        """acc[at] += a * b at one point; lanes beyond the mask read nothing."""
+        factors: list[Expr] = []
+        for o in (self.p.a, self.p.b):
+            value: Expr
+            if packed is not None and o is self.vector:
+                value = packed
+            elif mask is not None and o.stride(self.t.lane):
+                value = Load(o.buffer, o.offset.substitute(bound), mask, Const(0, o.buffer.dtype))
+            else:
+                value = Load(o.buffer, o.offset.substitute(bound))
+            factors.append(self.s.cast(value, self.p.dtype))
+        return Store(acc, at, self.s.fma(*factors, Load(acc, at)))
 
-    def _broadcast_tile(
-        self, outer: dict[Var, Index], rows: int, row: Index, columns: int, col: Index, panel: tuple[Operand, Buffer, int] | None = None
-    ) -> list[Stmt]:
+    def _mask(self, x: Index, active: int) -> Expr | None:
+        """The lanes of a partly filled vector, as a condition; accumulators of the others are never looked at."""
+        return self.s.lt(IndexValue(x, i32), Const(active, i32)) if active < self.p.width else None
+
+    def _tile(self, start: dict[Var, Index], rows: int, cols: int, lanes: int, panel: tuple[Buffer, int] | None) -> list[Stmt]:
+        """One tile: clear the accumulators, sum, finish."""
         p, t = self.p, self.t
-        width = p.width
-        actives = [min(width, columns - k * width) for k in range(-(-columns // width))]
-        acc = Buffer("acc", p.dtype, rows * len(actives) * width, local=True)
+        by_lane = self.lane is not None
+        width = p.width if by_lane or t.lane in p.sums else 1
+        actives = [min(width, lanes - k) for k in range(0, lanes, width)] if by_lane else [width]
+        acc = Buffer("acc", p.dtype, rows * cols * len(actives) * width + p.width - width, local=True)
         zero = Const(0, p.dtype)
 
-        def each(body: Callable[[Index, int, Index], list[Stmt]]) -> list[Stmt]:
-            def of_row(i: Index) -> list[Stmt]:
-                stmts: list[Stmt] = []
-                for k, active in enumerate(actives):
-                    stmts += loop("lanes", "l", active, lambda x, k=k: body(i, k, x))
-                return stmts
+        def each(body: Callable[[Index, Index, int], list[Stmt]]) -> list[Stmt]:
+            def vectors(r: Index, c: Index) -> list[Stmt]:
+                return [s for k in range(len(actives)) for s in body(r, c, k)]
 
-            return loop("unroll", "i", rows, of_row)
+            return loop("unroll", "r", rows, lambda r: loop("unroll", "c", cols, lambda c: vectors(r, c)))
 
-        def place(i: Index, k: int, x: Index) -> dict[Var, Index]:
-            bound = {**outer, t.lane: col + k * width + x}
+        def at(r: Index, c: Index, k: int) -> Index:
+            return (r * cols + c) * (len(actives) * width) + k * width
+
+        def place(r: Index, c: Index) -> dict[Var, Index]:
+            bound = dict(start)
             if t.row is not None:
-                bound[t.row] = row + i
-            return bound
-
-        def at(i: Index, k: int, x: Index) -> Index:
-            return i * (len(actives) * width) + k * width + x
-
-        stmts = each(lambda i, k, x: [Store(acc, at(i, k, x), zero)])
-
-        def step(summed: dict[Var, Index]) -> list[Stmt]:
-            def element(i: Index, k: int, x: Index) -> list[Stmt]:
-                packed = None
-                if panel is not None:
-                    base = linear(tuple(summed[v] for v in p.sums), tuple(v.size for v in p.sums)) * panel[2]
-                    packed = (panel[0], Load(panel[1], base + k * width + x))
-                return [self._product({**place(i, k, x), **summed}, acc, at(i, k, x), packed)]
-
-            return each(element)
-
-        stmts += self._sums(step, p.sums, 4 if rows * len(actives) <= 12 else 2)
-        return stmts + each(lambda i, k, x: self.finish(Load(acc, at(i, k, x)), place(i, k, x), x))
-
-    def _dot_tile(self, outer: dict[Var, Index], rows: int, row: Index, columns: int, col: Index) -> list[Stmt]:
-        p, t = self.p, self.t
-        width = p.width
-        acc = Buffer("acc", p.dtype, rows * columns * width, local=True)
-        zero = Const(0, p.dtype)
-        others = [v for v in p.sums if v is not t.lane]
-
-        def each(body: Callable[[Index, Index], list[Stmt]]) -> list[Stmt]:
-            return loop("unroll", "i", rows, lambda i: loop("unroll", "k", columns, lambda k: body(i, k)))
-
-        def place(i: Index, k: Index) -> dict[Var, Index]:
-            bound = dict(outer)
-            if t.row is not None:
-                bound[t.row] = row + i
+                bound[t.row] = start[t.row] + r
             if t.col is not None:
-                bound[t.col] = col + k
+                bound[t.col] = start[t.col] + c
             return bound
 
-        def start(i: Index, k: Index) -> Index:
-            return i * (columns * width) + k * width
+        def vector(base: Index, summed: dict[Var, Index], count: int | None) -> list[Stmt]:
+            def body(r: Index, c: Index, k: int) -> list[Stmt]:
+                def lane(x: Index) -> list[Stmt]:
+                    bound = {**place(r, c), **summed, t.lane: base + k * width + x}
+                    packed = Load(panel[0], self._panel_place(summed, panel[1]) + k * width + x) if panel is not None else None
+                    return [self._product(bound, at(r, c, k) + x, acc, self._mask(x, actives[k] if count is None else count), packed)]
 
-        def vector(base: Index, active: int, summed: dict[Var, Index]) -> list[Stmt]:
-            def lanes(i: Index, k: Index) -> list[Stmt]:
-                return loop("lanes", "l", active, lambda x: [self._product({**place(i, k), **summed, t.lane: base + x}, acc, start(i, k) + x)])
+                return loop("lanes", "l", width, lane)
 
-            return each(lanes)
+            return each(body)
 
-        def run(summed: dict[Var, Index]) -> list[Stmt]:
-            if t.lane not in p.sums:
-                return vector(ZERO, 1, summed)
-            blocks, rest = divmod(t.lane.size, width)
-            stmts = loop("serial", "j", blocks, lambda j: vector(j * width, width, summed))
-            return stmts + (vector(index(blocks * width), rest, summed) if rest else [])
+        stmts = each(lambda r, c, k: loop("lanes", "l", width, lambda x: [Store(acc, at(r, c, k) + x, zero)]))
+        if by_lane:
+            unroll = 4 if rows * cols * len(actives) <= 8 else 2
+            stmts += self._sums(lambda summed: vector(start[t.lane], summed, None), p.sums, unroll)
+            return stmts + each(
+                lambda r, c, k: loop("lanes", "l", actives[k], lambda x: self._finish_vector(acc, at(r, c, k), place(r, c), k * width, x))
+            )
+        stmts += self._sums(lambda summed: self._dot(summed, vector), [v for v in p.sums if v is not t.lane], 1)
+        return stmts + each(lambda r, c, k: self.finish(Fold("add", acc, at(r, c, k), width), place(r, c), ZERO))
 
-        stmts = each(lambda i, k: loop("lanes", "l", width, lambda x: [Store(acc, start(i, k) + x, zero)]))
-        stmts += self._sums(run, others, 1)
-        return stmts + each(lambda i, k: self.finish(Fold("add", acc, start(i, k), width), place(i, k), ZERO))
+    def _finish_vector(self, acc: Buffer, at: Index, bound: dict[Var, Index], first: int, x: Index) -> list[Stmt]:
+        return self.finish(Load(acc, at + x), {**bound, self.t.lane: bound[self.t.lane] + first + x}, x)
+
+    def _dot(self, summed: dict[Var, Index], vector: Callable[[Index, dict[Var, Index], int | None], list[Stmt]]) -> list[Stmt]:
+        """Whole vectors along the summed lanes, then the rest."""
+        t, width = self.t, self.p.width
+        if t.lane not in self.p.sums:
+            return vector(ZERO, summed, None)
+        blocks, rest = divmod(t.lane.size, width)
+        stmts = loop("serial", "j", blocks, lambda j: vector(j * width, summed, None))
+        return stmts + (vector(index(blocks * width), summed, rest) if rest else [])
 
 
 def lower_contraction(group: Group, lowering: Lowering) -> list[Kernel]:
@@ -436,10 +461,10 @@ def _contracted(group: Group) -> list[Node]:
 def _split(p: Problem, t: Tiling) -> int | None:
     """Into how many parts the longest summed dimension is cut; None when the tiles alone keep the team busy."""
     steps = prod(v.size for v in p.sums)
-    col = t.lane if t.form == "broadcast" else t.col
-    unit = p.width if t.form == "broadcast" else 1
-    tiles = prod(v.size for v in p.outs if v is not t.row and v is not col)
-    tiles *= (1 if t.packed else -(-(t.row.size if t.row else 1) // t.rows)) * -(-(col.size if col else 1) // (t.vectors * unit))
+    by_lane = t.form == "broadcast"
+    tiles = prod(v.size for v in p.outs if v is not t.row and v is not t.col and not (by_lane and v is t.lane))
+    tiles *= 1 if t.packed else -(-_size(t.row) // t.rows)
+    tiles *= -(-_size(t.col) // t.cols) * (-(-t.lane.size // (t.vectors * p.width)) if by_lane else 1)
     if tiles >= _TASKS or steps < _LONG_SUM:
         return None
     longest = max((v for v in p.sums if v is not t.lane), key=lambda v: v.size, default=None)

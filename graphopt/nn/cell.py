@@ -11,19 +11,21 @@ import numpy as np
 
 from graphopt import context
 from graphopt.common.compiled import CompiledFunction
+from graphopt.common.derivative import with_derivative
 from graphopt.common.dtype import bfloat16, float16, float32
 from graphopt.common.parameter import PARAMETER_NAME_DEFAULT, Parameter, ParameterTuple
 from graphopt.common.signature import check_call, parameters_of, refuse_array
 from graphopt.common.tensor import Tensor, bump
 from graphopt.common.trace import active
 from graphopt.ir.types import DType
-from graphopt.common.derivative import with_derivative
 from graphopt.where import cell as cell_path
 
 _MISSING = object()
-_OWN = frozenset(
-    ("_version", "_last_change", "_traced", "_steps", "_scope_name", "_computing", "_training", "_grad", "_inputs", "param_prefix")
-)
+_OWN = frozenset(("_version", "_last_change", "_traced", "_steps", "_scope_name", "_computing", "_training", "_grad")) | {
+    "_inputs",
+    "param_prefix",
+    "_gradient_functions",
+}
 
 
 class HookHandle:
@@ -108,7 +110,7 @@ class Cell:
             return
         self._note_change(name, value)
         params, cells = self.__dict__.get("_params"), self.__dict__.get("_cells")
-        if isinstance(value, (Parameter, Cell)) or (isinstance(value, ParameterTuple)):
+        if isinstance(value, (Parameter, Cell, ParameterTuple)):
             if params is None or cells is None:
                 raise AttributeError(f"{type(self).__name__}: call super().__init__() before assigning {name!r}")
         if isinstance(value, Parameter):
@@ -152,9 +154,14 @@ class Cell:
         self._note_change(name, None)
         for table in (self._params, self._cells):
             if name in table:
-                del table[name]  # type: ignore[attr-defined]
+                del table[name]
                 return
         object.__delattr__(self, name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle takes along: everything but what was compiled."""
+        left_out = ("_steps", "_gradient_functions", "_traced")
+        return {k: v for k, v in self.__dict__.items() if k not in left_out} | {"_steps": None}
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self._params, *self._cells]
@@ -194,8 +201,7 @@ class Cell:
             raise AttributeError(f"{type(self).__name__}: call super().__init__() in __init__")
         trace = active()
         if trace is not None:
-            object.__setattr__(self, "_traced", True)
-            trace.visit(self, self._version, self._trace_flags())
+            trace.watch(self)
             if not self._scope_name:
                 return self._run(args, kwargs)
             with cell_path(self._scope_name):
@@ -226,10 +232,6 @@ class Cell:
         return self._steps
 
     def _traced_call(self, *args: Any, **kwargs: Any) -> Any:
-        trace = active()
-        assert trace is not None
-        object.__setattr__(self, "_traced", True)
-        trace.visit(self, self._version, self._trace_flags())
         return self._run(args, kwargs)
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -465,7 +467,9 @@ class Cell:
 
     # hooks ----------------------------------------------------------------------------------------------------
 
-    def register_forward_pre_hook(self, hook_fn: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False) -> HookHandle:
+    def register_forward_pre_hook(
+        self, hook_fn: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
+    ) -> HookHandle:
         """Call `hook_fn(cell, inputs)` before construct; a result other than None replaces the inputs."""
         return self._register(self._pre_hooks, "register_forward_pre_hook", hook_fn, prepend, with_kwargs)
 

@@ -45,10 +45,19 @@ class _Ordered(Cell):
     def __getitem__(self, index: Any) -> Any:
         cells = self._listed()
         if isinstance(index, slice):
-            return type(self)(OrderedDict(list(self._cells.items())[index])) if self._named() else type(self)(cells[index])
+            return self._part(index)
         if isinstance(index, str) and index in self._cells:
             return self._cells[index]
         return cells[_position(type(self).__name__, index, len(cells))]
+
+    def _part(self, index: slice) -> Any:
+        """Some of the children in a container of the same class; they keep the names of their parameters."""
+        made = type(self).__new__(type(self))
+        Cell.__init__(made, auto_prefix=False)
+        items = list(self._cells.items())[index]
+        names = [name for name, _ in items] if self._named() else [str(k) for k in range(len(items))]
+        made._cells = OrderedDict(zip(names, (cell for _, cell in items), strict=True))
+        return made
 
     def _named(self) -> bool:
         return list(self._cells) != [str(k) for k in range(len(self._cells))]

@@ -11,7 +11,8 @@ from graphopt.common.checks import check_bool, check_int, check_number, check_po
 def piecewise_constant_lr(milestone: list[int], learning_rates: list[float]) -> list[float]:
     """learning_rates[j] for steps from milestone[j-1] to below milestone[j]; the list ends at the last milestone.
 
-    Errors: TypeError for other types; ValueError when the lengths differ, a milestone is <= 0 or below the one before it.
+    Errors: TypeError for other types; ValueError when the lengths differ, a milestone is <= 0 or below the one
+            before it.
 
     >>> import graphopt as ms
     >>> ms.nn.piecewise_constant_lr([2, 5], [0.1, 0.05])
@@ -21,7 +22,9 @@ def piecewise_constant_lr(milestone: list[int], learning_rates: list[float]) -> 
     check_type(owner, "milestone", milestone, list, tuple)
     check_type(owner, "learning_rates", learning_rates, list, tuple)
     if len(milestone) != len(learning_rates):
-        raise ValueError(f"{owner}: milestone and learning_rates must be equally long, found {milestone} and {learning_rates}")
+        raise ValueError(
+            f"{owner}: milestone and learning_rates must be equally long, found {milestone} and {learning_rates}"
+        )
     rates: list[float] = []
     for k, (step, rate) in enumerate(zip(milestone, learning_rates, strict=True)):
         check_int(owner, f"milestone[{k}]", step, low=1)
@@ -33,9 +36,15 @@ def piecewise_constant_lr(milestone: list[int], learning_rates: list[float]) -> 
 
 
 def exponential_decay_lr(
-    learning_rate: float, decay_rate: float, total_step: int, step_per_epoch: int, decay_epoch: int, is_stair: bool = False
+    learning_rate: float,
+    decay_rate: float,
+    total_step: int,
+    step_per_epoch: int,
+    decay_epoch: int,
+    is_stair: bool = False,
 ) -> list[float]:
-    """learning_rate · decay_rate^(e / decay_epoch) in epoch e = ⌊step / step_per_epoch⌋; is_stair floors the exponent.
+    """learning_rate · decay_rate^(e / decay_epoch) in epoch e = ⌊step / step_per_epoch⌋; is_stair floors the
+    exponent.
 
     Errors: TypeError for other types (rates must be floats); ValueError for values <= 0.
 
@@ -53,7 +62,12 @@ def exponential_decay_lr(
 
 
 def natural_exp_decay_lr(
-    learning_rate: float, decay_rate: float, total_step: int, step_per_epoch: int, decay_epoch: int, is_stair: bool = False
+    learning_rate: float,
+    decay_rate: float,
+    total_step: int,
+    step_per_epoch: int,
+    decay_epoch: int,
+    is_stair: bool = False,
 ) -> list[float]:
     """learning_rate · exp(-decay_rate·e) in epoch e; is_stair: e rounded down to a multiple of decay_epoch.
 
@@ -73,7 +87,12 @@ def natural_exp_decay_lr(
 
 
 def inverse_decay_lr(
-    learning_rate: float, decay_rate: float, total_step: int, step_per_epoch: int, decay_epoch: int, is_stair: bool = False
+    learning_rate: float,
+    decay_rate: float,
+    total_step: int,
+    step_per_epoch: int,
+    decay_epoch: int,
+    is_stair: bool = False,
 ) -> list[float]:
     """learning_rate / (1 + decay_rate·e/decay_epoch) in epoch e; is_stair floors e/decay_epoch.
 
@@ -92,7 +111,9 @@ def inverse_decay_lr(
     )
 
 
-def cosine_decay_lr(min_lr: float, max_lr: float, total_step: int, step_per_epoch: int, decay_epoch: int) -> list[float]:
+def cosine_decay_lr(
+    min_lr: float, max_lr: float, total_step: int, step_per_epoch: int, decay_epoch: int
+) -> list[float]:
     """Half a cosine from max_lr down to min_lr over decay_epoch epochs, then min_lr.
 
     Errors: TypeError for other types; ValueError unless 0 <= min_lr < max_lr and the counts are > 0.
@@ -121,8 +142,8 @@ def polynomial_decay_lr(
     power: float,
     update_decay_epoch: bool = False,
 ) -> list[float]:
-    """(learning_rate - end)·(1 - e/n)^power + end with n = decay_epoch, then end; with update_decay_epoch n grows to the next
-    multiple instead, so the rate jumps up again after each.
+    """(learning_rate - end)·(1 - e/n)^power + end with n = decay_epoch, then end; with update_decay_epoch n grows to
+    the next multiple instead, so the rate jumps up again after each.
 
     Errors: TypeError for other types; ValueError for a negative end or values <= 0 elsewhere.
 
@@ -136,7 +157,11 @@ def polynomial_decay_lr(
     check_bool(owner, "update_decay_epoch", update_decay_epoch)
 
     def rate(e: int) -> float:
-        epochs, at = (decay_epoch * max(math.ceil(e / decay_epoch), 1), e) if update_decay_epoch else (decay_epoch, min(e, decay_epoch))
+        epochs, at = (
+            (decay_epoch * max(math.ceil(e / decay_epoch), 1), e)
+            if update_decay_epoch
+            else (decay_epoch, min(e, decay_epoch))
+        )
         return (learning_rate - end_learning_rate) * (1.0 - at / epochs) ** power + end_learning_rate
 
     return _each_step(owner, total_step, step_per_epoch, rate)

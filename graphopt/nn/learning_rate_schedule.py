@@ -126,8 +126,8 @@ class CosineDecayLR(LearningRateSchedule):
 
 
 class PolynomialDecayLR(LearningRateSchedule):
-    """(learning_rate - end)·(1 - step/n)^power + end with n = decay_steps, then end; with update_decay_steps n grows to the next
-    multiple of decay_steps instead.
+    """(learning_rate - end)·(1 - step/n)^power + end with n = decay_steps, then end; with update_decay_steps n grows
+    to the next multiple of decay_steps instead.
 
     Shapes: as LearningRateSchedule.
     Errors: TypeError for other types; ValueError for a negative end or values <= 0 elsewhere.
@@ -139,7 +139,12 @@ class PolynomialDecayLR(LearningRateSchedule):
     """
 
     def __init__(
-        self, learning_rate: float, end_learning_rate: float, decay_steps: int, power: float, update_decay_steps: bool = False
+        self,
+        learning_rate: float,
+        end_learning_rate: float,
+        decay_steps: int,
+        power: float,
+        update_decay_steps: bool = False,
     ) -> None:
         super().__init__()
         owner = "PolynomialDecayLR"
@@ -162,7 +167,8 @@ class WarmUpLR(LearningRateSchedule):
     """learning_rate · min(step, warmup_steps)/warmup_steps: 0 at step 0.
 
     Shapes: as LearningRateSchedule.
-    Errors: TypeError unless learning_rate is a float and warmup_steps an int; ValueError when one is negative or warmup_steps 0.
+    Errors: TypeError unless learning_rate is a float and warmup_steps an int; ValueError when one is negative or
+            warmup_steps 0.
 
     >>> import graphopt as ms
     >>> schedule = ms.nn.WarmUpLR(0.1, 2)

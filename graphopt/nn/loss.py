@@ -37,7 +37,9 @@ class LossBase(Cell):
     def get_loss(self, x: Any, weights: Any = 1.0) -> Any:
         """x times weights, reduced; computed in float32, given back in the dtype of x."""
         kind = x.dtype
-        loss = ops.cast(x, "float32") * (ops.cast(weights, "float32") if isinstance(weights, Tensor) else float(weights))
+        loss = ops.cast(x, "float32") * (
+            ops.cast(weights, "float32") if isinstance(weights, Tensor) else float(weights)
+        )
         if self.reduction == "mean":
             loss = ops.mean(loss)
         elif self.reduction == "sum":
@@ -63,7 +65,8 @@ def _same(owner: str, logits: Any, labels: Any) -> None:
 class L1Loss(LossBase):
     """|logits - labels|.
 
-    Shapes: two that broadcast. Dtypes: floats. Errors: ValueError for another reduction or shapes that do not broadcast.
+    Shapes: two that broadcast. Dtypes: floats. Errors: ValueError for another reduction or shapes that do not
+    broadcast.
 
     >>> import graphopt as ms
     >>> float(ms.nn.L1Loss()(ms.Tensor([1.0, 2.0, 3.0]), ms.Tensor([1.0, 2.0, 2.25])).asnumpy())
@@ -87,7 +90,8 @@ class MAELoss(L1Loss):
 class MSELoss(LossBase):
     """(logits - labels)².
 
-    Shapes: two that broadcast. Dtypes: floats. Errors: ValueError for another reduction or shapes that do not broadcast.
+    Shapes: two that broadcast. Dtypes: floats. Errors: ValueError for another reduction or shapes that do not
+    broadcast.
 
     >>> import graphopt as ms
     >>> float(ms.nn.MSELoss()(ms.Tensor([1.0, 2.0]), ms.Tensor([1.0, 4.0])).asnumpy())
@@ -186,7 +190,9 @@ class BCEWithLogitsLoss(LossBase):
     0.6931
     """
 
-    def __init__(self, reduction: str = "mean", weight: Tensor | None = None, pos_weight: Tensor | None = None) -> None:
+    def __init__(
+        self, reduction: str = "mean", weight: Tensor | None = None, pos_weight: Tensor | None = None
+    ) -> None:
         super().__init__(reduction)
         self.weight = check_type("BCEWithLogitsLoss", "weight", weight, Tensor, type(None))
         self.pos_weight = check_type("BCEWithLogitsLoss", "pos_weight", pos_weight, Tensor, type(None))
@@ -229,8 +235,8 @@ class CrossEntropyLoss(LossBase):
     weight: one factor per class. ignore_index: a class that does not count. 'mean' divides by the weights that count.
     label_smoothing: that share of the truth is spread over all classes.
     Shapes: (N, C, …) with (N, …) or (N, C, …). Dtypes: floats; integer classes.
-    Errors: TypeError when weight is no Tensor or None or ignore_index no int; ValueError for another reduction or shapes, or label_smoothing
-            outside [0, 1].
+    Errors: TypeError when weight is no Tensor or None or ignore_index no int; ValueError for another reduction or
+            shapes, or label_smoothing outside [0, 1].
 
     >>> import graphopt as ms
     >>> round(float(ms.nn.CrossEntropyLoss()(ms.Tensor([[0.0, 0.0]]), ms.Tensor([1], ms.int32)).asnumpy()), 4)
@@ -238,7 +244,11 @@ class CrossEntropyLoss(LossBase):
     """
 
     def __init__(
-        self, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0
+        self,
+        weight: Tensor | None = None,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(reduction)
         self.weight = check_type("CrossEntropyLoss", "weight", weight, Tensor, type(None))
@@ -309,7 +319,7 @@ class CosineEmbeddingLoss(LossBase):
             raise ValueError(f"CosineEmbeddingLoss: margin must be in [-1, 1], found {margin}")
         self.margin = float(margin)
 
-    def construct(self, logits_x1: Tensor, logits_x2: Tensor, labels: Tensor) -> Any:
+    def construct(self, logits_x1: Tensor, logits_x2: Tensor, labels: Tensor) -> Any:  # type: ignore[override]
         cosine = ops.cosine_similarity(logits_x1, logits_x2)
         loss = ops.where(ops.equal(labels, 1), 1.0 - cosine, ops.relu(cosine - self.margin))
         return self.get_loss(loss)

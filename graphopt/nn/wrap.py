@@ -49,8 +49,8 @@ class WithEvalCell(Cell):
 
     >>> import graphopt as ms
     >>> net = ms.nn.WithEvalCell(ms.nn.Identity(), ms.nn.MSELoss())
-    >>> [float(v.asnumpy()) for v in net(ms.Tensor([1.0]), ms.Tensor([3.0]))]
-    [4.0, 1.0, 3.0]
+    >>> [v.asnumpy().tolist() for v in net(ms.Tensor([1.0]), ms.Tensor([3.0]))]
+    [4.0, [1.0], [3.0]]
     """
 
     def __init__(self, network: Cell, loss_fn: Any, add_cast_fp32: bool = False) -> None:
@@ -80,9 +80,10 @@ class _ValueAndGradient(_ByFlags):
 class ForwardValueAndGrad(Cell):
     """(network output, gradients), the gradients as GradOperation gives them with the same flags.
 
-    network: a Cell or a function. weights: what get_by_list differentiates by. sens_param: the last argument is the sensitivity of the
-    output and not passed to the network.
-    Errors: TypeError for a network that is neither, flags that are no bools, or get_by_list without a ParameterTuple, tuple or list.
+    network: a Cell or a function. weights: what get_by_list differentiates by. sens_param: the last argument is the
+    sensitivity of the output and not passed to the network.
+    Errors: TypeError for a network that is neither, flags that are no bools, or get_by_list without a
+            ParameterTuple, tuple or list.
 
     >>> import graphopt as ms
     >>> square = ms.nn.ForwardValueAndGrad(lambda x: x * x)
@@ -91,7 +92,12 @@ class ForwardValueAndGrad(Cell):
     """
 
     def __init__(
-        self, network: Any, weights: Any = None, get_all: bool = False, get_by_list: bool = False, sens_param: bool = False
+        self,
+        network: Any,
+        weights: Any = None,
+        get_all: bool = False,
+        get_by_list: bool = False,
+        sens_param: bool = False,
     ) -> None:
         super().__init__(auto_prefix=False)
         if not callable(network):
@@ -100,7 +106,9 @@ class ForwardValueAndGrad(Cell):
         check_bool("ForwardValueAndGrad", "get_by_list", get_by_list)
         check_bool("ForwardValueAndGrad", "sens_param", sens_param)
         if get_by_list and not isinstance(weights, (ParameterTuple, tuple, list)):
-            raise TypeError(f"ForwardValueAndGrad: weights must be a ParameterTuple, tuple or list, found {found(weights)}")
+            raise TypeError(
+                f"ForwardValueAndGrad: weights must be a ParameterTuple, tuple or list, found {found(weights)}"
+            )
         self.network = network
         self.weights = weights if weights is None or isinstance(weights, Parameter) else ParameterTuple(weights)
         self.get_all, self.get_by_list, self.sens_param = get_all, get_by_list, sens_param
@@ -138,7 +146,9 @@ class WithGradCell(Cell):
 
 
 class _Weighted:
-    """(sum of sens times everything the network returns, what it returns): what is differentiated for a sensitivity."""
+    """(sum of sens times everything the network returns, what it returns): what is differentiated for a
+    sensitivity.
+    """
 
     def __init__(self, network: Cell, sens: Any):
         self.network, self.sens = network, sens
@@ -170,12 +180,14 @@ def loss_and_gradients(network: Cell, weights: Any, sens: Any) -> Any:
 
 
 class TrainOneStepCell(Cell):
-    """One training step: loss of the parameters before the step; gradients; the optimizer's update. In GRAPH_MODE one compiled function.
+    """One training step: loss of the parameters before the step; gradients; the optimizer's update. In GRAPH_MODE
+    one compiled function.
 
-    network: computes the loss. sens: the sensitivity of the loss, everywhere (None: 1). return_grad: also hand out the gradients, as
-    {parameter name: gradient}, including sens.
+    network: computes the loss. sens: the sensitivity of the loss, everywhere (None: 1). return_grad: also hand out
+    the gradients, as {parameter name: gradient}, including sens.
 
-    Shapes: the network's. Errors: TypeError when network or optimizer is of another kind or sens no number; ValueError when sens is 0.
+    Shapes: the network's. Errors: TypeError when network or optimizer is of another kind or sens no number;
+    ValueError when sens is 0.
 
     >>> import graphopt as ms
     >>> net = ms.nn.Dense(1, 1, weight_init='ones', has_bias=False)
@@ -191,7 +203,9 @@ class TrainOneStepCell(Cell):
         super().__init__(auto_prefix=False)
         self.network = check_type("TrainOneStepCell", "network", network, Cell)
         self.optimizer = check_type("TrainOneStepCell", "optimizer", optimizer, Cell)
-        self.weights = optimizer.parameters if hasattr(optimizer, "parameters") else ParameterTuple(network.trainable_params())
+        self.weights = (
+            optimizer.parameters if hasattr(optimizer, "parameters") else ParameterTuple(network.trainable_params())
+        )
         if sens is not None and not isinstance(sens, Tensor):
             check_number("TrainOneStepCell", "sens", float(sens) if isinstance(sens, np.generic) else sens)
             if sens == 0:

@@ -1,17 +1,27 @@
 """The functional API and the operator classes, under MindSpore's names."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphopt.common.tensor import Tensor, is_tensor
-from graphopt.ops import array, math, nn, primitives, random, state
-from graphopt.ops.composite import GradOperation, get_grad, grad, value_and_grad
-from graphopt.ops.hooks import HookBackward, InsertGradientOf
+from graphopt.common.tensor import Tensor as Tensor
+from graphopt.common.tensor import is_tensor as is_tensor
+from graphopt.ops import array, math, nn, random, state
+from graphopt.ops.composite import GradOperation as GradOperation
+from graphopt.ops.composite import get_grad as get_grad
+from graphopt.ops.composite import grad as grad
+from graphopt.ops.composite import value_and_grad as value_and_grad
+from graphopt.ops.hooks import HookBackward as HookBackward
+from graphopt.ops.hooks import InsertGradientOf as InsertGradientOf
 from graphopt.ops.lift import Lifted
 from graphopt.ops.primitives import CLASSES, Primitive
 
-_OURS = "graphopt.ops"
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """The names below are made from tables."""
+
+
 _HIDDEN = {"lift", "fmod_floor"}
 
 
@@ -35,6 +45,7 @@ _NODE_FUNCTIONS = {
 for _module in (math, array, nn, random, state):
     globals().update({k: v for k, v in _public(_module).items() if k not in _NODE_FUNCTIONS})
 globals().update(CLASSES)
+globals()["range"] = array.range_
 
 
 def batch_norm(
@@ -49,15 +60,16 @@ def batch_norm(
 ) -> Tensor:
     """Channels (axis 1) normalised by the running statistics, or when training by the batch's.
 
-    Training moves Parameters running_mean and running_var by `momentum` towards the batch's mean and unbiased variance.
+    Training moves Parameters running_mean and running_var by `momentum` towards the batch's mean and unbiased
+    variance.
     """
     op: Any = CLASSES["BatchNorm"](is_training=training, epsilon=eps, momentum=momentum)
     return op(input_x, weight, bias, running_mean, running_var)[0]
 
 
 def unique(input: Tensor) -> tuple[Tensor, Tensor]:
-    """(distinct elements in order of appearance, the position among them of every element). Its size depends on values, so it
-    works on tensors that have values only.
+    """(distinct elements in order of appearance, the position among them of every element). Its size depends on
+    values, so it works on tensors that have values only.
     """
     flat = input.asnumpy().reshape(-1)
     values, first, inverse = np.unique(flat, return_index=True, return_inverse=True)
@@ -90,11 +102,51 @@ class Unique(Primitive):
 
 def _attach() -> None:
     """Functions that Tensors offer as methods, where there is none yet."""
-    for name in (
-        "softmax log_softmax relu gather gather_elements masked_fill select where tril triu flip roll cumsum logsumexp "
-        "stop_gradient bmm mv outer addmm square log2 log10 tan sinh cosh asinh acosh atanh erfc xlogy fmod repeat_interleave "
-        "unbind chunk narrow movedim moveaxis index_select count_nonzero type_as isfinite gelu silu"
-    ).split():
+    for name in [
+        "softmax",
+        "log_softmax",
+        "relu",
+        "gather",
+        "gather_elements",
+        "masked_fill",
+        "select",
+        "where",
+        "tril",
+        "triu",
+        "flip",
+        "roll",
+        "cumsum",
+        "logsumexp",
+        "stop_gradient",
+        "bmm",
+        "mv",
+        "outer",
+        "addmm",
+        "square",
+        "log2",
+        "log10",
+        "tan",
+        "sinh",
+        "cosh",
+        "asinh",
+        "acosh",
+        "atanh",
+        "erfc",
+        "xlogy",
+        "fmod",
+        "repeat_interleave",
+        "unbind",
+        "chunk",
+        "narrow",
+        "movedim",
+        "moveaxis",
+        "index_select",
+        "count_nonzero",
+        "type_as",
+        "isfinite",
+        "gelu",
+        "silu",
+    ]:
         if not hasattr(Tensor, name):
             setattr(Tensor, name, globals()[name])
     for name in ("unique", "nonzero"):
@@ -103,5 +155,3 @@ def _attach() -> None:
 
 
 _attach()
-
-__all__ = sorted(k for k, v in globals().items() if not k.startswith("_") and k not in ("array", "math", "primitives", "state"))

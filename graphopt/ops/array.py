@@ -256,7 +256,9 @@ def split(tensor: Any, split_size_or_sections: Any, axis: int = 0) -> Any:
     else:
         sections = list(shape_of(split_size_or_sections, "split"))
         if builtins.sum(sections) != size:
-            raise ShapeError(f"split: sections {sections} do not add up to {size}, the size of axis {axis} of {x.type}")
+            raise ShapeError(
+                f"split: sections {sections} do not add up to {size}, the size of axis {axis} of {x.type}"
+            )
     return _pieces(x, at, sections)
 
 
@@ -334,13 +336,15 @@ def strided_slice(
     new_axis_mask: int = 0,
     shrink_axis_mask: int = 0,
 ) -> Any:
-    """input_x[begin:end:strides] per axis; bit k of a mask says: ignore begin / end of entry k, entry k is an ellipsis, a new axis,
-    or an index whose axis vanishes.
+    """input_x[begin:end:strides] per axis; bit k of a mask says: ignore begin / end of entry k, entry k is an
+    ellipsis, a new axis, or an index whose axis vanishes.
     """
     x = as_node(input_x)
     starts, ends, steps = (shape_of(v, "strided_slice") for v in (begin, end, strides))
     if not len(starts) == len(ends) == len(steps):
-        raise ShapeError(f"strided_slice: expected begin, end, strides of one length, found {starts}, {ends}, {steps}")
+        raise ShapeError(
+            f"strided_slice: expected begin, end, strides of one length, found {starts}, {ends}, {steps}"
+        )
     keys: list[Any] = []
     for k, (a, b, s) in enumerate(zip(starts, ends, steps, strict=True)):
         bit = 1 << k
@@ -397,7 +401,9 @@ reverse = flip
 
 @lift
 def roll(input: Any, shifts: Any, dims: Any = None) -> Any:
-    """Elements moved forward along axes; what leaves at the end comes in at the start. Without dims the flattened input."""
+    """Elements moved forward along axes; what leaves at the end comes in at the start. Without dims the flattened
+    input.
+    """
     x = as_node(input)
     if dims is None:
         flat = shapes.reshape(x, shape=(x.type.size,))
@@ -417,7 +423,8 @@ def _rolled(x: Node, shift: int, axis: int) -> Node:
 
 @lift
 def pad(input_x: Any, padding: Any, mode: str = "constant", value: Any = None) -> Any:
-    """Elements added at the ends: padding is (last axis before, after, last but one before, after, …); negative numbers cut.
+    """Elements added at the ends: padding is (last axis before, after, last but one before, after, …); negative
+    numbers cut.
 
     mode: 'constant' (with `value`, 0 by default), 'reflect', 'replicate' or 'circular'.
     Errors: ValueError for another mode, an odd number of entries, or a reflection wider than the axis.
@@ -425,7 +432,9 @@ def pad(input_x: Any, padding: Any, mode: str = "constant", value: Any = None) -
     x, numbers = as_node(input_x), shape_of(padding, "pad")
     if len(numbers) % 2 or len(numbers) > 2 * x.type.rank:
         raise ShapeError(f"pad: expected pairs for at most {x.type.rank} axes, found {numbers}")
-    pairs = [(0, 0)] * (x.type.rank - len(numbers) // 2) + [numbers[k : k + 2] for k in range(len(numbers) - 2, -1, -2)]
+    pairs = [(0, 0)] * (x.type.rank - len(numbers) // 2) + [
+        numbers[k : k + 2] for k in range(len(numbers) - 2, -1, -2)
+    ]
     if mode == "constant":
         fill = to_dtype(value, x.dtype) if isinstance(value, Node) else constant(value or 0, x.dtype)
         low, high = zip(*pairs, strict=True) if pairs else ((), ())
@@ -496,7 +505,9 @@ def _indices(owner: str, indices: Any) -> Node:
 
 
 def _flat_positions(owner: str, shape: tuple[int, ...], indices: Any) -> tuple[Node, int]:
-    """Rows named by the last axis of indices, as positions in the flattened leading axes; and how many axes they take."""
+    """Rows named by the last axis of indices, as positions in the flattened leading axes; and how many axes they
+    take.
+    """
     at = _indices(owner, indices)
     depth = at.shape[-1] if at.type.rank else 0
     if not 0 < depth <= len(shape):
@@ -646,7 +657,9 @@ def diag(input: Any) -> Any:
     if x.type.rank == 1:
         n = x.shape[0]
         square = shapes.broadcast(x, shape=(n, n), axes=(1,))
-        eye_mask = elementwise.eq(shapes.iota(shape=(n, n), axis=0, dtype=i32), shapes.iota(shape=(n, n), axis=1, dtype=i32))
+        eye_mask = elementwise.eq(
+            shapes.iota(shape=(n, n), axis=0, dtype=i32), shapes.iota(shape=(n, n), axis=1, dtype=i32)
+        )
         return elementwise.select(eye_mask, square, zero_of(square))
     if x.type.rank != 2:
         raise ShapeError(f"diag: expected a vector or a matrix, found {x.type}")
@@ -780,7 +793,9 @@ def type_as(input: Any, other: Any) -> Any:
 
 @lift
 def stop_gradient(value: Any) -> Any:
-    """The value itself, with derivative 0. Numbers and None are handed through; tuples and lists element by element."""
+    """The value itself, with derivative 0. Numbers and None are handed through; tuples and lists element by
+    element.
+    """
     if isinstance(value, (tuple, list)):
         return type(value)(stop_gradient.on_nodes(v) for v in value)
     return elementwise.stop_gradient(value) if isinstance(value, Node) else value

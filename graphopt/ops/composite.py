@@ -161,7 +161,7 @@ def _kept(fn: Any, key: Any, make: Callable[[], GradientFunction]) -> GradientFu
     known = holder._gradient_functions
     if key not in known:
         known[key] = make()
-    return known[key]  # type: ignore[no-any-return]
+    return known[key]
 
 
 def _identity(weights: Weights) -> Any:

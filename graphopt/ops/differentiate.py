@@ -55,6 +55,7 @@ def differentiate(
     """
     trace = active()
     assert trace is not None
+    trace.watch(function)
     begun = len(trace.derivatives)
     separate = _Arguments(trace, wanted)
     given = [separate.take(k, a) for k, a in enumerate(args)]

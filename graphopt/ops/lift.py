@@ -1,7 +1,7 @@
 """From functions of nodes to functions of Tensors: `lift`.
 
-The ops of this package are written once, on nodes, with everything `opdefs` offers. Lifted, such a function takes Tensors wherever
-it took nodes (in tuples and lists too) and goes through `common.tensor.apply`.
+The ops of this package are written once, on nodes, with everything `opdefs` offers. Lifted, such a function takes
+Tensors wherever it took nodes (in tuples and lists too) and goes through `common.tensor.apply`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Arithmetic, comparison, reduction and products of matrices, under MindSpore's names.
 
-Every function here is written on nodes and lifted: it takes Tensors (and numbers), follows MindSpore's dtype rules, and becomes
-part of the graph inside a trace.
+Every function here is written on nodes and lifted: it takes Tensors (and numbers), follows MindSpore's dtype rules,
+and becomes part of the graph inside a trace.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ trunc = _unary("trunc", _kept_integers(math.trunc), "Each element without its fr
 isnan = _unary("isnan", _never(math.is_nan, False), "True where an element is NaN.")
 isinf = _unary("isinf", _never(math.is_inf, False), "True where an element is infinite.")
 isfinite = _unary("isfinite", _never(math.is_finite, True), "True where an element is neither NaN nor infinite.")
-logical_not = _unary("logical_not", lambda x: bits.logical_not(to_dtype(x, bool_)), "True where an element is 0 or False.")
+logical_not = _unary(
+    "logical_not", lambda x: bits.logical_not(to_dtype(x, bool_)), "True where an element is 0 or False."
+)
 bitwise_not = _unary("bitwise_not", bits.invert, "Each bit flipped.")
 absolute, negative, invert, inv = abs, neg, bitwise_not, reciprocal
 
@@ -93,7 +95,9 @@ sinh = _unary("sinh", _on_floats(_sinh), "Hyperbolic sine of each element.")
 cosh = _unary("cosh", _on_floats(lambda x: (math.exp(x) + math.exp(-x)) * 0.5), "Hyperbolic cosine of each element.")
 asinh = _unary("asinh", _on_floats(_asinh), "Inverse hyperbolic sine.")
 acosh = _unary(
-    "acosh", _on_floats(lambda x: math.log1p((x - 1.0) + math.sqrt((x - 1.0) * (x + 1.0)))), "Inverse hyperbolic cosine."
+    "acosh",
+    _on_floats(lambda x: math.log1p((x - 1.0) + math.sqrt((x - 1.0) * (x + 1.0)))),
+    "Inverse hyperbolic cosine.",
 )
 atanh = _unary("atanh", _on_floats(lambda x: 0.5 * (math.log1p(x) - math.log1p(-x))), "Inverse hyperbolic tangent.")
 arcsinh, arccosh, arctanh = asinh, acosh, atanh
@@ -161,20 +165,24 @@ bitwise_and = _binary("bitwise_and", bits.both, "Bits that are set in both.")
 bitwise_or = _binary("bitwise_or", bits.either, "Bits that are set in one or both.")
 bitwise_xor = _binary("bitwise_xor", bits.differ, "Bits that are set in exactly one.")
 bitwise_left_shift = _binary("bitwise_left_shift", bits.shift_left, "Bits moved up by other places.")
-bitwise_right_shift = _binary("bitwise_right_shift", bits.shift_right, "Bits moved down by other places; the sign is kept.")
+bitwise_right_shift = _binary(
+    "bitwise_right_shift", bits.shift_right, "Bits moved down by other places; the sign is kept."
+)
 squared_difference = _binary("squared_difference", lambda a, b: (a - b) * (a - b), "(input - other) squared.")
 xlogy = _binary(
     "xlogy",
-    lambda a, b: elementwise.select(
-        elementwise.eq(a, zero_of(a)), zero_of(a), a * math.log(b)
-    ),
+    lambda a, b: elementwise.select(elementwise.eq(a, zero_of(a)), zero_of(a), a * math.log(b)),
     "input * log(other), 0 where input is 0.",
 )
-hypot = _binary("hypot", lambda a, b: math.sqrt(floating(a) * floating(a) + floating(b) * floating(b)), "sqrt(a² + b²).")
+hypot = _binary(
+    "hypot", lambda a, b: math.sqrt(floating(a) * floating(a) + floating(b) * floating(b)), "sqrt(a² + b²)."
+)
 remainder = fmod_floor = floor_mod
 truncate_mod = _binary(
     "truncate_mod",
-    lambda a, b: a - b * (math.trunc(a / b) if a.dtype.is_float else to_dtype(math.trunc(floating(a) / floating(b)), a.dtype)),
+    lambda a, b: (
+        a - b * (math.trunc(a / b) if a.dtype.is_float else to_dtype(math.trunc(floating(a) / floating(b)), a.dtype))
+    ),
     "What the quotient rounded to 0 leaves; it has the sign of input.",
 )
 fmod = truncate_mod
@@ -265,7 +273,8 @@ accumulate_n = addn
 
 @lift
 def clip_by_value(x: Any, clip_value_min: Any = None, clip_value_max: Any = None) -> Any:
-    """Each element brought into [clip_value_min, clip_value_max]; None leaves that side open. A tuple or list is clipped one by one.
+    """Each element brought into [clip_value_min, clip_value_max]; None leaves that side open. A tuple or list is
+    clipped one by one.
 
     The derivative is 1 inside and on both bounds, 0 outside.
     Errors: ValueError when both bounds are None.
@@ -560,7 +569,9 @@ def matmul_flags(a: Node, b: Node, transpose_a: bool, transpose_b: bool) -> Node
     lead = tuple(range(a.type.rank - 2))
     inner = (len(lead) + (0 if transpose_a else 1), len(lead) + (1 if transpose_b else 0))
     if a.shape[inner[0]] != b.shape[inner[1]]:
-        raise ShapeError(f"matmul: inner sizes differ: {a.shape[inner[0]]} of {a.type}, {b.shape[inner[1]]} of {b.type}")
+        raise ShapeError(
+            f"matmul: inner sizes differ: {a.shape[inner[0]]} of {a.type}, {b.shape[inner[1]]} of {b.type}"
+        )
     return linalg.dot_general(a, b, contract=((inner[0],), (inner[1],)), batch=(lead, lead))
 
 
@@ -572,7 +583,8 @@ def _swapped(x: Node) -> tuple[int, ...]:
 @lift
 def bmm(input_x: Any, mat2: Any) -> Any:
     """The matrix product of two batches (b, m, k) and (b, k, n)."""
-    return matmul_flags(*promoted(input_x, mat2), False, False)
+    a, b = promoted(input_x, mat2)
+    return matmul_flags(a, b, False, False)
 
 
 mm = bmm
@@ -606,7 +618,9 @@ baddbmm = addmm
 
 @lift
 def tensor_dot(x1: Any, x2: Any, axes: Any) -> Any:
-    """Sums of products over axes: an int (the last of x1 with the first of x2) or a pair of axes or tuples of axes."""
+    """Sums of products over axes: an int (the last of x1 with the first of x2) or a pair of axes or tuples of
+    axes.
+    """
     a, b = promoted(x1, x2)
     if isinstance(axes, int):
         pair = tuple(range(a.type.rank - axes, a.type.rank)), tuple(range(axes))

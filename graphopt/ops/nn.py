@@ -275,7 +275,9 @@ def weighted(loss: Node, weights: Any, reduction: str, owner: str) -> Node:
     """reduced, of the loss times weights."""
     if not isinstance(weights, Node) and weights == 1.0:
         return reduced(loss, reduction, owner)
-    return reduced(loss * (to_dtype(weights, loss.dtype) if isinstance(weights, Node) else float(weights)), reduction, owner)
+    return reduced(
+        loss * (to_dtype(weights, loss.dtype) if isinstance(weights, Node) else float(weights)), reduction, owner
+    )
 
 
 def _same_shape(owner: str, a: Any, b: Any) -> tuple[Node, Node]:
@@ -395,7 +397,9 @@ def softmax_cross_entropy_with_logits(logits: Any, labels: Any) -> Any:
 
 
 def picked(x: Node, classes: Node, owner: str) -> Node:
-    """x[n, classes[n, …], …]: along axis 1, the element of each position's class. A class that is not there gives 0."""
+    """x[n, classes[n, …], …]: along axis 1, the element of each position's class. A class that is not there gives
+    0.
+    """
     if not classes.dtype.is_integer:
         raise DTypeError(f"{owner}: classes must be integers, found {classes.type}")
     expected = (x.shape[:1] + x.shape[2:]) if x.type.rank > 1 else ()
@@ -433,7 +437,9 @@ def nll_loss(
         axis = 1 if x.type.rank > 1 else 0
         spread = x
         if weight is not None:
-            spread = x * shapes.reshape(to_dtype(weight, x.dtype), shape=(-1 if not axis else x.shape[1], *(1,) * (x.type.rank - 2)))
+            spread = x * shapes.reshape(
+                to_dtype(weight, x.dtype), shape=(-1 if not axis else x.shape[1], *(1,) * (x.type.rank - 2))
+            )
         smooth = -reduce.reduce_sum(spread, axes=(axis,)) * to_dtype(counted, x.dtype)
         part = label_smoothing / x.shape[axis]
         return _nll_reduced(loss * (1.0 - label_smoothing) + smooth * part, share, reduction)
@@ -457,7 +463,8 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Any:
-    """nll_loss of log_softmax(input) for integer classes; for float targets (probabilities of input's shape) their cross entropy.
+    """nll_loss of log_softmax(input) for integer classes; for float targets (probabilities of input's shape) their
+    cross entropy.
 
     Shapes: (N, C, …) with (N, …) classes or (N, C, …) probabilities.
     Errors: ValueError for other shapes or reductions, or label_smoothing outside [0, 1].
@@ -521,13 +528,22 @@ def dense(input: Any, weight: Any, bias: Any = None) -> Any:
 
 
 def spatial_padding(
-    owner: str, pad_mode: str, padding: Any, image: tuple[int, ...], kernel: tuple[int, ...], stride: Any, dilation: Any
+    owner: str,
+    pad_mode: str,
+    padding: Any,
+    image: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: Any,
+    dilation: Any,
 ) -> tuple[tuple[int, int], ...]:
-    """(before, after) per spatial axis for 'same', 'valid' or 'pad'; padding is an int, one per axis, or two per axis.
+    """(before, after) per spatial axis for 'same', 'valid' or 'pad'; padding is an int, one per axis, or two per
+    axis.
 
     Errors: ValueError for another mode, or padding given without 'pad'.
     """
-    mode = check_choice(owner, "pad_mode", pad_mode.lower() if isinstance(pad_mode, str) else pad_mode, ("same", "valid", "pad"))
+    mode = check_choice(
+        owner, "pad_mode", pad_mode.lower() if isinstance(pad_mode, str) else pad_mode, ("same", "valid", "pad")
+    )
     axes = len(kernel)
     numbers = (padding,) * (2 * axes) if isinstance(padding, int) else tuple(padding)
     if len(numbers) == axes:
@@ -542,7 +558,16 @@ def spatial_padding(
 
 
 def _convolution(
-    owner: str, rank: int, input: Any, weight: Any, bias: Any, stride: Any, pad_mode: str, padding: Any, dilation: Any, groups: int
+    owner: str,
+    rank: int,
+    input: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    pad_mode: str,
+    padding: Any,
+    dilation: Any,
+    groups: int,
 ) -> Node:
     x, w = promoted(input, weight)
     if x.type.rank != rank + 2 or w.type.rank != rank + 2:
@@ -589,7 +614,8 @@ def conv2d(
 ) -> Any:
     """Cross-correlation over two axes. Shapes: (N, C, H, W), (O, C/groups, KH, KW) -> (N, O, H', W').
 
-    pad_mode: 'valid' none, 'same' so that H' = ceil(H/stride), 'pad' by `padding`: an int, (h, w) or (top, bottom, left, right).
+    pad_mode: 'valid' none, 'same' so that H' = ceil(H/stride), 'pad' by `padding`: an int, (h, w) or (top, bottom,
+    left, right).
     Errors: ValueError for shapes or arguments that do not fit.
     """
     return _convolution("conv2d", 2, input, weight, bias, stride, pad_mode, padding, dilation, groups)
@@ -614,7 +640,14 @@ def conv3d(
 
 
 def pool_padding(
-    x: Node, owner: str, kernel: tuple[int, ...], stride: Any, pad_mode: str, padding: Any, ceil_mode: bool, dilation: Any
+    x: Node,
+    owner: str,
+    kernel: tuple[int, ...],
+    stride: Any,
+    pad_mode: str,
+    padding: Any,
+    ceil_mode: bool,
+    dilation: Any,
 ) -> tuple[tuple[tuple[int, int], ...], tuple[int, ...]]:
     """(padding of each spatial axis, the extra elements at its end that ceil_mode asks for)."""
     image = x.shape[x.type.rank - len(kernel) :]
@@ -629,7 +662,15 @@ def pool_padding(
 
 
 def max_pool_node(
-    x: Node, owner: str, kernel: Any, stride: Any, pad_mode: str, padding: Any, dilation: Any, ceil_mode: bool, indices: bool
+    x: Node,
+    owner: str,
+    kernel: Any,
+    stride: Any,
+    pad_mode: str,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: bool,
+    indices: bool,
 ) -> Any:
     """Largest element of each window, and its position in the plane when asked for."""
     pads, extra = pool_padding(x, owner, kernel, stride, pad_mode, padding, ceil_mode, dilation)
@@ -641,7 +682,15 @@ def max_pool_node(
 
 
 def avg_pool_node(
-    x: Node, owner: str, kernel: Any, stride: Any, pad_mode: str, padding: Any, ceil_mode: bool, count_pad: bool, divisor: int | None
+    x: Node,
+    owner: str,
+    kernel: Any,
+    stride: Any,
+    pad_mode: str,
+    padding: Any,
+    ceil_mode: bool,
+    count_pad: bool,
+    divisor: int | None,
 ) -> Node:
     """Mean of each window. With 'same', padding never counts; what ceil_mode adds never counts either."""
     x = floating(x)
@@ -674,7 +723,8 @@ def max_pool2d(
     return_indices: bool = False,
     ceil_mode: bool = False,
 ) -> Any:
-    """The largest element of each window; padding never wins. return_indices: also its position in the (H, W) plane (int64).
+    """The largest element of each window; padding never wins. return_indices: also its position in the (H, W) plane
+    (int64).
 
     Shapes: (N, C, H, W) -> (N, C, H', W'). stride is kernel_size unless given.
     """
@@ -685,7 +735,9 @@ def max_pool2d(
     return made
 
 
-def _avg(owner: str, rank: int, x: Any, kernel_size: Any, stride: Any, padding: Any, ceil: bool, count: bool, divisor: Any) -> Node:
+def _avg(
+    owner: str, rank: int, x: Any, kernel_size: Any, stride: Any, padding: Any, ceil: bool, count: bool, divisor: Any
+) -> Node:
     kernel = int_tuple(owner, "kernel_size", kernel_size, rank)
     steps = int_tuple(owner, "stride", stride, rank)
     return avg_pool_node(as_node(x), owner, kernel, steps, "pad", padding, ceil, count, divisor or None)
@@ -693,7 +745,12 @@ def _avg(owner: str, rank: int, x: Any, kernel_size: Any, stride: Any, padding: 
 
 @lift
 def avg_pool1d(
-    input_x: Any, kernel_size: Any = 1, stride: Any = 1, padding: Any = 0, ceil_mode: bool = False, count_include_pad: bool = True
+    input_x: Any,
+    kernel_size: Any = 1,
+    stride: Any = 1,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
 ) -> Any:
     """The mean of each window. Shapes: (N, C, L) -> (N, C, L')."""
     return _avg("avg_pool1d", 1, input_x, kernel_size, stride, padding, ceil_mode, count_include_pad, None)
@@ -710,7 +767,9 @@ def avg_pool2d(
     divisor_override: int = 0,
 ) -> Any:
     """The mean of each window. Shapes: (N, C, H, W) -> (N, C, H', W')."""
-    return _avg("avg_pool2d", 2, input_x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    return _avg(
+        "avg_pool2d", 2, input_x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    )
 
 
 @lift
@@ -766,7 +825,9 @@ def moments(x: Node, axes: tuple[int, ...]) -> tuple[Node, Node]:
 
 
 def batch_norm_train(x: Node, weight: Node, bias: Node, eps: float) -> tuple[Node, Node, Node]:
-    """(normalised x, batch mean, unbiased batch variance): what training needs. Statistics are in float32 at least."""
+    """(normalised x, batch mean, unbiased batch variance): what training needs. Statistics are in float32 at
+    least.
+    """
     wide = to_dtype(x, weight.dtype)
     axes = (0, *range(2, x.type.rank))
     middle, variance = moments(wide, axes)

@@ -1,7 +1,8 @@
-"""Primitive-style classes: `ops.MatMul(transpose_b=True)(x, y)`. One table, from the class's name to what a call does.
+"""Primitive-style classes: `ops.MatMul(transpose_b=True)(x, y)`. One table, from the class's name to what a call
+does.
 
-A row is: the constructor's arguments as Python text, and a function of (self, *inputs). Classes without arguments whose call is
-a function of this package are listed by name alone.
+A row is: the constructor's arguments as Python text, and a function of (self, *inputs). Classes without arguments
+whose call is a function of this package are listed by name alone.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from graphopt.common.dtype import int32
 from graphopt.common.parameter import Parameter
 from graphopt.common.tensor import Tensor, apply
 from graphopt.ops import array, math, nn, random
@@ -28,7 +30,9 @@ class Primitive:
     __signature_text__ = ""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.name = type(self).__name__ if type(self) is not Primitive else str(args[0] if args else kwargs.get("name"))
+        self.name = (
+            type(self).__name__ if type(self) is not Primitive else str(args[0] if args else kwargs.get("name"))
+        )
         self.attrs: dict[str, Any] = {}
         if type(self) is not Primitive:
             for key, value in _bound(type(self), args, kwargs).items():
@@ -110,11 +114,13 @@ SAME: dict[str, Any] = {
 
 
 def _batch_norm(self: Any, x: Tensor, scale: Any, bias: Any, mean: Any, variance: Any) -> Any:
-    """(y, mean, variance, mean, variance); training moves the Parameters mean and variance by `momentum` towards the batch's."""
+    """(y, mean, variance, mean, variance); training moves the Parameters mean and variance by `momentum` towards the
+    batch's.
+    """
     if not self.is_training:
-        y = apply(lambda *n: nn.batch_norm_infer(*n, eps=self.epsilon), x, mean, variance, scale, bias)
+        y = apply(lambda n, m, v, g, b: nn.batch_norm_infer(n, m, v, g, b, self.epsilon), x, mean, variance, scale, bias)
         return y, mean, variance, mean, variance
-    y, batch_mean, batch_variance = apply(lambda *n: nn.batch_norm_train(*n, eps=self.epsilon), x, scale, bias)
+    y, batch_mean, batch_variance = apply(lambda n, g, b: nn.batch_norm_train(n, g, b, self.epsilon), x, scale, bias)
     for state, value in ((mean, batch_mean), (variance, batch_variance)):
         if isinstance(state, Parameter):
             assign(state, state * (1.0 - self.momentum) + value * self.momentum)
@@ -181,15 +187,36 @@ def _sparse_softmax_ce(self: Any, logits: Tensor, labels: Tensor) -> Any:
     return (nn.softmax(logits) - one_hot) / logits.shape[0]
 
 
+def _cum_sum(self: Any, x: Tensor, axis: int) -> Any:
+    x = array.flip(x, axis) if self.reverse else x
+    total = math.cumsum(x, axis)
+    total = total - x if self.exclusive else total
+    return array.flip(total, axis) if self.reverse else total
+
+
+def _nll(self: Any, x: Tensor, target: Tensor, weight: Tensor) -> Any:
+    loss = nn.nll_loss(x, target, weight, self.ignore_index, self.reduction)
+    kept = array.cast(math.not_equal(target, self.ignore_index), weight.dtype)
+    return loss, math.reduce_sum(array.gather(weight, target, 0) * kept)
+
+
+def _mat_mul(self: Any, x: Tensor, y: Tensor) -> Any:
+    def run(a: Any, b: Any) -> Any:
+        a, b = math.promoted(a, b)
+        return math.matmul_flags(a, b, self.transpose_a, self.transpose_b)
+
+    return apply(run, x, y)
+
+
 # name: (constructor arguments, call)
 WITH_ARGUMENTS: dict[str, tuple[str, Callable[..., Any]]] = {
     "MatMul": (
         "transpose_a=False, transpose_b=False",
-        lambda s, x, y: apply(lambda *n: math.matmul_flags(*math.promoted(*n), s.transpose_a, s.transpose_b), x, y),
+        _mat_mul,
     ),
     "BatchMatMul": (
         "transpose_a=False, transpose_b=False",
-        lambda s, x, y: apply(lambda *n: math.matmul_flags(*math.promoted(*n), s.transpose_a, s.transpose_b), x, y),
+        _mat_mul,
     ),
     "ReduceSum": ("keep_dims=False, skip_mode=False", lambda s, x, axis=(): math.reduce_sum(x, axis, s.keep_dims)),
     "ReduceMean": ("keep_dims=False", lambda s, x, axis=(): math.mean(x, axis, s.keep_dims)),
@@ -198,11 +225,17 @@ WITH_ARGUMENTS: dict[str, tuple[str, Callable[..., Any]]] = {
     "ReduceProd": ("keep_dims=False", lambda s, x, axis=(): math.prod(x, axis, s.keep_dims)),
     "ReduceAll": ("keep_dims=False", lambda s, x, axis=(): math.all(x, axis, s.keep_dims)),
     "ReduceAny": ("keep_dims=False", lambda s, x, axis=(): math.any(x, axis, s.keep_dims)),
-    "Argmax": ("axis=-1, output_type=None", lambda s, x: array.cast(math.argmax(x, s.axis), s.output_type or "int32")),
-    "Argmin": ("axis=-1, output_type=None", lambda s, x: array.cast(math.argmin(x, s.axis), s.output_type or "int32")),
+    "Argmax": (
+        "axis=-1, output_type=None",
+        lambda s, x: array.cast(math.argmax(x, s.axis), s.output_type or int32),
+    ),
+    "Argmin": (
+        "axis=-1, output_type=None",
+        lambda s, x: array.cast(math.argmin(x, s.axis), s.output_type or int32),
+    ),
     "ArgMaxWithValue": ("axis=0, keep_dims=False", lambda s, x: math.argmax_with_value(x, s.axis, s.keep_dims)),
     "ArgMinWithValue": ("axis=0, keep_dims=False", lambda s, x: math.argmin_with_value(x, s.axis, s.keep_dims)),
-    "CumSum": ("exclusive=False, reverse=False", lambda s, x, axis: _cum_sum(s, x, axis)),
+    "CumSum": ("exclusive=False, reverse=False", _cum_sum),
     "Softmax": ("axis=-1", lambda s, x: nn.softmax(x, s.axis)),
     "LogSoftmax": ("axis=-1", lambda s, x: nn.log_softmax(x, s.axis)),
     "Elu": ("alpha=1.0", lambda s, x: nn.elu(x, s.alpha)),
@@ -240,7 +273,7 @@ WITH_ARGUMENTS: dict[str, tuple[str, Callable[..., Any]]] = {
     "ReverseV2": ("axis", lambda s, x: array.flip(x, s.axis)),
     "Pad": ("paddings", lambda s, x: array.pad(x, tuple(n for pair in reversed(s.paddings) for n in pair))),
     "SmoothL1Loss": ("beta=1.0, reduction='none'", lambda s, x, y: nn.smooth_l1_loss(x, y, s.beta, s.reduction)),
-    "NLLLoss": ("reduction='mean', ignore_index=-100", lambda s, x, t, w: _nll(s, x, t, w)),
+    "NLLLoss": ("reduction='mean', ignore_index=-100", _nll),
     "KLDivLoss": ("reduction='mean'", lambda s, x, y: nn.kl_div(x, y, s.reduction)),
     "BinaryCrossEntropy": ("reduction='mean'", lambda s, x, y, w=None: nn.binary_cross_entropy(x, y, w, s.reduction)),
     "BCEWithLogitsLoss": (
@@ -256,19 +289,6 @@ WITH_ARGUMENTS: dict[str, tuple[str, Callable[..., Any]]] = {
 }
 
 
-def _cum_sum(self: Any, x: Tensor, axis: int) -> Any:
-    x = array.flip(x, axis) if self.reverse else x
-    total = math.cumsum(x, axis)
-    total = total - x if self.exclusive else total
-    return array.flip(total, axis) if self.reverse else total
-
-
-def _nll(self: Any, x: Tensor, target: Tensor, weight: Tensor) -> Any:
-    loss = nn.nll_loss(x, target, weight, self.ignore_index, self.reduction)
-    kept = array.cast(math.not_equal(target, self.ignore_index), weight.dtype)
-    return loss, math.reduce_sum(array.gather(weight, target, 0) * kept)
-
-
 def _plain(function: Any) -> Callable[..., Any]:
     return lambda self, *inputs, **named: function(*inputs, **named)
 
@@ -277,6 +297,9 @@ CLASSES: dict[str, type[Primitive]] = {
     name: primitive(name, "", _plain(function), (function.__doc__ or "").strip())
     for name, function in SAME.items()
     if not name.endswith("_")
-} | {name: primitive(name, arguments, call, (call.__doc__ or "").strip()) for name, (arguments, call) in WITH_ARGUMENTS.items()}
+} | {
+    name: primitive(name, arguments, call, (call.__doc__ or "").strip())
+    for name, (arguments, call) in WITH_ARGUMENTS.items()
+}
 
 globals().update(CLASSES)

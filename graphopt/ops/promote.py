@@ -1,4 +1,6 @@
-"""Arguments of public ops brought to one dtype, as MindSpore does; axes and shapes brought to one form. Works on nodes."""
+"""Arguments of public ops brought to one dtype, as MindSpore does; axes and shapes brought to one form. Works on
+nodes.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ import numpy as np
 
 from graphopt.common.checks import found
 from graphopt.common.dtype import promote, promote_number
+from graphopt.common.trace import active
 from graphopt.errors import DTypeError, ShapeError
 from graphopt.ir.graph import Node
 from graphopt.ir.types import DType, bool_, dtype_of, f32, i64
@@ -34,12 +37,19 @@ def to_dtype(x: Node, dtype: DType) -> Node:
 
 
 def promoted(*args: Any) -> list[Node]:
-    """All arguments as nodes of one dtype; Python numbers follow the tensors."""
-    nodes = [a for a in args if isinstance(a, Node)] or [as_node(args[0])]
+    """All arguments as nodes of one dtype; Python numbers, and run-time scalars that were Python floats, follow the
+    tensors.
+    """
+    trace = active()
+    scalars = trace.scalars if trace is not None else ()
+    nodes = [a for a in args if isinstance(a, Node) and a not in scalars]
+    nodes = nodes or [a for a in args if isinstance(a, Node)] or [as_node(args[0])]
     arrays = [as_node(a) for a in args if isinstance(a, (np.ndarray, np.generic))]
     dtype = reduce(promote, [n.dtype for n in nodes + arrays])
     for a in args:
-        if isinstance(a, (int, float)) and not isinstance(a, np.generic):
+        if isinstance(a, Node) and a in scalars:
+            dtype = promote_number(dtype, 1.0)
+        elif isinstance(a, (int, float)) and not isinstance(a, np.generic):
             dtype = promote_number(dtype, a)
     return [to_dtype(as_node(a, None if isinstance(a, Node) else dtype), dtype) for a in args]
 

@@ -1,7 +1,8 @@
-"""Random tensors and dropout. In a graph they draw from counter-based bits under a key that is state and advances with every draw.
+"""Random tensors and dropout. In a graph they draw from counter-based bits under a key that is state and advances
+with every draw.
 
-The key is one Parameter of no Cell: (a word from the seed, the number of the draw). `set_seed` starts it again, so a program that
-draws in the same order sees the same numbers; a compiled step draws new ones in every call.
+The key is one Parameter of no Cell: (a word from the seed, the number of the draw). `set_seed` starts it again, so a
+program that draws in the same order sees the same numbers; a compiled step draws new ones in every call.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from graphopt.ir.types import DType, dtype_of, f32, i64, u32, u64
 from graphopt.opdefs import bits, math
 from graphopt.opdefs.opdef import constant, full
 from graphopt.opdefs.random import random_bits
+from graphopt.opdefs.scaffold import zero_of
 from graphopt.ops.nn import check_probability, dropout_node
 from graphopt.ops.promote import dtype_arg, shape_of, to_dtype
 
@@ -43,7 +45,7 @@ when_set(_restart)
 
 def stream() -> Parameter:
     """The key that unseeded draws take and advance."""
-    global _stream  # noqa: PLW0603
+    global _stream
     if _stream is None:
         _stream = Parameter(wrap_array(_first_key()), name="random_key", requires_grad=False)
     return _stream
@@ -125,7 +127,8 @@ def standard_normal(shape: Any, seed: int | None = None) -> Tensor:
 
 def normal(shape: Any, mean: Any, stddev: Any, seed: int | None = None) -> Tensor:
     """Normal numbers of the given mean and deviation (numbers or Tensors that broadcast with the shape)."""
-    return standard_normal(shape, seed) * stddev + mean
+    drawn: Any = standard_normal(shape, seed)
+    return drawn * stddev + mean
 
 
 def uniform(shape: Any, minval: Any, maxval: Any, seed: int | None = None, dtype: DType = f32) -> Tensor:
@@ -152,13 +155,17 @@ def randint(low: int, high: int, size: Any, seed: int | None = None, *, dtype: D
     return apply(draw, fresh_key(seed))
 
 
-def randint_like(input: Tensor, low: int, high: int, seed: int | None = None, *, dtype: DType | None = None) -> Tensor:
+def randint_like(
+    input: Tensor, low: int, high: int, seed: int | None = None, *, dtype: DType | None = None
+) -> Tensor:
     """Whole numbers in [low, high), in the input's shape and dtype."""
     return randint(low, high, input.shape, seed, dtype=dtype_arg(dtype, input.dtype))
 
 
 def bernoulli(input: Tensor, p: Any = 0.5, seed: int | None = None) -> Tensor:
-    """1 with probability p (a number, or a Tensor that broadcasts with the input), else 0; shape and dtype of the input."""
+    """1 with probability p (a number, or a Tensor that broadcasts with the input), else 0; shape and dtype of the
+    input.
+    """
     if isinstance(p, (int, float)) and not 0 <= p <= 1:
         raise ShapeError(f"bernoulli: p must be in [0, 1], found {p}")
     drawn: Any = rand(input.shape, seed=seed)
@@ -176,7 +183,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, seed: int | No
     """
     check_bool("dropout", "training", training)
     if p == 1 and not isinstance(p, bool):
-        return input * 0.0 if training else input  # type: ignore[operator]
+        return apply(zero_of, input) if training else input
     if check_probability("dropout", "p", p) == 0 or not training:
         return input
     return dropped(input, p, fresh_key(seed))[0]
@@ -224,7 +231,9 @@ def shuffle(x: Tensor, seed: int | None = None) -> Tensor:
 def _on_host(name: str) -> None:
     trace = active()
     if trace is not None and not trace.concrete:
-        raise TraceError(f"{name} draws on the host, once, while GRAPH_MODE is tracing; call it outside and pass the result in")
+        raise TraceError(
+            f"{name} draws on the host, once, while GRAPH_MODE is tracing; call it outside and pass the result in"
+        )
 
 
 def _sizes(size: tuple[Any, ...]) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from graphopt.errors import CompileError
 from graphopt.ir.graph import Graph, Node, input_node, walk, with_inputs
-from graphopt.ir.types import DTYPES, DType, TensorType
+from graphopt.ir.types import DTYPES, DType, TensorType, bool_
 from graphopt.opdefs.opdef import full
 from graphopt.where import at
 
@@ -81,7 +81,8 @@ class Law:
             return True
         if pattern.op == "constant":
             value = number(node)
-            return value is not None and same_number(value, pattern.attrs["value"].item())
+            truth = pattern.dtype is bool_ and node.dtype is not bool_  # True is no 1.0
+            return value is not None and not truth and same_number(value, pattern.attrs["value"].item())
         if pattern.op != node.op or pattern.attrs != node.attrs:
             return False
         pairs = zip(pattern.inputs, node.inputs, strict=True)

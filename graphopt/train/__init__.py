@@ -29,4 +29,29 @@ from graphopt.train.metrics import (
 )
 from graphopt.train.model import Model
 
-__all__ = [name for name in dir() if not name.startswith("_") and name not in ("callback", "metrics", "model")]
+__all__ = [
+    "F1",
+    "MAE",
+    "MSE",
+    "Accuracy",
+    "Callback",
+    "Fbeta",
+    "History",
+    "LambdaCallback",
+    "Loss",
+    "LossMonitor",
+    "Metric",
+    "Model",
+    "Precision",
+    "ProgressBar",
+    "Recall",
+    "RunContext",
+    "TimeMonitor",
+    "Top1CategoricalAccuracy",
+    "Top5CategoricalAccuracy",
+    "TopKCategoricalAccuracy",
+    "get_metric_fn",
+    "get_metrics",
+    "names",
+    "rearrange_inputs",
+]

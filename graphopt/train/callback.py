@@ -65,8 +65,9 @@ _MOMENTS = ("begin", "epoch_begin", "step_begin", "step_end", "epoch_end", "end"
 class Callback:
     """Base of all callbacks: override what you need.
 
-    `on_train_begin`, `on_train_epoch_begin`, `on_train_step_begin`, `on_train_step_end`, `on_train_epoch_end`, `on_train_end` and
-    the same with `eval`; each calls `begin`, `epoch_begin` … unless overridden. As a context manager it is entered before training.
+    `on_train_begin`, `on_train_epoch_begin`, `on_train_step_begin`, `on_train_step_end`, `on_train_epoch_end`,
+    `on_train_end` and the same with `eval`; each calls `begin`, `epoch_begin` … unless overridden. As a context
+    manager it is entered before training.
 
     >>> import graphopt as ms
     >>> class Stop(ms.train.Callback):
@@ -143,7 +144,9 @@ class CallbackList:
     """
 
     def __init__(self, callbacks: Any) -> None:
-        listed: Sequence[Any] = () if callbacks is None else [callbacks] if isinstance(callbacks, Callback) else callbacks
+        listed: Sequence[Any] = (
+            () if callbacks is None else [callbacks] if isinstance(callbacks, Callback) else callbacks
+        )
         if not isinstance(listed, (list, tuple)):
             raise TypeError(f"callbacks: expected a Callback or a list of them, found {found(callbacks)}")
         for callback in listed:
@@ -154,7 +157,7 @@ class CallbackList:
 
     def __enter__(self) -> CallbackList:
         for callback in self.callbacks:
-            self._stack.enter_context(callback)  # type: ignore[arg-type]
+            self._stack.enter_context(callback)
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -212,11 +215,13 @@ class TimeMonitor(Callback):
     def __init__(self, data_size: int | None = None, data_time: bool = False) -> None:
         self.data_size = None if data_size is None else check_int("TimeMonitor", "data_size", data_size, low=1)
         self.data_time = check_bool("TimeMonitor", "data_time", data_time)
-        self._start = self._waiting = time.perf_counter()
+        self._starts: list[float] = []  # an evaluation may begin and end inside an epoch of training
+        self._waiting = time.perf_counter()
         self._data_seconds = 0.0
 
     def epoch_begin(self, run_context: RunContext) -> None:
-        self._start = self._waiting = time.perf_counter()
+        self._starts.append(time.perf_counter())
+        self._waiting = time.perf_counter()
         self._data_seconds = 0.0
 
     def step_begin(self, run_context: RunContext) -> None:
@@ -227,7 +232,7 @@ class TimeMonitor(Callback):
 
     def epoch_end(self, run_context: RunContext) -> None:
         facts = run_context.original_args()
-        epoch_ms = (time.perf_counter() - self._start) * 1000
+        epoch_ms = (time.perf_counter() - self._starts.pop()) * 1000
         steps = facts.get("batch_num") or self.data_size
         if not steps:
             raise ValueError("TimeMonitor: the dataset does not tell its size; give data_size")
@@ -238,7 +243,8 @@ class TimeMonitor(Callback):
 
 
 class ProgressBar(Callback):
-    """A bar with loss and images per second; where standard error is no terminal, a plain line per epoch (and every `every` steps).
+    """A bar with loss and images per second; where standard error is no terminal, a plain line per epoch (and every
+    `every` steps).
 
     Units: images are rows of the first input of a batch.
     Errors: TypeError or ValueError when `every` is no int >= 0.
@@ -251,7 +257,8 @@ class ProgressBar(Callback):
         self._every = check_int("ProgressBar", "every", every, low=0)
         self._console: Console = console if console is not None else Console(file=sys.stderr)
         self._progress: Progress | None = None
-        self._task: Any = None
+        self._training = False
+        self._bar: Any = None
         self._images, self._start = 0, 0.0
 
     def epoch_begin(self, run_context: RunContext) -> None:
@@ -263,7 +270,7 @@ class ProgressBar(Callback):
         self._progress = Progress(*columns, TextColumn("{task.fields[facts]}"), console=self._console)
         self._progress.start()
         title = f"epoch {facts.get('cur_epoch_num', 1)}/{facts.get('epoch_num', 1)}"
-        self._task = self._progress.add_task(title, total=facts.get("batch_num"), facts="")
+        self._bar = self._progress.add_task(title, total=facts.get("batch_num"), facts="")
 
     def step_end(self, run_context: RunContext) -> None:
         facts = run_context.original_args()
@@ -271,7 +278,7 @@ class ProgressBar(Callback):
         self._images += int(np.shape(element[0])[0]) if element and np.ndim(element[0]) else 1
         step = facts.get("cur_step_num", 0)
         if self._progress is not None:
-            self._progress.update(self._task, advance=1, facts=self._facts(facts))
+            self._progress.update(self._bar, advance=1, facts=self._facts(facts))
         elif self._every and step % self._every == 0:
             print(f"epoch {facts.get('cur_epoch_num', 1)} step {step}: {self._facts(facts)}", file=self._console.file)
 
@@ -285,6 +292,32 @@ class ProgressBar(Callback):
 
     def end(self, run_context: RunContext) -> None:
         self.__exit__()
+
+    def on_eval_begin(self, run_context: RunContext) -> None:
+        """An evaluation inside a training leaves the bar of the training alone."""
+
+    def on_eval_epoch_begin(self, run_context: RunContext) -> None:
+        if not self._training:
+            self.epoch_begin(run_context)
+
+    def on_eval_step_end(self, run_context: RunContext) -> None:
+        if not self._training:
+            self.step_end(run_context)
+
+    def on_eval_epoch_end(self, run_context: RunContext) -> None:
+        if not self._training:
+            self.epoch_end(run_context)
+
+    def on_eval_end(self, run_context: RunContext) -> None:
+        if not self._training:
+            self.end(run_context)
+
+    def on_train_begin(self, run_context: RunContext) -> None:
+        self._training = True
+
+    def on_train_end(self, run_context: RunContext) -> None:
+        self.end(run_context)
+        self._training = False
 
     def __exit__(self, *error: Any) -> None:
         if self._progress is not None:
@@ -309,10 +342,10 @@ class History(Callback):
         self.history: dict[str, list[Any]] = {}
         self.epoch: dict[str, list[int]] = {}
 
-    def begin(self, run_context: RunContext) -> None:
+    def on_train_begin(self, run_context: RunContext) -> None:
         self.epoch = {"epoch": []}
 
-    def epoch_end(self, run_context: RunContext) -> None:
+    def on_train_epoch_end(self, run_context: RunContext) -> None:
         facts = run_context.original_args()
         self.epoch.setdefault("epoch", []).append(facts.get("cur_epoch_num", 1))
         self.history.setdefault("net_output", []).append(facts.get("net_outputs"))

@@ -113,7 +113,9 @@ class EvaluationBase(Metric):
     def __init__(self, eval_type: str) -> None:
         super().__init__()
         if eval_type not in ("classification", "multilabel"):
-            raise TypeError(f"{type(self).__name__}: eval_type must be 'classification' or 'multilabel', found {eval_type!r}")
+            raise TypeError(
+                f"{type(self).__name__}: eval_type must be 'classification' or 'multilabel', found {eval_type!r}"
+            )
         self.eval_type = eval_type
         self._classes = 0
         self.clear()
@@ -129,10 +131,14 @@ class EvaluationBase(Metric):
             if prediction.ndim == truth.ndim and _is_one_hot(truth):
                 truth = truth.argmax(axis=1)
             if prediction.ndim != truth.ndim + 1 or prediction.shape[:1] + prediction.shape[2:] != truth.shape:
-                raise ValueError(f"{owner}: expected scores (N, C, …) and classes (N, …), found {prediction.shape}, {truth.shape}")
+                raise ValueError(
+                    f"{owner}: expected scores (N, C, …) and classes (N, …), found {prediction.shape}, {truth.shape}"
+                )
         else:
             if prediction.shape != truth.shape or prediction.ndim < 2:
-                raise ValueError(f"{owner}: expected equal shapes (N, C, …), found {prediction.shape} and {truth.shape}")
+                raise ValueError(
+                    f"{owner}: expected equal shapes (N, C, …), found {prediction.shape} and {truth.shape}"
+                )
             if not (np.isin(prediction, (0, 1)).all() and np.isin(truth, (0, 1)).all()):
                 raise ValueError(f"{owner}: multilabel values must be 0 or 1")
         classes = prediction.shape[1]
@@ -155,8 +161,8 @@ class EvaluationBase(Metric):
 class Accuracy(EvaluationBase):
     """Share of correct predictions; names 'acc' and 'accuracy'.
 
-    Shapes: classification: scores (N, C) and classes (N,) or one-hot (N, C); multilabel: zeros and ones (N, C) twice, a sample counts when
-    all its labels are right.
+    Shapes: classification: scores (N, C) and classes (N,) or one-hot (N, C); multilabel: zeros and ones (N, C)
+    twice, a sample counts when all its labels are right.
     Errors: ValueError for other shapes; RuntimeError from eval without samples.
 
     >>> import graphopt as ms
@@ -218,7 +224,8 @@ class _PerClass(EvaluationBase):
 
 
 class Precision(_PerClass):
-    """Correct predictions of a class over all predictions of it; name 'precision'. `eval(average=True)` gives the mean.
+    """Correct predictions of a class over all predictions of it; name 'precision'. `eval(average=True)` gives the
+    mean.
 
     Shapes: as Accuracy. Errors: as Accuracy.
 
@@ -415,7 +422,9 @@ class _Error(Metric):
         prediction, truth = self._arrays(inputs, 2)
         if prediction.size != truth.size:
             owner = type(self).__name__
-            raise ValueError(f"{owner}.update: expected as many values twice, found {prediction.shape}, {truth.shape}")
+            raise ValueError(
+                f"{owner}.update: expected as many values twice, found {prediction.shape}, {truth.shape}"
+            )
         self._sum += float(self._each(truth.reshape(prediction.shape) - prediction).sum())
         self._total += truth.shape[0] if truth.ndim else 1
 

@@ -22,12 +22,13 @@ class Model:
     """A network, its loss, optimizer and metrics, to be trained, evaluated and used.
 
     network:      gives predictions from data, or the loss itself when loss_fn is None.
-    metrics:      None, a set of names, or {name: Metric}. eval_network: (inputs) -> (loss, output, label) in the order of eval_indexes, instead of
-                  network with loss_fn.
+    metrics:      None, a set of names, or {name: Metric}. eval_network: (inputs) -> (loss, output, label) in the
+                  order of eval_indexes, instead of network with loss_fn.
     eval_indexes: three positions of eval_network's outputs: loss, prediction, label; -1 for a loss that is not there.
     amp_level:    'O0'.
 
-    Errors: TypeError or ValueError for arguments that do not fit; ValueError for an amp_level other than 'O0', which is not offered yet.
+    Errors: TypeError or ValueError for arguments that do not fit; ValueError for an amp_level other than 'O0', which
+            is not offered yet.
 
     >>> import graphopt as ms
     >>> data = ms.dataset.NumpySlicesDataset({"x": [[1.0], [2.0]], "y": [[2.0], [4.0]]}, shuffle=False)
@@ -117,9 +118,10 @@ class Model:
     ) -> None:
         """Train for the epochs initial_epoch + 1 … epoch.
 
-        sink_size: with dataset_sink_mode, how many steps an epoch has (-1: the whole dataset); the dataset goes on where the epoch before
-        stopped. A callback may end the training with `request_stop`.
-        Errors: TypeError or ValueError for arguments that do not fit; ValueError when loss_fn is given and a row has not two columns.
+        sink_size: with dataset_sink_mode, how many steps an epoch has (-1: the whole dataset); the dataset goes on
+        where the epoch before stopped. A callback may end the training with `request_stop`.
+        Errors: TypeError or ValueError for arguments that do not fit; ValueError when loss_fn is given and a row has
+                not two columns.
         """
         self._fit("train", epoch, train_dataset, None, 1, callbacks, dataset_sink_mode, sink_size, initial_epoch)
 
@@ -135,7 +137,8 @@ class Model:
         sink_size: int = -1,
         initial_epoch: int = 0,
     ) -> None:
-        """Train as `train`, and evaluate on valid_dataset after every valid_frequency-th epoch, or after the epochs it lists.
+        """Train as `train`, and evaluate on valid_dataset after every valid_frequency-th epoch, or after the epochs
+        it lists.
 
         Callbacks find the values as `metrics` among their facts.
         Errors: as train; ValueError when valid_dataset is given and the Model has no metrics.
@@ -143,13 +146,34 @@ class Model:
         if valid_dataset is not None and self._metrics is None:
             raise ValueError("Model.fit: valid_dataset needs metrics, found none; give them to Model")
         if not isinstance(valid_frequency, int) and not isinstance(valid_frequency, Iterable):
-            raise TypeError(f"Model.fit: valid_frequency must be an int or a list of epochs, found {found(valid_frequency)}")
+            raise TypeError(
+                f"Model.fit: valid_frequency must be an int or a list of epochs, found {found(valid_frequency)}"
+            )
         if isinstance(valid_frequency, int):
             check_int("Model.fit", "valid_frequency", valid_frequency, low=1)
-        self._fit("fit", epoch, train_dataset, valid_dataset, valid_frequency, callbacks, dataset_sink_mode, sink_size, initial_epoch)
+        self._fit(
+            "fit",
+            epoch,
+            train_dataset,
+            valid_dataset,
+            valid_frequency,
+            callbacks,
+            dataset_sink_mode,
+            sink_size,
+            initial_epoch,
+        )
 
     def _fit(
-        self, owner: str, epoch: int, data: Any, valid: Any, frequency: Any, callbacks: Any, sink: bool, size: int, first: int
+        self,
+        owner: str,
+        epoch: int,
+        data: Any,
+        valid: Any,
+        frequency: Any,
+        callbacks: Any,
+        sink: bool,
+        size: int,
+        first: int,
     ) -> None:
         check_int(f"Model.{owner}", "epoch", epoch, low=1)
         check_int(f"Model.{owner}", "initial_epoch", first, low=0)
@@ -181,11 +205,15 @@ class Model:
                     break
             listed.call("on_train_end", context)
 
-    def _train_epoch(self, steps: _Steps, facts: CallbackParameters, listed: CallbackList, context: RunContext) -> None:
+    def _train_epoch(
+        self, steps: _Steps, facts: CallbackParameters, listed: CallbackList, context: RunContext
+    ) -> None:
         listed.call("on_train_epoch_begin", context)
         for row in steps.epoch():
             if self._loss_fn is not None and len(row) != 2:
-                raise ValueError(f"Model.train: with loss_fn a row must have two columns (data, label), found {len(row)}")
+                raise ValueError(
+                    f"Model.train: with loss_fn a row must have two columns (data, label), found {len(row)}"
+                )
             facts.cur_step_num += 1
             facts.train_dataset_element = row
             listed.call("on_train_step_begin", context)
@@ -291,7 +319,9 @@ class _Steps:
 
 def _rows(data: Any) -> Iterable[list[Any]]:
     for row in data:
-        columns = list(row.values()) if isinstance(row, dict) else list(row) if isinstance(row, (tuple, list)) else [row]
+        columns = (
+            list(row.values()) if isinstance(row, dict) else list(row) if isinstance(row, (tuple, list)) else [row]
+        )
         yield [c if isinstance(c, Tensor) else Tensor(c) for c in columns]
 
 
@@ -313,4 +343,6 @@ def _check_level(name: str, level: Any) -> None:
     if level not in LEVELS:
         raise ValueError(f"Model: {name} must be one of {', '.join(LEVELS)}, found {level!r}")
     if level != "O0":
-        raise ValueError(f"Model: {name} {level!r} is not supported yet; use 'O0', which trains in the network's own dtypes")
+        raise ValueError(
+            f"Model: {name} {level!r} is not supported yet; use 'O0', which trains in the network's own dtypes"
+        )

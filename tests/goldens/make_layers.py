@@ -3,8 +3,8 @@
 
 Usage:  <mindspore-python> make_layers.py
 
-For case <name>: `<name>/out`, `<name>/grad` (of sum(out * weight) with respect to the first float input; weight counts
-1, 2, 3 … / 8 cyclically), `<name>/p:<parameter>` after the call.
+For case <name>: `<name>/out`, `<name>/grad` (of sum(out * weight) with respect to the first float input; weight
+counts 1, 2, 3 … / 8 cyclically), `<name>/p:<parameter>` after the call.
 """
 
 import os

@@ -229,11 +229,12 @@ def disagreement(results: Sequence[Result]) -> list[str]:
 def new_table(threads: int) -> Table:
     table = Table(
         title=f"Whole training steps, {threads} threads",
-        caption="speedup: of graphopt over each contestant; in its own row over the best of them",
+        caption="speedup: of graphopt over each contestant, in its own row over the best of them; "
+        "first, cached: building and first step, without and with the disk cache; MB: peak memory",
     )
     for heading in ("workload", "contestant"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("ms/step", "speedup", "first call", "cached", "peak MB"):
+    for heading in ("ms/step", "speedup", "first s", "cached s", "MB"):
         table.add_column(heading, justify="right", no_wrap=True)
     return table
 
@@ -249,8 +250,8 @@ def add_rows(table: Table, name: str, results: Sequence[Result]) -> None:
             result.version,
             f"{result.step_seconds * 1e3:.3f}",
             "" if against is None else f"{against / own:.2f}x",
-            f"{result.first_seconds:.2f} s",
-            "" if result.cached_seconds is None else f"{result.cached_seconds:.2f} s",
+            f"{result.first_seconds:.2f}",
+            "" if result.cached_seconds is None else f"{result.cached_seconds:.2f}",
             f"{result.peak_bytes / 1e6:.0f}",
             end_section=k == len(results) - 1,
         )

@@ -47,7 +47,8 @@ class LeNet5(nn.Cell):
         x = self.pool(self.relu(self.conv1(x)))
         x = self.pool(self.relu(self.conv2(x)))
         x = self.relu(self.fc1(self.flatten(x)))
-        return self.fc3(self.relu(self.fc2(x)))
+        scores: Tensor = self.fc3(self.relu(self.fc2(x)))
+        return scores
 
 
 def new_step(net: nn.Cell, learning_rate: float | list[float] = LEARNING_RATE) -> nn.Cell:

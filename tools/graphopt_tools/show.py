@@ -53,9 +53,12 @@ def gradient_of(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     network = function.network if isinstance(function, nn.TrainOneStepCell) else function
     weights = list(network.trainable_params()) if isinstance(network, nn.Cell) else []
+    gradient: Callable[..., Any]
     if weights:
-        return ops.GradOperation(get_by_list=True)(network, weights)
-    return ops.GradOperation(get_all=True)(network)
+        gradient = ops.GradOperation(get_by_list=True)(network, weights)
+    else:
+        gradient = ops.GradOperation(get_all=True)(network)
+    return gradient
 
 
 def print_summary(program: Program, graph: Graph) -> None:

@@ -31,7 +31,11 @@ def _simple(name: str, function: Any, what: str, shown: list[float], more: str =
     def construct(self: Cell, x: Tensor) -> Any:
         return function(x)
 
-    members = {"construct": construct, "__doc__": _DOC.format(what=what, name=name, shown=shown, more=more), "__module__": __name__}
+    members = {
+        "construct": construct,
+        "__doc__": _DOC.format(what=what, name=name, shown=shown, more=more),
+        "__module__": __name__,
+    }
     return type(name, (Cell,), members)
 
 
@@ -208,7 +212,8 @@ class Threshold(Cell):
 class Softmax(Cell):
     """exp(x) over its sum along `axis`.
 
-    Shapes: any, kept. Dtypes: floats. Errors: TypeError when axis is no int or tuple; ValueError when there is no such axis.
+    Shapes: any, kept. Dtypes: floats. Errors: TypeError when axis is no int or tuple; ValueError when there is no
+    such axis.
 
     >>> import graphopt as ms
     >>> [round(v, 4) for v in ms.nn.Softmax()(ms.Tensor([0.0, 1.0])).asnumpy().tolist()]

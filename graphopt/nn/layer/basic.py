@@ -33,13 +33,13 @@ def make_parameter(owner: str, name: str, init: Any, shape: Sequence[int], dtype
 class Dense(Cell):
     """activation(x @ weight.T + bias).
 
-    Parameters: weight (out_channels, in_channels), HeUniform(sqrt(5)) unless weight_init says otherwise; bias (out_channels,), uniform on
-    ±1/sqrt(in_channels) unless bias_init says otherwise.
+    Parameters: weight (out_channels, in_channels), HeUniform(sqrt(5)) unless weight_init says otherwise; bias
+    (out_channels,), uniform on ±1/sqrt(in_channels) unless bias_init says otherwise.
     activation: None, a name ('relu', …), a Cell or a Primitive.
 
     Shapes: (…, in_channels) -> (…, out_channels). Dtypes: floats.
-    Errors: TypeError or ValueError for channels that are no ints > 0, a has_bias that is no bool, another activation, or initial Tensors of
-            another shape; ValueError when the input does not end with in_channels.
+    Errors: TypeError or ValueError for channels that are no ints > 0, a has_bias that is no bool, another
+            activation, or initial Tensors of another shape; ValueError when the input does not end with in_channels.
 
     >>> import graphopt as ms
     >>> net = ms.nn.Dense(3, 4, activation='relu')
@@ -159,7 +159,9 @@ class _ChannelDropout(Cell):
 
     def construct(self, x: Tensor) -> Any:
         if x.ndim not in (self._axes + 1, self._axes + 2):
-            raise ValueError(f"{type(self).__name__}: expected {self._axes + 1} or {self._axes + 2} axes, found shape {x.shape}")
+            raise ValueError(
+                f"{type(self).__name__}: expected {self._axes + 1} or {self._axes + 2} axes, found shape {x.shape}"
+            )
         return dropout_channels(x, self.p, self._axes) if self.training else x
 
     def extend_repr(self) -> str:
@@ -208,8 +210,8 @@ class Dropout3d(_ChannelDropout):
 class Embedding(Cell):
     """The rows of a table at the given ids.
 
-    Parameters: embedding_table (vocab_size, embedding_size), 'normal' unless embedding_table says otherwise; row padding_idx starts
-    as zeros.
+    Parameters: embedding_table (vocab_size, embedding_size), 'normal' unless embedding_table says otherwise; row
+    padding_idx starts as zeros.
     use_one_hot: multiply by one-hot rows instead of gathering.
 
     Shapes: ids of any shape -> ids.shape + (embedding_size,). Dtypes: integer ids.
@@ -235,7 +237,9 @@ class Embedding(Cell):
         self.use_one_hot = check_bool("Embedding", "use_one_hot", use_one_hot)
         self.dtype = check_dtype("Embedding", dtype)
         self.padding_idx = padding_idx
-        table = make_parameter("Embedding", "embedding_table", embedding_table, (vocab_size, embedding_size), self.dtype)
+        table = make_parameter(
+            "Embedding", "embedding_table", embedding_table, (vocab_size, embedding_size), self.dtype
+        )
         if padding_idx is not None:
             if not 0 <= check_int("Embedding", "padding_idx", padding_idx) < vocab_size:
                 raise ValueError(f"Embedding: padding_idx must be in [0, {vocab_size}), found {padding_idx}")

@@ -22,7 +22,9 @@ class _Conv(Cell):
 
     _rank = 2
 
-    def _read_arguments(self, in_channels: Any, out_channels: Any, kernel_size: Any, stride: Any, dilation: Any, group: Any) -> None:
+    def _read_arguments(
+        self, in_channels: Any, out_channels: Any, kernel_size: Any, stride: Any, dilation: Any, group: Any
+    ) -> None:
         owner = type(self).__name__
         self.in_channels = check_int(owner, "in_channels", in_channels, low=1)
         self.out_channels = check_int(owner, "out_channels", out_channels, low=1)
@@ -31,7 +33,9 @@ class _Conv(Cell):
         self.dilation = int_tuple(owner, "dilation", dilation, self._rank)
         self.group = check_int(owner, "group", group, low=1)
         if in_channels % group or out_channels % group:
-            raise ValueError(f"{owner}: group must divide in_channels and out_channels, found {group}, {in_channels}, {out_channels}")
+            raise ValueError(
+                f"{owner}: group must divide in_channels and out_channels, found {group}, {in_channels}, {out_channels}"
+            )
 
     def _read_padding(self, pad_mode: Any, padding: Any) -> None:
         owner = type(self).__name__
@@ -78,14 +82,14 @@ class _Conv(Cell):
 class Conv2d(_Conv):
     """Cross-correlation of images (N, C, H, W) with learned kernels.
 
-    pad_mode: 'same' (output ceil(size/stride); the odd zero stands after), 'valid' (none), 'pad' (`padding`: an int, or
-    (top, bottom, left, right)).
-    Parameters: weight (out_channels, in_channels/group, kh, kw), HeUniform(sqrt(5)) unless weight_init says otherwise; bias (out_channels,),
-    uniform on ±1/sqrt(fan_in).
+    pad_mode: 'same' (output ceil(size/stride); the odd zero stands after), 'valid' (none), 'pad' (`padding`: an int,
+    or (top, bottom, left, right)).
+    Parameters: weight (out_channels, in_channels/group, kh, kw), HeUniform(sqrt(5)) unless weight_init says
+    otherwise; bias (out_channels,), uniform on ±1/sqrt(fan_in).
 
     Shapes: (N, in_channels, H, W) -> (N, out_channels, H', W'). Dtypes: floats.
-    Errors: TypeError or ValueError for arguments that do not fit, padding without pad_mode 'pad', a data_format other than 'NCHW', or an
-            input with other channels.
+    Errors: TypeError or ValueError for arguments that do not fit, padding without pad_mode 'pad', a data_format
+            other than 'NCHW', or an input with other channels.
 
     >>> import graphopt as ms
     >>> net = ms.nn.Conv2d(3, 8, 3, stride=2, has_bias=True)
@@ -113,13 +117,16 @@ class Conv2d(_Conv):
         self._read_arguments(in_channels, out_channels, kernel_size, stride, dilation, group)
         self._read_padding(pad_mode, padding)
         if data_format != "NCHW":
-            raise ValueError(f"Conv2d: data_format must be 'NCHW' on a CPU, found {data_format!r}; the compiler chooses layouts")
+            raise ValueError(
+                f"Conv2d: data_format must be 'NCHW' on a CPU, found {data_format!r}; the compiler chooses layouts"
+            )
         self.data_format = data_format
         self._make_parameters(has_bias, weight_init, bias_init, dtype)
 
 
 class Conv1d(_Conv):
-    """Cross-correlation of sequences (N, C, L) with learned kernels. Arguments as Conv2d; padding is an int or (before, after).
+    """Cross-correlation of sequences (N, C, L) with learned kernels. Arguments as Conv2d; padding is an int or
+    (before, after).
 
     Parameters: weight (out_channels, in_channels/group, 1, k) as MindSpore stores it, bias (out_channels,).
     Shapes: (N, in_channels, L) -> (N, out_channels, L'). Dtypes: floats.
@@ -163,7 +170,8 @@ class Conv1d(_Conv):
 
 
 class Conv3d(_Conv):
-    """Cross-correlation of volumes (N, C, D, H, W) with learned kernels. Arguments as Conv2d; padding is an int or six of them.
+    """Cross-correlation of volumes (N, C, D, H, W) with learned kernels. Arguments as Conv2d; padding is an int or
+    six of them.
 
     Parameters: weight (out_channels, in_channels/group, kd, kh, kw), bias (out_channels,).
     Shapes: (N, in_channels, D, H, W) -> (N, out_channels, D', H', W'). Dtypes: floats.

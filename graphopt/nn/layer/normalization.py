@@ -15,8 +15,9 @@ from graphopt.ops.primitives import CLASSES
 
 _ARGUMENTS = """num_features: channels. eps: added to the variance. momentum: share of the old moving statistics that is kept.
     affine: whether gamma and beta are trained. use_batch_statistics: None follows set_train, True and False fix it.
-    Parameters: gamma (ones), beta (zeros), moving_mean (zeros) and moving_variance (ones), each (num_features,); the last two are
-    state and not trained. Training moves them: moving = momentum·moving + (1 - momentum)·batch, with the unbiased batch variance.
+    Parameters: gamma (ones), beta (zeros), moving_mean (zeros) and moving_variance (ones), each (num_features,); the
+    last two are state and not trained. Training moves them: moving = momentum·moving + (1 - momentum)·batch, with
+    the unbiased batch variance.
 """
 
 
@@ -46,15 +47,21 @@ class _BatchNorm(Cell):
         if not 0 <= check_number(owner, "momentum", momentum) <= 1:
             raise ValueError(f"{owner}: momentum must be in [0, 1], found {momentum}")
         if use_batch_statistics is not None and not isinstance(use_batch_statistics, bool):
-            raise ValueError(f"{owner}: use_batch_statistics must be a bool or None, found {found(use_batch_statistics)}")
+            raise ValueError(
+                f"{owner}: use_batch_statistics must be a bool or None, found {found(use_batch_statistics)}"
+            )
         if data_format != "NCHW":
-            raise ValueError(f"{owner}: data_format must be 'NCHW' on a CPU, found {data_format!r}; the compiler chooses layouts")
+            raise ValueError(
+                f"{owner}: data_format must be 'NCHW' on a CPU, found {data_format!r}; the compiler chooses layouts"
+            )
         self.use_batch_statistics = use_batch_statistics
         self.momentum = float(momentum)
         affine, kind = check_bool(owner, "affine", affine), check_dtype(owner, dtype)
         shape = (num_features,)
         self.moving_mean = make_parameter(owner, "moving_mean", moving_mean_init, shape, kind, requires_grad=False)
-        self.moving_variance = make_parameter(owner, "moving_variance", moving_var_init, shape, kind, requires_grad=False)
+        self.moving_variance = make_parameter(
+            owner, "moving_variance", moving_var_init, shape, kind, requires_grad=False
+        )
         self.gamma = make_parameter(owner, "gamma", gamma_init, shape, kind, requires_grad=affine)
         self.beta = make_parameter(owner, "beta", beta_init, shape, kind, requires_grad=affine)
         self._train_op = CLASSES["BatchNorm"](is_training=True, epsilon=self.eps, momentum=1.0 - self.momentum)
@@ -63,7 +70,9 @@ class _BatchNorm(Cell):
     def construct(self, x: Tensor) -> Any:
         if x.ndim not in self._ranks or x.shape[1] != self.num_features:
             ranks = " or ".join(map(str, self._ranks))
-            raise ValueError(f"{type(self).__name__}: expected {ranks} axes and {self.num_features} channels, found shape {x.shape}")
+            raise ValueError(
+                f"{type(self).__name__}: expected {ranks} axes and {self.num_features} channels, found shape {x.shape}"
+            )
         training = self.training if self.use_batch_statistics is None else self.use_batch_statistics
         op = self._train_op if training else self._infer_op
         return op(x, self.gamma, self.beta, self.moving_mean, self.moving_variance)[0]
@@ -204,7 +213,8 @@ class LayerNorm(Cell):
 
 
 class GroupNorm(Cell):
-    """Channels in num_groups groups, each group of each sample brought to mean 0 and variance 1, times gamma, plus beta.
+    """Channels in num_groups groups, each group of each sample brought to mean 0 and variance 1, times gamma, plus
+    beta.
 
     Parameters: gamma (ones) and beta (zeros), (num_channels,), trained when affine.
     Shapes: (N, num_channels, …), kept. Dtypes: floats.
@@ -230,7 +240,9 @@ class GroupNorm(Cell):
         self.num_groups = check_int("GroupNorm", "num_groups", num_groups, low=1)
         self.num_channels = check_int("GroupNorm", "num_channels", num_channels, low=1)
         if num_channels % num_groups:
-            raise ValueError(f"GroupNorm: num_channels must be a multiple of num_groups, found {num_channels} and {num_groups}")
+            raise ValueError(
+                f"GroupNorm: num_channels must be a multiple of num_groups, found {num_channels} and {num_groups}"
+            )
         self.eps = check_number("GroupNorm", "eps", eps, low=0)
         affine, kind = check_bool("GroupNorm", "affine", affine), check_dtype("GroupNorm", dtype)
         self.gamma = make_parameter("GroupNorm", "gamma", gamma_init, (num_channels,), kind, requires_grad=affine)

@@ -12,7 +12,9 @@ from graphopt.ops.nn import avg_pool_node, max_pool_node
 
 
 class _Pool(Cell):
-    """What the pooling layers share: window, stride, padding; an input without batch axis gets one for the time being."""
+    """What the pooling layers share: window, stride, padding; an input without batch axis gets one for the time
+    being.
+    """
 
     _rank = 2
 
@@ -48,14 +50,18 @@ class _Pool(Cell):
         for n, k in zip(listed, self.kernel_size, strict=True):
             check_int(owner, "padding", n, low=0)
             if 2 * n > k:
-                raise ValueError(f"{owner}: padding must be at most half of kernel_size {self.kernel_size}, found {padding}")
+                raise ValueError(
+                    f"{owner}: padding must be at most half of kernel_size {self.kernel_size}, found {padding}"
+                )
         return listed
 
     def _plain(self, x: Tensor) -> tuple[Any, bool]:
         if x.ndim == self._rank + 1:
             return ops.expand_dims(x, 0), True
         if x.ndim != self._rank + 2:
-            raise ValueError(f"{type(self).__name__}: expected {self._rank + 1} or {self._rank + 2} axes, found shape {x.shape}")
+            raise ValueError(
+                f"{type(self).__name__}: expected {self._rank + 1} or {self._rank + 2} axes, found shape {x.shape}"
+            )
         return x, False
 
     def extend_repr(self) -> str:
@@ -71,7 +77,9 @@ class _MaxPool(_Pool):
         self.return_indices = check_bool(owner, "return_indices", return_indices)
         special = any(self.padding) or any(d != 1 for d in self.dilation) or return_indices or self.ceil_mode
         if self.pad_mode != "PAD" and special:
-            raise ValueError(f"{owner}: padding, dilation, return_indices and ceil_mode need pad_mode 'pad', found {self.pad_mode!r}")
+            raise ValueError(
+                f"{owner}: padding, dilation, return_indices and ceil_mode need pad_mode 'pad', found {self.pad_mode!r}"
+            )
 
     def construct(self, x: Tensor) -> Any:
         x, alone = self._plain(x)
@@ -99,7 +107,8 @@ class _MaxPool(_Pool):
 class MaxPool2d(_MaxPool):
     """The largest element of each window of images.
 
-    pad_mode: 'valid', 'same', or 'pad' (`padding`: an int or (h, w), at most half a window; padding never wins). With 'pad' also dilation,
+    pad_mode: 'valid', 'same', or 'pad' (`padding`: an int or (h, w), at most half a window; padding never wins).
+    With 'pad' also dilation,
     ceil_mode, and return_indices: (values, int64 positions in the plane).
 
     Shapes: (N, C, H, W) or (C, H, W). Dtypes: numbers. The derivative goes to the first of several maxima.
@@ -161,7 +170,9 @@ class _AvgPool(_Pool):
     def _read_avg(self, count_include_pad: Any, divisor_override: Any) -> None:
         owner = type(self).__name__
         self.count_include_pad = check_bool(owner, "count_include_pad", count_include_pad)
-        self.divisor_override = None if divisor_override is None else check_int(owner, "divisor_override", divisor_override, low=1)
+        self.divisor_override = (
+            None if divisor_override is None else check_int(owner, "divisor_override", divisor_override, low=1)
+        )
         if self.pad_mode != "PAD" and any(self.padding):
             raise ValueError(f"{owner}: padding needs pad_mode 'pad', found {self.pad_mode!r}")
 
@@ -188,7 +199,8 @@ class AvgPool2d(_AvgPool):
     """The mean of each window of images.
 
     pad_mode: 'valid', 'same' (padding does not count), or 'pad' (`padding`: an int or (h, w), at most half a window).
-    count_include_pad: whether padding counts as zeros with 'pad'. divisor_override: divide by this instead of the number of elements.
+    count_include_pad: whether padding counts as zeros with 'pad'. divisor_override: divide by this instead of the
+    number of elements.
 
     Shapes: (N, C, H, W) or (C, H, W). Dtypes: floats.
     Errors: TypeError or ValueError for arguments that do not fit or another data_format than 'NCHW'.
@@ -291,4 +303,6 @@ class AdaptiveAvgPool1d(Cell):
 
 def _check_format(owner: str, data_format: Any) -> None:
     if data_format != "NCHW":
-        raise ValueError(f"{owner}: data_format must be 'NCHW' on a CPU, found {data_format!r}; the compiler chooses layouts")
+        raise ValueError(
+            f"{owner}: data_format must be 'NCHW' on a CPU, found {data_format!r}; the compiler chooses layouts"
+        )

@@ -27,13 +27,16 @@ class Adam(Optimizer):
     """m = beta1·m + (1 - beta1)·g;  v = beta2·v + (1 - beta2)·g²;  w -= lr_t·m/(sqrt(v) + eps),
     where lr_t = lr·sqrt(1 - beta2^t)/(1 - beta1^t) in step t = 1, 2, …
 
-    use_nesterov: beta1·m + (1 - beta1)·g instead of m. use_amsgrad: the largest v so far instead of v (nesterov has no effect then).
-    use_lazy: row-sparse gradients touch their rows only. use_offload: same numbers, no centralization. use_locking: no effect.
-    State: `beta1_power`, `beta2_power`, `moment1.*`, `moment2.*`, `vhat.*` (use_amsgrad). Groups, rates, decay, scale: see Optimizer.
+    use_nesterov: beta1·m + (1 - beta1)·g instead of m. use_amsgrad: the largest v so far instead of v (nesterov has
+    no effect then).
+    use_lazy: row-sparse gradients touch their rows only. use_offload: same numbers, no centralization. use_locking:
+    no effect.
+    State: `beta1_power`, `beta2_power`, `moment1.*`, `moment2.*`, `vhat.*` (use_amsgrad). Groups, rates, decay,
+    scale: see Optimizer.
 
     Shapes: gradients as the parameters. Dtypes: float16, bfloat16, float32, float64 parameters.
-    Errors: TypeError when beta1, beta2, eps are no floats or a flag is no bool; ValueError for betas outside (0, 1), eps <= 0, or flags that
-            exclude each other; KeyError for another keyword.
+    Errors: TypeError when beta1, beta2, eps are no floats or a flag is no bool; ValueError for betas outside (0, 1),
+            eps <= 0, or flags that exclude each other; KeyError for another keyword.
     Source: Kingma and Ba 2014 (arXiv 1412.6980); Reddi, Kale, Kumar 2018 for use_amsgrad.
 
     >>> import graphopt as ms
@@ -65,7 +68,9 @@ class Adam(Optimizer):
         params = list(params) if hasattr(params, "__next__") else params
         super().__init__(learning_rate, params, weight_decay, loss_scale)
         check_betas("Adam", beta1, beta2, eps)
-        self._read_flags(use_locking, use_nesterov, use_amsgrad, kwargs.get("use_lazy", False), kwargs.get("use_offload", False))
+        self._read_flags(
+            use_locking, use_nesterov, use_amsgrad, kwargs.get("use_lazy", False), kwargs.get("use_offload", False)
+        )
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
         self.beta1_power = Parameter(Tensor(np.float32(1)), name="beta1_power")
         self.beta2_power = Parameter(Tensor(np.float32(1)), name="beta2_power")
@@ -104,9 +109,9 @@ class Adam(Optimizer):
     def construct(self, gradients: Any) -> Any:
         gradients = self.prepared(gradients)
         rates = self.rates()
-        power1 = ops.assign(self.beta1_power, self.beta1_power * self.beta1)
-        power2 = ops.assign(self.beta2_power, self.beta2_power * self.beta2)
-        correction = ops.sqrt(1.0 - power2) / (1.0 - power1)  # type: ignore[operator]
+        power1 = ops.assign(self.beta1_power, ops.mul(self.beta1_power, self.beta1))
+        power2 = ops.assign(self.beta2_power, ops.mul(self.beta2_power, self.beta2))
+        correction = ops.sqrt(1.0 - power2) / (1.0 - power1)
         scaled: dict[int, Any] = {}
         for k, (p, g, lr) in enumerate(zip(self.parameters, gradients, rates, strict=True)):
             rate = scaled.setdefault(id(lr), lr * correction)

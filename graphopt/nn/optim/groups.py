@@ -25,7 +25,8 @@ class Group:
 class ParameterGroups:
     """The argument, read.
 
-    groups: None for a plain list of Parameters. order: the Parameters in the order of updates, each with its group's place.
+    groups: None for a plain list of Parameters. order: the Parameters in the order of updates, each with its group's
+    place.
     """
 
     order: tuple[tuple[Parameter, int], ...]
@@ -36,8 +37,8 @@ class ParameterGroups:
 def read_parameters(owner: str, parameters: Any) -> ParameterGroups:
     """Check and read the argument.
 
-    Errors: ValueError for None, nothing, equal names, or an order_params that does not fit; TypeError for other things than
-            Parameters or dicts; KeyError for a wrong key; RuntimeError for a Parameter in two groups.
+    Errors: ValueError for None, nothing, equal names, or an order_params that does not fit; TypeError for other
+            things than Parameters or dicts; KeyError for a wrong key; RuntimeError for a Parameter in two groups.
     """
     if parameters is None:
         raise ValueError(f"{owner}: parameters must not be None; give network.trainable_params()")
@@ -73,7 +74,9 @@ def _read_groups(owner: str, dicts: list[dict[str, Any]]) -> ParameterGroups:
                 raise TypeError(f"{owner}: order_params must be an iterable, found {found(given['order_params'])}")
             order = list(given["order_params"])
         else:
-            groups.append(Group(index, _group_params(owner, given), {k: v for k, v in given.items() if k != "params"}))
+            groups.append(
+                Group(index, _group_params(owner, given), {k: v for k, v in given.items() if k != "params"})
+            )
     return ParameterGroups(tuple(_ordered(owner, groups, order)), tuple(groups), bool(order))
 
 
@@ -110,7 +113,9 @@ def _ordered(owner: str, groups: list[Group], order: list[Any] | None) -> list[t
         if not isinstance(p, Parameter):
             raise TypeError(f"{owner}: order_params must hold Parameters, found {found(p)}")
     if len(order) != len(pairs):
-        raise ValueError(f"{owner}: order_params must be as long as all groups together, {len(pairs)}, found {len(order)}")
+        raise ValueError(
+            f"{owner}: order_params must be as long as all groups together, {len(pairs)}, found {len(order)}"
+        )
     missing = set(names) - {p.name for p in order}
     if missing:
         raise ValueError(f"{owner}: order_params lacks the grouped parameter {sorted(missing)[0]!r}")

@@ -55,8 +55,8 @@ class ConstantLR(Cell):
 def read_rate(owner: str, value: Any) -> float | np.ndarray | LearningRateSchedule:
     """A number, a vector, or a schedule, from the argument.
 
-    Errors: TypeError for other types, also str and iterables of other things; ValueError for a negative number, a Tensor of two
-            or more axes, or an empty nested thing.
+    Errors: TypeError for other types, also str and iterables of other things; ValueError for a negative number, a
+            Tensor of two or more axes, or an empty nested thing.
     """
     if isinstance(value, LearningRateSchedule):
         return value

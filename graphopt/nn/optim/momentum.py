@@ -47,7 +47,12 @@ class Momentum(Optimizer):
         self.momentum = Parameter(Tensor(np.float32(momentum)), name="momentum")
         self.moments = self.parameters.clone(prefix="moments", init="zeros")
         self.keep_arguments(
-            params, learning_rate, momentum=momentum, weight_decay=weight_decay, loss_scale=loss_scale, use_nesterov=use_nesterov
+            params,
+            learning_rate,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            loss_scale=loss_scale,
+            use_nesterov=use_nesterov,
         )
 
     def construct(self, gradients: Any) -> Any:

@@ -1,4 +1,6 @@
-"""The base of all optimizers: parameters and groups, learning rates, weight decay, loss scale, and the order of work."""
+"""The base of all optimizers: parameters and groups, learning rates, weight decay, loss scale, and the order of
+work.
+"""
 
 from __future__ import annotations
 
@@ -26,19 +28,23 @@ DEVICES = ("CPU", "Ascend", "GPU")
 
 
 class Optimizer(Cell):
-    """Base of all optimizers: subclasses override `construct(gradients)`, begin it with `self.prepared(gradients)` and
-    `self.rates()`, and end it with `self.done()`.
+    """Base of all optimizers: subclasses override `construct(gradients)`, begin it with `self.prepared(gradients)`
+    and `self.rates()`, and end it with `self.done()`.
 
     learning_rate: a float or int >= 0, a Tensor, an iterable (one rate per step), or a LearningRateSchedule.
     parameters:    Parameters, or dicts {'params', 'lr', 'weight_decay', 'grad_centralization'} and {'order_params'}.
-    weight_decay:  a number >= 0, or a Cell from global_step to one. Ungrouped it spares parameters named *beta* or *gamma*.
+    weight_decay:  a number >= 0, or a Cell from global_step to one. Ungrouped it spares parameters named *beta* or
+    *gamma*.
     loss_scale:    gradients are divided by it; it must be > 0.
 
-    Calling an optimizer takes one tuple of gradients, in the order of `parameters`, updates the parameters and gives a tuple of True.
-    Work of one call: weight decay, centralization (groups), un-scaling, reading the rates, global_step + 1, the update.
+    Calling an optimizer takes one tuple of gradients, in the order of `parameters`, updates the parameters and gives
+    a tuple of True.
+    Work of one call: weight decay, centralization (groups), un-scaling, reading the rates, global_step + 1, the
+    update.
 
-    Errors: TypeError, ValueError, KeyError or RuntimeError for arguments that do not fit; NotImplementedError when construct is not
-            overridden; RuntimeError before a step past the end of a list of rates, which changes nothing.
+    Errors: TypeError, ValueError, KeyError or RuntimeError for arguments that do not fit; NotImplementedError when
+            construct is not overridden; RuntimeError before a step past the end of a list of rates, which changes
+            nothing.
 
     >>> import graphopt as ms
     >>> class Plain(ms.nn.Optimizer):
@@ -136,7 +142,10 @@ class Optimizer(Cell):
             self.dynamic_decay_flags: Any = self.dynamic_weight_decay
             self._decays: list[Any] = [default] * len(self.parameters)
         else:
-            per_group = [self._decay_value(g.settings["weight_decay"]) if "weight_decay" in g.settings else default for g in read.groups]
+            per_group = [
+                self._decay_value(g.settings["weight_decay"]) if "weight_decay" in g.settings else default
+                for g in read.groups
+            ]
             self._decays = [per_group[place] for _, place in read.order]
             self.decay_flags = tuple(isinstance(d, Cell) or d > 0 for d in self._decays)
             self.dynamic_decay_flags = tuple(isinstance(d, Cell) for d in self._decays)
@@ -161,7 +170,10 @@ class Optimizer(Cell):
     def _read_centralization(self, read: ParameterGroups) -> None:
         owner = type(self).__name__
         assert read.groups is not None
-        per_group = [check_bool(owner, "grad_centralization", g.settings.get("grad_centralization", False)) for g in read.groups]
+        per_group = [
+            check_bool(owner, "grad_centralization", g.settings.get("grad_centralization", False))
+            for g in read.groups
+        ]
         flags = tuple(per_group[place] for _, place in read.order)
         for p, flag in zip(self.parameters, flags, strict=True):
             if flag and p.ndim == 2:
@@ -186,8 +198,8 @@ class Optimizer(Cell):
     def checked(self, gradients: Any) -> tuple[Tensor, ...]:
         """The gradients as a tuple, one of the right shape for each parameter.
 
-        Errors: RuntimeError for something that is no tuple or list of as many; TypeError for an element that is no Tensor or does not
-                convert; ValueError for another shape.
+        Errors: RuntimeError for something that is no tuple or list of as many; TypeError for an element that is no
+                Tensor or does not convert; ValueError for another shape.
         """
         owner = type(self).__name__
         if not isinstance(gradients, (tuple, list)) or len(gradients) != len(self.parameters):
@@ -213,7 +225,8 @@ class Optimizer(Cell):
         return self.scale_grad(self.gradients_centralization(self.decay_weight(gradients)))
 
     def check_step(self) -> None:
-        """See that no list of learning rates ends before global_step: now, or before each run of the graph being traced.
+        """See that no list of learning rates ends before global_step: now, or before each run of the graph being
+        traced.
 
         Errors: RuntimeError naming the step and the length.
         """
@@ -241,7 +254,9 @@ class Optimizer(Cell):
         )
 
     def gradients_centralization(self, gradients: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Each flagged gradient of 3 or more axes minus its mean over all axes but the first; nothing when ungrouped."""
+        """Each flagged gradient of 3 or more axes minus its mean over all axes but the first; nothing when
+        ungrouped.
+        """
         if not self.is_group:
             return tuple(gradients)
         return tuple(
@@ -253,7 +268,7 @@ class Optimizer(Cell):
         """Each gradient over loss_scale."""
         if not self.need_scale:
             return tuple(gradients)
-        return tuple(g * self.reciprocal_scale for g in gradients)  # type: ignore[operator]
+        return tuple(g * self.reciprocal_scale for g in gradients)  # type: ignore[operator,misc]
 
     def flatten_gradients(self, gradients: Any) -> Any:
         """The argument."""
@@ -266,7 +281,9 @@ class Optimizer(Cell):
     # rates and decay ------------------------------------------------------------------------------------------
 
     def get_lr(self) -> Any:
-        """The learning rate at global_step: a Parameter or 0-d Tensor, a tuple with one per parameter for groups with rates."""
+        """The learning rate at global_step: a Parameter or 0-d Tensor, a tuple with one per parameter for groups
+        with rates.
+        """
         if not self.is_group_lr:
             return self._rate_at(self._rate_cells[0])
         values = {id(c): self._rate_at(c) for c in self._rate_cells}
@@ -279,7 +296,9 @@ class Optimizer(Cell):
         return ops.reshape(ops.cast(value, float32) if value.dtype is not float32 else value, ())
 
     def get_weight_decay(self) -> Any:
-        """Weight decay times loss_scale at global_step: a 0-d float32 Tensor, a tuple with one per parameter for groups."""
+        """Weight decay times loss_scale at global_step: a 0-d float32 Tensor, a tuple with one per parameter for
+        groups.
+        """
         values = {id(d): self._decay_at(d) for d in self._decays}
         if self.is_group:
             return tuple(values[id(d)] for d in self._decays)
@@ -289,7 +308,7 @@ class Optimizer(Cell):
         if not isinstance(decay, Cell):
             return Tensor(np.float32(decay * self.loss_scale))
         value = decay(self.global_step)
-        return ops.reshape(ops.cast(value, float32), ()) * self.loss_scale  # type: ignore[operator]
+        return ops.reshape(ops.cast(value, float32), ()) * self.loss_scale
 
     def get_lr_parameter(self, param: Any) -> Any:
         """The Parameter that holds the rate of a parameter (the schedule itself for a schedule); a list for a list.
@@ -310,7 +329,9 @@ class Optimizer(Cell):
             if p is param or p.name == param.name:
                 rate = self._rate_cells[place]
                 return rate.learning_rate if isinstance(rate, (VectorLR, ConstantLR)) else rate
-        raise ValueError(f"get_lr_parameter: parameter {param.name!r} is not among those of this {type(self).__name__}")
+        raise ValueError(
+            f"get_lr_parameter: parameter {param.name!r} is not among those of this {type(self).__name__}"
+        )
 
     # target and unique ----------------------------------------------------------------------------------------
 
@@ -367,7 +388,8 @@ def _centred(g: Node) -> Node:
 def in_float32(rule: Any) -> Any:
     """An update rule on nodes that computes in float32 when the parameter is narrower, and rounds its results back.
 
-    rule: (parameter, *states, gradient, *scalars) -> new parameter and states; results take the dtypes of the first inputs.
+    rule: (parameter, *states, gradient, *scalars) -> new parameter and states; results take the dtypes of the first
+    inputs.
     """
 
     def run(*nodes: Node) -> tuple[Node, ...]:

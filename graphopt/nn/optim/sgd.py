@@ -16,15 +16,17 @@ from graphopt.opdefs.scaffold import zero_of
 
 
 class SGD(Optimizer):
-    """w -= lr·u, where u is the gradient, or with momentum the running sum accum (nesterov: gradient + momentum·accum).
+    """w -= lr·u, where u is the gradient, or with momentum the running sum accum (nesterov: gradient +
+    momentum·accum).
 
         first step: accum = g;   later: accum = momentum·accum + (1 - dampening)·g
 
-    State: `momentum`, `accum.*` (zeros), `stat.*` (ones, 0 after an element's first step). Groups, rates, decay, scale: see Optimizer.
+    State: `momentum`, `accum.*` (zeros), `stat.*` (ones, 0 after an element's first step). Groups, rates, decay,
+    scale: see Optimizer.
 
     Shapes: gradients as the parameters. Dtypes: float16, bfloat16, float32, float64 parameters.
-    Errors: TypeError or ValueError for arguments that do not fit: negative momentum or dampening; nesterov without momentum or with
-            dampening; a Cell as weight_decay.
+    Errors: TypeError or ValueError for arguments that do not fit: negative momentum or dampening; nesterov without
+            momentum or with dampening; a Cell as weight_decay.
 
     >>> import graphopt as ms
     >>> p = ms.Parameter(ms.Tensor([1.0, 2.0]), name="p")

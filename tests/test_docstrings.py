@@ -1,0 +1,51 @@
+"""Every example in the public library's docstrings runs; every public class has one."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+
+import graphopt
+import graphopt.common
+import graphopt.dataset
+import graphopt.nn
+import graphopt.ops
+import graphopt.train
+from graphopt.ops.primitives import CLASSES, Primitive
+
+PACKAGES = (graphopt.common, graphopt.dataset, graphopt.nn, graphopt.ops, graphopt.train)
+MODULES = sorted(m.name for p in PACKAGES for m in pkgutil.walk_packages(p.__path__, p.__name__ + "."))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name: str) -> None:
+    module = importlib.import_module(name)
+    graphopt.set_context(mode=graphopt.PYNATIVE_MODE)
+    failed = []
+    for test in doctest.DocTestFinder(exclude_empty=True).find(module):
+        out: list[str] = []
+        if doctest.DocTestRunner().run(test, out=out.append).failed:
+            failed.append("".join(out))
+    assert not failed, "\n".join(failed)
+
+
+PUBLIC = {
+    f"{package.__name__}.{name}": value
+    for package in (graphopt.nn, graphopt.train, graphopt.dataset)
+    for name, value in vars(package).items()
+    if inspect.isclass(value) and not name.startswith("_")
+}
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_public_classes_have_an_example(name: str) -> None:
+    assert ">>> " in (PUBLIC[name].__doc__ or ""), f"{name} has no example"
+
+
+@pytest.mark.parametrize("name", sorted(CLASSES))
+def test_operator_classes_say_what_they_run(name: str) -> None:
+    assert issubclass(CLASSES[name], Primitive) and f"ops.{name}(" in CLASSES[name].__doc__

@@ -1,0 +1,285 @@
+"""Optimizers against recorded trajectories, in both modes; groups, rates, decay, errors; one-step training."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+from golden_cases import in_mode
+
+import graphopt as ms
+from graphopt import Parameter, Tensor, nn, ops
+
+GOLDENS = pathlib.Path(__file__).parent / "goldens"
+TOLERANCE = 2e-5  # of 1 + |value|, as the recordings recommend
+
+
+def _cases() -> list[str]:
+    """The derived trajectory where there is one, else the recorded one."""
+    names = {p.stem.split("_", 1)[1]: p.stem for p in sorted(GOLDENS.glob("opt_*.npz"))}
+    names |= {p.stem.split("_", 1)[1]: p.stem for p in sorted(GOLDENS.glob("derived_*.npz"))}
+    return sorted(names.values())
+
+
+class StepDecay(nn.Cell):
+    """base / (1 + step)."""
+
+    def __init__(self, base: float) -> None:
+        super().__init__()
+        self.base = base
+
+    def construct(self, global_step: Tensor) -> Any:
+        return self.base / (1.0 + global_step.astype(ms.float32))
+
+
+def decode(value: Any) -> Any:
+    """An argument from the recording's text."""
+    if isinstance(value, dict):
+        if "$tensor" in value:
+            return Tensor(np.array(value["$tensor"], np.float32))
+        if "$schedule" in value:
+            return getattr(nn, value["$schedule"][0])(**value["$schedule"][1])
+        if "$step_decay" in value:
+            return StepDecay(value["$step_decay"])
+        if "$tuple" in value:
+            return tuple(value["$tuple"])
+    return value
+
+
+def build(data: Any) -> tuple[dict[str, Any], dict[str, Parameter], Any]:
+    meta = json.loads(str(data["meta"]))
+    params = {k[5:]: Parameter(Tensor(data[k]), name=k[5:]) for k in data.files if k.startswith("init:")}
+    kwargs = {k: decode(v) for k, v in meta["kwargs"].items()}
+    given: Any = list(params.values())
+    if meta.get("groups"):
+        given = [
+            {k: [params[n] for n in v] if k in ("params", "order_params") else decode(v) for k, v in group.items()}
+            for group in meta["groups"]
+        ]
+    return meta, params, getattr(nn, meta["optimizer"])(given, **kwargs)
+
+
+def check(found: Any, expected: np.ndarray, what: str) -> None:
+    values = found.asnumpy() if isinstance(found, Tensor) else np.asarray(found)
+    assert values.shape == expected.shape, (what, values.shape, expected.shape)
+    worst = np.max(np.abs(values.astype(np.float64) - expected) / (1 + np.abs(expected)), initial=0)
+    assert worst <= TOLERANCE, (what, worst)
+
+
+@pytest.mark.parametrize("mode", [ms.PYNATIVE_MODE, ms.GRAPH_MODE])
+@pytest.mark.parametrize("name", _cases())
+def test_recorded_trajectory(name: str, mode: int) -> None:
+    data = np.load(GOLDENS / f"{name}.npz")
+    meta, params, optimizer = build(data)
+    order = meta["param_order"]
+    assert [p.name for p in optimizer.parameters] == order
+    state = {p.name: p for p in optimizer.get_parameters()}
+    with in_mode(mode):
+        for t in range(meta["steps"]):
+            if "lr" in data.files:
+                lr = optimizer.get_lr()
+                check([v.asnumpy() for v in lr] if isinstance(lr, tuple) else lr, data["lr"][t], f"lr {t}")
+            returned = optimizer(tuple(Tensor(data[f"grad:{n}"][t]) for n in order))
+            assert returned == (True,) * len(order)
+            for n in order:
+                check(params[n], data[f"param:{n}"][t], f"{n} after step {t}")
+            for key in data.files:
+                if key.startswith("state:"):
+                    check(state[key[6:]], data[key][t], f"{key} after step {t}")
+
+
+def make() -> list[Parameter]:
+    shapes = {"conv.weight": (4, 3, 3, 3), "fc.weight": (5, 3), "fc.bias": (5,)}
+    return [Parameter(Tensor(np.ones(shape, np.float32)), name=name) for name, shape in shapes.items()]
+
+
+class WD(nn.Cell):
+    def construct(self, step: Tensor) -> Any:
+        return Tensor(0.1)
+
+
+OVERRIDES = {  # where the specification wants something else than the recording
+    "nn.Adam(p,'a')": TypeError,
+    "nn.Adam(p,{'a':1})": TypeError,
+    "nn.Adam([{'params':conv,'lr':'a'},{'params':rest}],0.1)": TypeError,
+    "nn.Adam([{'params':rest,'grad_centralization':True},{'params':conv}],0.1)": ValueError,
+    "nn.Adam([{'params':conv},{'params':rest},{'order_params':['conv.weight','fc.weight','fc.bias']}],0.1)": TypeError,
+}
+CALLS = json.loads((GOLDENS / "errors.json").read_text())
+OURS = ("nn.Adam(", "nn.SGD(", "nn.Momentum(", "nn.Optimizer(")
+EXPECTED = {e["call"]: OVERRIDES.get(e["call"], e["raises"]) for e in CALLS}
+
+
+@pytest.mark.filterwarnings("ignore:.*one value only")
+@pytest.mark.parametrize("call", [e["call"] for e in CALLS if e["call"].startswith(OURS)])
+def test_constructor(call: str) -> None:
+    """Every recorded constructor call raises the recorded error, or none."""
+    p = make()
+    scope = {"nn": nn, "p": p, "conv": [p[0]], "rest": p[1:], "bias": [p[2]], "WD": WD, "np": np}
+    scope |= {"Tensor": Tensor, "Parameter": Parameter}
+    expected = EXPECTED[call]
+    if expected is None:
+        assert eval(call, scope) is not None
+        return
+    error = expected if isinstance(expected, type) else getattr(builtins, expected)
+    with pytest.raises(error) as caught:
+        eval(call, scope)
+    assert len(str(caught.value)) > 10
+
+
+@pytest.mark.parametrize("mode", [ms.PYNATIVE_MODE, ms.GRAPH_MODE])
+def test_rates_that_end_change_nothing(mode: int) -> None:
+    p = Parameter(Tensor([1.0, 2.0]), name="p")
+    optimizer = nn.Momentum([p], [0.1, 0.2], 0.9)
+    with in_mode(mode):
+        for _ in range(2):
+            optimizer((ops.ones(2),))
+        before = {q.name: q.asnumpy() for q in optimizer.get_parameters()}
+        with pytest.raises(RuntimeError, match="2 values.*step 2"):
+            optimizer((ops.ones(2),))
+    assert all(np.array_equal(before[q.name], q.asnumpy()) for q in optimizer.get_parameters())
+
+
+@pytest.mark.filterwarnings("ignore:.*one value only")
+@pytest.mark.parametrize("mode", [ms.PYNATIVE_MODE, ms.GRAPH_MODE])
+def test_rates_that_end_stop_a_training_step_before_it_begins(mode: int) -> None:
+    class Net(nn.Cell):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.bn = nn.Dense(3, 2), nn.BatchNorm1d(2)
+
+        def construct(self, x: Tensor) -> Any:
+            return self.bn(self.fc(x))
+
+    net = Net()
+    step = nn.TrainOneStepCell(nn.WithLossCell(net, nn.MSELoss()), nn.SGD(net.trainable_params(), [0.1])).set_train()
+    x, y = Tensor(np.arange(12, dtype=np.float32).reshape(4, 3)), ops.zeros((4, 2))
+    with in_mode(mode):
+        step(x, y)
+        before = {q.name: q.asnumpy() for q in step.get_parameters()}
+        with pytest.raises(RuntimeError, match="step 1"):
+            step(x, y)
+    assert all(np.array_equal(before[q.name], q.asnumpy()) for q in step.get_parameters())
+
+
+@pytest.mark.parametrize("mode", [ms.PYNATIVE_MODE, ms.GRAPH_MODE])
+def test_writing_the_learning_rate_changes_later_steps(mode: int) -> None:
+    p = Parameter(Tensor([1.0]), name="p")
+    optimizer = nn.SGD([p], 0.5)
+    with in_mode(mode):
+        optimizer((ops.ones(1),))
+        ops.assign(optimizer.learning_rate, Tensor(0.25))
+        optimizer((ops.ones(1),))
+    assert p.asnumpy().tolist() == [0.25]
+
+
+GRADIENTS = [
+    (lambda p: None, RuntimeError, "NoneType"),
+    (lambda p: ops.ones(2), RuntimeError, "Tensor"),
+    (lambda p: (), RuntimeError, "of 0"),
+    (lambda p: (ops.ones(2), ops.ones(2)), RuntimeError, "of 2"),
+    (lambda p: (ops.ones(3),), ValueError, "(3,)"),
+    (lambda p: (np.ones(2, np.float32),), TypeError, "ndarray"),
+    (lambda p: (ops.ones(2, ms.float64),), TypeError, "Float64"),
+]
+
+
+@pytest.mark.parametrize(("gradients", "error", "text"), GRADIENTS)
+def test_wrong_gradients(gradients, error, text) -> None:
+    p = Parameter(Tensor([1.0, 2.0]), name="p")
+    with in_mode(ms.PYNATIVE_MODE), pytest.raises(error) as caught:
+        nn.SGD([p], 0.1)(gradients(p))
+    assert text in str(caught.value)
+    with pytest.raises(TypeError):
+        nn.SGD([p], 0.1)(ops.ones(2), ops.ones(2))
+
+
+@pytest.mark.parametrize("dtype", [ms.int32, ms.float16])
+def test_other_gradient_dtypes_are_converted(dtype: Any) -> None:
+    p = Parameter(Tensor([1.0, 2.0]), name="p")
+    nn.SGD([p], 0.5)((ops.ones(2, dtype),))
+    assert p.asnumpy().tolist() == [0.5, 1.5] and p.dtype is ms.float32
+
+
+@pytest.mark.parametrize(
+    "make_one", [lambda p: nn.SGD(p, 0.5, 0.9), lambda p: nn.Momentum(p, 0.5, 0.9), lambda p: nn.Adam(p, 0.5)]
+)
+def test_half_precision_parameters(make_one: Any) -> None:
+    p = Parameter(Tensor(np.array([1.0, 2.0], np.float16)), name="p")
+    optimizer = make_one([p])
+    optimizer((ops.ones(2, ms.float16),))
+    assert p.dtype is ms.float16 and np.allclose(p.asnumpy(), [0.5, 1.5], atol=2e-3)
+
+
+def test_order_of_parameters_and_facts() -> None:
+    p = make()
+    optimizer = nn.Adam(p, 0.1, weight_decay=0.1)
+    names = [q.name for q in optimizer.get_parameters()]
+    assert names[:5] == ["global_step", "learning_rate", "conv.weight", "fc.weight", "fc.bias"]
+    assert names[5:7] == ["beta1_power", "beta2_power"] and "moment1.fc.bias" in names
+    assert [q.name for q in optimizer.trainable_params()][:2] == ["global_step", "learning_rate"]
+    assert optimizer.decay_flags == (True, True, True) and not optimizer.is_group and optimizer.param_length == 3
+    assert optimizer.init_args["beta1"] == 0.9 and optimizer.init_learning_rate == 0.1
+    assert optimizer.target == "CPU" and optimizer.unique is True
+    with pytest.raises(TypeError):
+        optimizer.unique = 1
+    for value, error in ((3, TypeError), ("TPU", ValueError), ("GPU", ValueError)):
+        with pytest.raises(error):
+            optimizer.target = value
+    with pytest.raises(NotImplementedError):
+        nn.SGD(p).target = "CPU"
+
+
+def test_groups_take_their_own_settings() -> None:
+    p = make()
+    groups = [
+        {"params": iter([p[0]]), "lr": 0.2, "grad_centralization": True},
+        {"params": p[1:], "weight_decay": 0.5},
+    ]
+    optimizer = nn.SGD([*groups, {"order_params": [p[2], p[0], p[1]]}], 0.1, loss_scale=4.0)
+    assert [q.name for q in optimizer.parameters] == ["fc.bias", "conv.weight", "fc.weight"]
+    assert optimizer.is_group and optimizer.is_group_lr and optimizer.is_group_params_ordered
+    assert [round(float(v.asnumpy()), 6) for v in optimizer.get_lr()] == [0.1, 0.2, 0.1]
+    assert [float(v.asnumpy()) for v in optimizer.get_weight_decay()] == [2.0, 0.0, 2.0]
+    assert optimizer.get_lr_parameter(p[0]).name == "learning_rate_group_0"
+    g = Tensor(np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32))
+    centred = optimizer.gradients_centralization((ops.ones(5), g, ops.ones((5, 3))))
+    expected = g.asnumpy() - g.asnumpy().mean((1, 2, 3), keepdims=True)
+    assert np.allclose(centred[1].asnumpy(), expected, atol=1e-6) and centred[0].asnumpy().tolist() == [1] * 5
+
+
+@pytest.mark.parametrize("mode", [ms.PYNATIVE_MODE, ms.GRAPH_MODE])
+@pytest.mark.parametrize(
+    ("name", "sens", "scale"), [("plain", None, 1.0), ("sens2", 2.0, 1.0), ("sens8_scale8", 8.0, 8.0)]
+)
+def test_one_step_training(name: str, sens: float | None, scale: float, mode: int) -> None:
+    data = np.load(GOLDENS / "training.npz")
+    weight = Tensor(np.arange(6).reshape(2, 3).astype(np.float32) / 10)
+    net = nn.Dense(3, 2, weight_init=weight, bias_init=Tensor(np.array([0.1, 0.2], np.float32)))
+    optimizer = nn.Momentum(net.trainable_params(), 0.1, 0.9, loss_scale=scale)
+    step = nn.TrainOneStepCell(nn.WithLossCell(net, nn.MSELoss()), optimizer, sens=sens).set_train()
+    x, y = Tensor(data["x"]), Tensor(data["y"])
+    with in_mode(mode):
+        for t in range(5):
+            check(step(x, y), data[f"one_step_{name}/loss"][t], f"loss {t}")
+            check(net.weight, data[f"one_step_{name}/weight"][t], f"weight {t}")
+            check(net.bias, data[f"one_step_{name}/bias"][t], f"bias {t}")
+
+
+def test_training_cell_arguments() -> None:
+    net = nn.Dense(3, 2)
+    loss_net, optimizer = nn.WithLossCell(net, nn.MSELoss()), nn.SGD(net.trainable_params(), 0.1)
+    with pytest.raises(ValueError, match="sens"):
+        nn.TrainOneStepCell(loss_net, optimizer, sens=0)
+    step = nn.TrainOneStepCell(loss_net, optimizer, sens=2.0, return_grad=True)
+    _, gradients = step(ops.ones((4, 3)), ops.zeros((4, 2)))
+    assert set(gradients) == {"weight", "bias"} and gradients["weight"].shape == (2, 3)
+    for arguments in ({"get_all": 1}, {"get_by_list": True}, {"get_by_list": True, "weights": net.weight}):
+        with pytest.raises(TypeError):
+            nn.ForwardValueAndGrad(net, **arguments)
+    with pytest.raises(TypeError):
+        nn.ForwardValueAndGrad(3)
