@@ -30,12 +30,13 @@ from graphopt.passes.fuse import Group, dims_of, follow, stored_base
 _LATENCY = 4.0  # cycles until a multiply-add's result can be added to
 _FOLD = 8.0  # cycles to fold one vector to a scalar
 _GATHER = 0.7  # cycles per gathered lane
-_STRADDLE = 1.4  # cost of a vector load that crosses cache lines half the time
+_STRADDLE = 2.2  # cost of a masked vector load, or of one that crosses cache lines half the time
 _LOOP = 10.0  # cycles around a tile
-_SCATTER = 1.2  # cycles per scattered lane
+_SCATTER = 0.8  # cycles per scattered lane
 _CONFLICT = 1.35  # slowdown when the rows of a panel are a multiple of this many bytes apart and share few cache sets
 _CONFLICT_BYTES = 2048
-_PANEL_BYTES = 1 << 19  # a packed panel stays on the stack and in the second-level cache
+_PACKED_BYTES = 1 << 26  # no copies beyond this size
+_BARRIER = 1000.0  # cycles a kernel more costs
 _TASKS = 4  # fewer tiles than this leave threads idle: split the sum
 _LONG_SUM = 1024  # products per output element before splitting pays for the second pass
 _PARTS = 16
@@ -73,7 +74,7 @@ class Tiling:
     lane:    the dimension of the lanes (of the output in the broadcast form, of the sum in the dot form)
     vectors: vectors along the lanes (broadcast form)
     row, col: two more output dimensions (None: none); rows x cols x vectors accumulators
-    packed:  the vector operand's panel is first copied into the order in which the tiles read it
+    packed:  the vector operand is first copied, by a kernel of its own, into the order in which the tiles read it
     """
 
     form: str
@@ -169,22 +170,22 @@ def _size(v: Var | None) -> int:
     return v.size if v is not None else 1
 
 
-def vector_operand(p: Problem, v: Var, m: Var | None) -> Operand | None:
-    """The operand that changes along the lanes and not along the rows: the one worth packing."""
+def vector_operand(p: Problem, v: Var) -> Operand | None:
+    """The operand that changes along the lanes, when the other does not: the one worth packing."""
     for o, other in ((p.a, p.b), (p.b, p.a)):
-        if m is not None and o.stride(v) and not o.stride(m) and not other.stride(v):
+        if o.stride(v) and not other.stride(v):
             return o
     return None
 
 
 def _broadcast_tilings(p: Problem, machine: Machine) -> Iterator[Tiling]:
     for v in p.outs:
-        few = -(-v.size // p.width) <= 2 and p.c.coefficient(v) == 1 and 1 in (p.a.stride(v), p.b.stride(v))
+        few = -(-v.size // p.width) <= 2
         others = [u for u in p.outs if u is not v]
         for m in [*others, None]:
             yield from _broadcast_tiles(p, machine, v, m, None)
             for u in others if few and m is not None else ():
-                if u is not m and bool(p.a.stride(u)) != bool(p.a.stride(m)):
+                if u is not m:
                     yield from _broadcast_tiles(p, machine, v, m, u)
 
 
@@ -194,12 +195,15 @@ def _broadcast_tiles(p: Problem, machine: Machine, v: Var, m: Var | None, u: Var
     steps = prod(s.size for s in p.sums)
     others = prod(w.size for w in p.outs if w is not v and w is not m and w is not u)
     store = 1.0 if p.c.coefficient(v) == 1 else p.width * _SCATTER
-    vector = vector_operand(p, v, m)
+    vector = vector_operand(p, v)
     plain = [(o, _load_cost(o, p, v)) for o in (p.a, p.b)]
     slow = _CONFLICT if vector is not None and _conflicts(vector, p) else 1.0
-    for vectors in range(1, min(4, total) + 1) if u is None else (total,):
-        panel = steps * vectors * p.width * (vector.buffer.dtype.itemsize if vector else 0)
-        packable = vector is not None and u is None and panel <= _PANEL_BYTES and others * -(-total // vectors) > 1
+    copied = _copied(p, v, vector) if vector is not None else 0
+    copying = 0.0
+    if vector is not None:
+        copying = copied / p.width * (1.0 + _load_cost(vector, p, v)) + _BARRIER
+    packable = vector is not None and copied * vector.buffer.dtype.itemsize <= _PACKED_BYTES
+    for vectors in range(1, min(4, total) + 1) if u is None else (min(2, total),):
         for cols in (1,) if u is None else range(2, min(6, u.size) + 1):
             for rows in range(1, min(16, _size(m)) + 1):
                 if rows * vectors * cols + vectors * min(rows, cols) + 2 > machine.vector_registers:
@@ -207,8 +211,6 @@ def _broadcast_tiles(p: Problem, machine: Machine, v: Var, m: Var | None, u: Var
                 for packed in (False, True) if packable else (False,):
                     loads = [(o, 1.0 if packed and o is vector else c) for o, c in plain]
                     cost = 0.0
-                    if packed and vector is not None:
-                        cost = steps * total * (1.0 + _load_cost(vector, p, v))
                     for (mt, mc), (nt, nc), (ut, uc) in product(_parts(_size(m), rows), _parts(total, vectors), _parts(_size(u), cols)):
                         moved = sum(
                             c * (mt if o.stride(m) else 1) * (nt if o.stride(v) else 1) * (ut if o.stride(u) else 1) for o, c in loads
@@ -216,7 +218,13 @@ def _broadcast_tiles(p: Problem, machine: Machine, v: Var, m: Var | None, u: Var
                         fmas = mt * nt * ut
                         step = _step(fmas, moved) * (1.0 if packed else slow)
                         cost += mc * nc * uc * (step * steps + fmas * (store + 1.0) + _LOOP)
-                    yield Tiling("broadcast", v, m, u, rows, cols, vectors, cost * others, packed)
+                    yield Tiling("broadcast", v, m, u, rows, cols, vectors, cost * others + (copying if packed else 0.0), packed)
+
+
+def _copied(p: Problem, v: Var, vector: Operand) -> int:
+    """Elements of a packed copy: one per lane, step of the sum and outer dimension that the operand depends on."""
+    outer = prod(u.size for u in p.outs if u is not v and vector.stride(u))
+    return outer * -(-v.size // p.width) * p.width * prod(s.size for s in p.sums)
 
 
 def _dot_tilings(p: Problem, machine: Machine) -> Iterator[Tiling]:
@@ -247,22 +255,31 @@ class Tiler:
 
     s = Recorder()
 
-    def __init__(self, p: Problem, t: Tiling, finish: Callable[[Expr, dict[Var, Index], Index], list[Stmt]]):
+    def __init__(
+        self,
+        p: Problem,
+        t: Tiling,
+        finish: Callable[[Expr, dict[Var, Index], Index], list[Stmt]],
+        temporary: Callable[[str, DType, int], Buffer],
+    ):
         self.p = p
         self.t = t
         self.finish = finish
         self.lane = t.lane if t.form == "broadcast" else None
         self.outer = tuple(u for u in p.outs if u is not t.row and u is not t.col and u is not self.lane)
-        self.vector = vector_operand(p, t.lane, t.row) if t.packed else None
+        self.vector = vector_operand(p, t.lane) if t.packed else None
+        self.pitch = t.vectors * p.width
+        self.depends = tuple(u for u in p.outs if u is not t.lane and self.vector is not None and self.vector.stride(u))
+        self.packed: Buffer | None = None
+        if self.vector is not None:
+            panels = -(-t.lane.size // self.pitch) * prod(u.size for u in self.depends)
+            self.packed = temporary("packed", self.vector.buffer.dtype, panels * prod(v.size for v in p.sums) * self.pitch)
 
     def body(self) -> list[Stmt]:
         """Parallel loops over full tiles, then over the remainders of every tiled dimension."""
         t = self.t
         stmts: list[Stmt] = []
         for lanes in self._pieces(self.lane, t.vectors * self.p.width):
-            if t.packed:
-                stmts += self._packed_tiles(lanes)
-                continue
             for cols, rows in product(self._pieces(t.col, t.cols), self._pieces(t.row, t.rows)):
                 stmts += self._tiles(rows, cols, lanes)
         return stmts
@@ -291,46 +308,47 @@ class Tiler:
             *outer, c, v, r = delinear(n, sizes)
             bound = dict(zip(self.outer, outer, strict=True))
             start = self._place(bound, ((t.row, rows, r), (t.col, cols, c), (self.lane, lanes, v)))
-            return self._tile(start, rows[0], cols[0], lanes[0], None)
+            return self._tile(start, rows[0], cols[0], lanes[0], v + lanes[1] // self.pitch)
 
         return loop("par", "t", prod(sizes), one)
 
-    def _packed_tiles(self, lanes: Piece) -> list[Stmt]:
-        """Panels in parallel; each is packed, then all rows run over it."""
-        p, t, vector = self.p, self.t, self.vector
-        assert vector is not None
-        pitch = -(-lanes[0] // p.width) * p.width
-        panel = Buffer("panel", vector.buffer.dtype, prod(v.size for v in p.sums) * pitch, local=True)
-        sizes = (*(u.size for u in self.outer), lanes[2])
+    def pack(self) -> list[Stmt]:
+        """Copy the vector operand: outer dimensions it depends on, panels of lanes, steps of the sum, lanes."""
+        p, t, vector, packed = self.p, self.t, self.vector, self.packed
+        assert vector is not None and packed is not None
+        sums = tuple(v.size for v in p.sums)
+        count = -(-t.lane.size // self.pitch)
+        sizes = (*(u.size for u in self.depends), count)
 
         def one(n: Index) -> list[Stmt]:
             *outer, v = delinear(n, sizes)
-            bound = dict(zip(self.outer, outer, strict=True))
-            start = self._place(bound, ((self.lane, lanes, v),))
+            bound = dict(zip(self.depends, outer, strict=True))
 
-            def fill(summed: dict[Var, Index]) -> list[Stmt]:
+            def fill(k: Index) -> list[Stmt]:
+                summed = dict(zip(p.sums, delinear(k, sums), strict=True))
                 stmts: list[Stmt] = []
-                at = self._panel_place(summed, pitch)
-                for k in range(0, lanes[0], p.width):
-                    active = min(p.width, lanes[0] - k)
-                    stmts += loop("lanes", "l", active, lambda x, k=k: [Store(panel, at + k + x, Load(vector.buffer, where(summed, k + x)))])
+                for j in range(0, self.pitch, p.width):
+                    stmts += loop("lanes", "l", p.width, lambda x, j=j: [copy(summed, n * prod(sums) + k, v * self.pitch + j + x, j + x)])
                 return stmts
 
-            def where(summed: dict[Var, Index], x: Index) -> Index:
-                return vector.offset.substitute({**start, **summed, t.lane: start[t.lane] + x})
+            def copy(summed: dict[Var, Index], line: Index, place: Index, x: Index) -> Stmt:
+                whole = t.lane.size % self.pitch == 0
+                mask = None if whole else self.s.lt(IndexValue(place, i32), Const(t.lane.size, i32))
+                other = None if whole else Const(0, vector.buffer.dtype)
+                value = Load(vector.buffer, vector.offset.substitute({**bound, **summed, t.lane: place}), mask, other)
+                return Store(packed, line * self.pitch + x, value)
 
-            stmts = self._sums(fill, p.sums, 4)
-            for rows in self._pieces(t.row, t.rows):
-                stmts += loop(
-                    "serial", "i", rows[2],
-                    lambda r, rows=rows: self._tile(self._place(start, ((t.row, rows, r),)), rows[0], 1, lanes[0], (panel, pitch)),
-                )  # fmt: skip
-            return stmts
+            return loop("serial", "k", prod(sums), fill)
 
         return loop("par", "t", prod(sizes), one)
 
-    def _panel_place(self, summed: dict[Var, Index], pitch: int) -> Index:
-        return linear(tuple(summed[v] for v in self.p.sums), tuple(v.size for v in self.p.sums)) * pitch
+    def _packed_at(self, bound: dict[Var, Index], panel: Index, x: Index) -> Expr:
+        """An element of the packed copy: lane x of a panel, at a step of the sum."""
+        p = self.p
+        assert self.packed is not None
+        sizes = (*(u.size for u in self.depends), -(-self.t.lane.size // self.pitch), *(v.size for v in p.sums))
+        where = (*(bound[u] for u in self.depends), panel, *(bound[v] for v in p.sums))
+        return Load(self.packed, linear(where, sizes) * self.pitch + x)
 
     def _sums(self, body: Callable[[dict[Var, Index]], list[Stmt]], vars: Sequence[Var], unroll: int) -> list[Stmt]:
         """Serial loops over summed dimensions, the last one unrolled a little."""
@@ -369,7 +387,7 @@ class Tiler:
         """The lanes of a partly filled vector, as a condition; accumulators of the others are never looked at."""
         return self.s.lt(IndexValue(x, i32), Const(active, i32)) if active < self.p.width else None
 
-    def _tile(self, start: dict[Var, Index], rows: int, cols: int, lanes: int, panel: tuple[Buffer, int] | None) -> list[Stmt]:
+    def _tile(self, start: dict[Var, Index], rows: int, cols: int, lanes: int, panel: Index) -> list[Stmt]:
         """One tile: clear the accumulators, sum, finish."""
         p, t = self.p, self.t
         by_lane = self.lane is not None
@@ -399,7 +417,7 @@ class Tiler:
             def body(r: Index, c: Index, k: int) -> list[Stmt]:
                 def lane(x: Index) -> list[Stmt]:
                     bound = {**place(r, c), **summed, t.lane: base + k * width + x}
-                    packed = Load(panel[0], self._panel_place(summed, panel[1]) + k * width + x) if panel is not None else None
+                    packed = self._packed_at(bound, panel, k * width + x) if self.packed is not None else None
                     return [self._product(bound, at(r, c, k) + x, acc, self._mask(x, actives[k] if count is None else count), packed)]
 
                 return loop("lanes", "l", width, lane)
@@ -435,7 +453,6 @@ def lower_contraction(group: Group, lowering: Lowering) -> list[Kernel]:
     if prod(group.full) == 0:
         return []
     node = group.result or group.nodes[0]
-    flops = 2 * prod(v.size for v in (*p.outs, *p.sums))
     tiling = choose(p, lowering.machine)
     parts = _split(p, tiling)
     if parts is None:
@@ -448,9 +465,26 @@ def lower_contraction(group: Group, lowering: Lowering) -> list[Kernel]:
             after.width = p.width
             return after.finish_point(idx, lane)
 
-        body = Tiler(p, tiling, finish).body()
-        return [make_kernel(node.op, body, p.width, tiling.cost, flops, tuple(group.nodes))]
-    return _split_kernels(group, lowering, p, parts, flops)
+        return _tiled_kernels(node.op, p, tiling, finish, group, lowering)
+    return _split_kernels(group, lowering, p, parts)
+
+
+def _tiled_kernels(
+    name: str,
+    p: Problem,
+    t: Tiling,
+    finish: Callable[[Expr, dict[Var, Index], Index], list[Stmt]],
+    group: Group,
+    lowering: Lowering,
+) -> list[Kernel]:
+    """The copy of the vector operand where the tiling wants one, and the tiles."""
+    tiler = Tiler(p, t, finish, lowering.temporary)
+    nodes = tuple(group.nodes)
+    flops = 2 * prod(v.size for v in (*p.outs, *p.sums))
+    kernels = [make_kernel(name, tiler.body(), p.width, t.cost, flops, nodes)]
+    if tiler.packed is not None:
+        kernels.insert(0, make_kernel(f"{name}_pack", tiler.pack(), p.width, 2.0 * tiler.packed.size / p.width, nodes=nodes))
+    return kernels
 
 
 def _contracted(group: Group) -> list[Node]:
@@ -463,8 +497,7 @@ def _split(p: Problem, t: Tiling) -> int | None:
     steps = prod(v.size for v in p.sums)
     by_lane = t.form == "broadcast"
     tiles = prod(v.size for v in p.outs if v is not t.row and v is not t.col and not (by_lane and v is t.lane))
-    tiles *= 1 if t.packed else -(-_size(t.row) // t.rows)
-    tiles *= -(-_size(t.col) // t.cols) * (-(-t.lane.size // (t.vectors * p.width)) if by_lane else 1)
+    tiles *= -(-_size(t.row) // t.rows) * -(-_size(t.col) // t.cols) * (-(-t.lane.size // (t.vectors * p.width)) if by_lane else 1)
     if tiles >= _TASKS or steps < _LONG_SUM:
         return None
     longest = max((v for v in p.sums if v is not t.lane), key=lambda v: v.size, default=None)
@@ -474,7 +507,7 @@ def _split(p: Problem, t: Tiling) -> int | None:
     return max(fitting) if fitting else None
 
 
-def _split_kernels(group: Group, lowering: Lowering, p: Problem, parts: int, flops: int) -> list[Kernel]:
+def _split_kernels(group: Group, lowering: Lowering, p: Problem, parts: int) -> list[Kernel]:
     """Partial sums into a temporary, then their sum with what follows."""
     tiling = choose(p, lowering.machine)
     node = group.result or group.nodes[0]
@@ -498,7 +531,7 @@ def _split_kernels(group: Group, lowering: Lowering, p: Problem, parts: int, flo
     def finish(value: Expr, bound: dict[Var, Index], lane: Index) -> list[Stmt]:
         return [Store(temporary, q.c.substitute(bound), value)]
 
-    first = make_kernel(f"{node.op}_parts", Tiler(q, tiling, finish).body(), p.width, tiling.cost, flops, tuple(group.nodes))
+    first = _tiled_kernels(f"{node.op}_parts", q, tiling, finish, group, lowering)
     s = Recorder()
 
     def total(idx: tuple[Index, ...]) -> Expr:
@@ -509,7 +542,7 @@ def _split_kernels(group: Group, lowering: Lowering, p: Problem, parts: int, flo
         return s.cast(value, node.dtype)
 
     second = LoopsGroup(group, lowering, {n: total for n in _contracted(group)}).kernel()
-    return [first, second]
+    return [*first, second]
 
 
 __all__ = ["Problem", "Tiling", "choose", "lower_contraction", "problem_of"]
