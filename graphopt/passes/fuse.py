@@ -166,6 +166,7 @@ class _Fusion:
         self.before: list[int] = []
         self.alive: list[bool] = []
         self._reach: dict[Node, tuple[Node, ...]] = {}
+        self.floating: set[Node] = set()
 
     # sources
 
@@ -292,6 +293,10 @@ class _Fusion:
 
     def add(self, node: Node) -> None:
         d = opdef(node.op)
+        if self._floats(node):
+            self.floating.add(node)
+            return
+        self._land(node, pull=d.kind == "elementwise")
         if d.kind == "contraction":
             self._contraction(node)
         elif d.kind == "kernel":
@@ -300,6 +305,41 @@ class _Fusion:
             self._reduction(node)
         else:
             self._pointwise(node)
+
+    def _floats(self, node: Node) -> bool:
+        """Computed from leaves alone and used once: such a node waits, to be computed where it is used."""
+        if opdef(node.op).kind != "elementwise" or node in self.roots or len(self.users[node]) != 1:
+            return False
+        return all(i in self.floating or i.op in LEAVES or (i.op in INLINE and not self._reaches_work(i)) for i in node.inputs)
+
+    def _reaches_work(self, node: Node) -> bool:
+        """Is anything computed behind inline movement?"""
+        stack = [node]
+        while stack:
+            n = stack.pop()
+            if n in self.of or n in self.floating:
+                return True
+            if n.op in INLINE:
+                stack.extend(n.inputs)
+        return False
+
+    def _land(self, node: Node, pull: bool) -> None:
+        """Place the floating nodes that `node` does not take along into its own group."""
+        for i in node.inputs:
+            if i in self.floating:
+                if not (pull and i.shape == node.shape):
+                    self._place_floating(i, self.new("loops", i.shape), False)
+            elif i.op in INLINE:
+                self._land(i, pull=False)
+
+    def _place_floating(self, node: Node, group: Group, row: bool) -> None:
+        """A floating node, after the floating nodes it needs."""
+        if node not in self.floating:
+            return
+        self.floating.discard(node)
+        for i in node.inputs:
+            self._place_floating(i, group, row)
+        self.place(node, group, row)
 
     def _contraction(self, node: Node) -> None:
         following = self.users[node]
@@ -337,7 +377,7 @@ class _Fusion:
                 candidates[g.number] = g
         fitting = [(g, how) for g in candidates.values() if g.kind != "kernel" and (how := self.fits(node, g))]
         if not fitting:
-            self.place(node, self.new("loops", node.shape))
+            self._place_with_floating(node, self.new("loops", node.shape), False)
             return
         loops = [g for g, how in fitting if g.kind == "loops" and how == "full"]
         for other in loops[1:]:
@@ -345,10 +385,15 @@ class _Fusion:
                 candidates.pop(other.number)
         fitting = [(g, how) for g, how in fitting if self.alive[g.number] and self.fits(node, g) == how]
         if not fitting:
-            self.place(node, self.new("loops", node.shape))
+            self._place_with_floating(node, self.new("loops", node.shape), False)
             return
         group, how = max(fitting, key=lambda f: (f[0].kind == "contraction", f[0].number))
-        self.place(node, group, row=how == "row")
+        self._place_with_floating(node, group, how == "row")
+
+    def _place_with_floating(self, node: Node, group: Group, row: bool) -> None:
+        for i in node.inputs:
+            self._place_floating(i, group, row)
+        self.place(node, group, row)
 
     def finish(self) -> list[Group]:
         """Which values must be in memory: roots, and what is read by another group or at another point."""
