@@ -36,6 +36,7 @@ _SCATTER = 0.8  # cycles per scattered lane
 _CONFLICT = 1.35  # slowdown when the rows of a panel are a multiple of this many bytes apart and share few cache sets
 _CONFLICT_BYTES = 2048
 _PACKED_BYTES = 1 << 26  # no copies beyond this size
+_NEAR_BYTES = 1 << 20  # half of a usual second-level cache
 _BARRIER = 1000.0  # cycles a kernel more costs
 _TASKS = 4  # fewer tiles than this leave threads idle: split the sum
 _LONG_SUM = 1024  # products per output element before splitting pays for the second pass
@@ -300,17 +301,31 @@ class Tiler:
         return place
 
     def _tiles(self, rows: Piece, cols: Piece, lanes: Piece) -> list[Stmt]:
-        """All tiles of one size; rows vary fastest, so that a panel of the vector operand stays near."""
+        """All tiles of one size.
+
+        Threads divide the slowest dimension. While the operand along the lanes fits the second-level cache that is the
+        rows: each thread then reads and writes rows of its own, the same ones from kernel to kernel.
+        """
         t = self.t
-        sizes = (*(u.size for u in self.outer), cols[2], lanes[2], rows[2])
+        by_rows = self._lane_bytes() <= _NEAR_BYTES
+        inner = (rows[2], cols[2], lanes[2]) if by_rows else (cols[2], lanes[2], rows[2])
+        sizes = (*(u.size for u in self.outer), *inner)
 
         def one(n: Index) -> list[Stmt]:
-            *outer, c, v, r = delinear(n, sizes)
+            *outer, i, j, k = delinear(n, sizes)
+            r, c, v = (i, j, k) if by_rows else (k, i, j)
             bound = dict(zip(self.outer, outer, strict=True))
             start = self._place(bound, ((t.row, rows, r), (t.col, cols, c), (self.lane, lanes, v)))
             return self._tile(start, rows[0], cols[0], lanes[0], v + lanes[1] // self.pitch)
 
         return loop("par", "t", prod(sizes), one)
+
+    def _lane_bytes(self) -> int:
+        """Size of what the tiles of one row of tiles read along the lanes."""
+        vector = vector_operand(self.p, self.t.lane)
+        if vector is None or self.lane is None:
+            return 0
+        return self.t.lane.size * prod(v.size for v in self.p.sums) * vector.buffer.dtype.itemsize
 
     def pack(self) -> list[Stmt]:
         """Copy the vector operand: outer dimensions it depends on, panels of lanes, steps of the sum, lanes."""
