@@ -262,10 +262,12 @@ class Tiler:
         t: Tiling,
         finish: Callable[[Expr, dict[Var, Index], Index], list[Stmt]],
         temporary: Callable[[str, DType, int], Buffer],
+        much: bool,
     ):
         self.p = p
         self.t = t
         self.finish = finish
+        self.much = much
         self.lane = t.lane if t.form == "broadcast" else None
         self.outer = tuple(u for u in p.outs if u is not t.row and u is not t.col and u is not self.lane)
         self.vector = vector_operand(p, t.lane) if t.packed else None
@@ -443,11 +445,33 @@ class Tiler:
         if by_lane:
             unroll = 4 if rows * cols * len(actives) <= 8 else 2
             stmts += self._sums(lambda summed: vector(start[t.lane], summed, None), p.sums, unroll)
-            return stmts + each(
-                lambda r, c, k: loop("lanes", "l", actives[k], lambda x: self._finish_vector(acc, at(r, c, k), place(r, c), k * width, x))
-            )
+
+            def vector_done(tile: Buffer, r: Index, c: Index, k: int) -> list[Stmt]:
+                return loop("lanes", "l", actives[k], lambda x: self._finish_vector(tile, at(r, c, k), place(r, c), k * width, x))
+
+            return stmts + self._spilled(acc, each, at, vector_done, rows, cols, len(actives))
         stmts += self._sums(lambda summed: self._dot(summed, vector), [v for v in p.sums if v is not t.lane], 1)
         return stmts + each(lambda r, c, k: self.finish(Fold("add", acc, at(r, c, k), width), place(r, c), ZERO))
+
+    def _spilled(
+        self,
+        acc: Buffer,
+        each: Callable[[Callable[[Index, Index, int], list[Stmt]]], list[Stmt]],
+        at: Callable[[Index, Index, int], Index],
+        done: Callable[[Buffer, Index, Index, int], list[Stmt]],
+        rows: int,
+        cols: int,
+        vectors: int,
+    ) -> list[Stmt]:
+        """Finish every vector of the tile; where much follows, from memory and in a loop, so that its code stands once."""
+        if not self.much:
+            return each(lambda r, c, k: done(acc, r, c, k))
+        tile = Buffer("tile", acc.dtype, acc.size, local=True)
+        width = self.p.width
+        stmts = each(lambda r, c, k: loop("lanes", "l", width, lambda x: [Store(tile, at(r, c, k) + x, Load(acc, at(r, c, k) + x))]))
+        return stmts + loop(
+            "serial", "r", rows, lambda r: loop("serial", "c", cols, lambda c: [s for k in range(vectors) for s in done(tile, r, c, k)])
+        )
 
     def _finish_vector(self, acc: Buffer, at: Index, bound: dict[Var, Index], first: int, x: Index) -> list[Stmt]:
         return self.finish(Load(acc, at + x), {**bound, self.t.lane: bound[self.t.lane] + first + x}, x)
@@ -493,7 +517,7 @@ def _tiled_kernels(
     lowering: Lowering,
 ) -> list[Kernel]:
     """The copy of the vector operand where the tiling wants one, and the tiles."""
-    tiler = Tiler(p, t, finish, lowering.temporary)
+    tiler = Tiler(p, t, finish, lowering.temporary, much=len(group.nodes) > len(_contracted(group)) + 1)
     nodes = tuple(group.nodes)
     flops = 2 * prod(v.size for v in (*p.outs, *p.sums))
     kernels = [make_kernel(name, tiler.body(), p.width, t.cost, flops, nodes)]

@@ -17,7 +17,7 @@ from typing import Any
 import llvmlite
 import llvmlite.binding as llvm
 
-LIGHT = ("sroa", "instruction_combine", "simplify_cfg")
+LIGHT = ("sroa",)
 """Enough for code that is already vectorised and unrolled: variables become registers, addresses are folded."""
 
 _PIPELINES = ("O1", "O2", "O3")
