@@ -272,6 +272,8 @@ class Tiler:
         self.outer = tuple(u for u in p.outs if u is not t.row and u is not t.col and u is not self.lane)
         self.vector = vector_operand(p, t.lane) if t.packed else None
         self.pitch = t.vectors * p.width
+        by_lane = t.form == "broadcast"
+        self.across = by_lane and t.row is not None and p.c.coefficient(t.row) == 1 and p.c.coefficient(t.lane) != 1 and t.rows <= p.width
         self.depends = tuple(u for u in p.outs if u is not t.lane and self.vector is not None and self.vector.stride(u))
         self.packed: Buffer | None = None
         if self.vector is not None:
@@ -294,31 +296,28 @@ class Tiler:
         full, rest = divmod(var.size, tile)
         return [(tile, 0, full)] * (full > 0) + [(rest, full * tile, 1)] * (rest > 0)
 
-    def _place(self, outer: dict[Var, Index], pieces: Sequence[tuple[Var | None, Piece, Index]]) -> dict[Var, Index]:
-        """Where the tile's first element lies: one tile number per tiled dimension."""
-        place = dict(outer)
-        for var, (size, first, _), k in pieces:
-            if var is not None:
-                place[var] = k * size + first
-        return place
-
     def _tiles(self, rows: Piece, cols: Piece, lanes: Piece) -> list[Stmt]:
         """All tiles of one size.
 
-        Threads divide the slowest dimension. While the operand along the lanes fits the second-level cache that is the
-        rows: each thread then reads and writes rows of its own, the same ones from kernel to kernel.
+        Dimensions turn in the order of the result's memory, so that threads, which divide the slowest one, write and
+        re-read regions of their own, the same ones from kernel to kernel. An operand along the lanes that is too large
+        for the second-level cache turns slowest instead, a panel at a time.
         """
-        t = self.t
-        by_rows = self._lane_bytes() <= _NEAR_BYTES
-        inner = (rows[2], cols[2], lanes[2]) if by_rows else (cols[2], lanes[2], rows[2])
-        sizes = (*(u.size for u in self.outer), *inner)
+        t, p = self.t, self.p
+        turns: list[tuple[Var, int, Piece | None]] = [(u, u.size, None) for u in self.outer]
+        turns += [(v, piece[2], piece) for v, piece in ((t.row, rows), (t.col, cols), (self.lane, lanes)) if v is not None]
+        far = self._lane_bytes() > _NEAR_BYTES
+        turns.sort(key=lambda turn: (not (far and turn[0] is self.lane), -p.c.coefficient(turn[0])))
+        sizes = tuple(count for _, count, _ in turns)
 
         def one(n: Index) -> list[Stmt]:
-            *outer, i, j, k = delinear(n, sizes)
-            r, c, v = (i, j, k) if by_rows else (k, i, j)
-            bound = dict(zip(self.outer, outer, strict=True))
-            start = self._place(bound, ((t.row, rows, r), (t.col, cols, c), (self.lane, lanes, v)))
-            return self._tile(start, rows[0], cols[0], lanes[0], v + lanes[1] // self.pitch)
+            start: dict[Var, Index] = {}
+            panel = ZERO
+            for (v, _, piece), k in zip(turns, delinear(n, sizes), strict=True):
+                start[v] = k if piece is None else k * piece[0] + piece[1]
+                if v is self.lane:
+                    panel = k + lanes[1] // self.pitch
+            return self._tile(start, rows[0], cols[0], lanes[0], panel)
 
         return loop("par", "t", prod(sizes), one)
 
@@ -335,17 +334,18 @@ class Tiler:
         assert vector is not None and packed is not None
         sums = tuple(v.size for v in p.sums)
         count = -(-t.lane.size // self.pitch)
-        sizes = (*(u.size for u in self.depends), count)
+        sizes = (*(u.size for u in self.depends), count, *sums[:1])
 
         def one(n: Index) -> list[Stmt]:
-            *outer, v = delinear(n, sizes)
+            *outer, v = delinear(n, sizes)[: len(self.depends) + 1]
             bound = dict(zip(self.depends, outer, strict=True))
 
             def fill(k: Index) -> list[Stmt]:
-                summed = dict(zip(p.sums, delinear(k, sums), strict=True))
+                line = n * prod(sums[1:]) + k
+                summed = dict(zip(p.sums, delinear(line % prod(sums), sums), strict=True))
                 stmts: list[Stmt] = []
                 for j in range(0, self.pitch, p.width):
-                    stmts += loop("lanes", "l", p.width, lambda x, j=j: [copy(summed, n * prod(sums) + k, v * self.pitch + j + x, j + x)])
+                    stmts += loop("lanes", "l", p.width, lambda x, j=j: [copy(summed, line, v * self.pitch + j + x, j + x)])
                 return stmts
 
             def copy(summed: dict[Var, Index], line: Index, place: Index, x: Index) -> Stmt:
@@ -355,7 +355,7 @@ class Tiler:
                 value = Load(vector.buffer, vector.offset.substitute({**bound, **summed, t.lane: place}), mask, other)
                 return Store(packed, line * self.pitch + x, value)
 
-            return loop("serial", "k", prod(sums), fill)
+            return loop("serial", "k", prod(sums[1:]), fill)
 
         return loop("par", "t", prod(sizes), one)
 
@@ -449,7 +449,13 @@ class Tiler:
             def vector_done(tile: Buffer, r: Index, c: Index, k: int) -> list[Stmt]:
                 return loop("lanes", "l", actives[k], lambda x: self._finish_vector(tile, at(r, c, k), place(r, c), k * width, x))
 
-            return stmts + self._spilled(acc, each, at, vector_done, rows, cols, len(actives))
+            def line(tile: Buffer, c: Index, e: Index, pitch: int) -> list[Stmt]:
+                def one(x: Index) -> list[Stmt]:
+                    return self.finish(Load(tile, (x * cols + c) * pitch + e), {**place(x, c), t.lane: start[t.lane] + e}, x)
+
+                return loop("lanes", "l", rows, one)
+
+            return stmts + self._spilled(acc, each, at, vector_done, line, rows, cols, lanes)
         stmts += self._sums(lambda summed: self._dot(summed, vector), [v for v in p.sums if v is not t.lane], 1)
         return stmts + each(lambda r, c, k: self.finish(Fold("add", acc, at(r, c, k), width), place(r, c), ZERO))
 
@@ -459,16 +465,25 @@ class Tiler:
         each: Callable[[Callable[[Index, Index, int], list[Stmt]]], list[Stmt]],
         at: Callable[[Index, Index, int], Index],
         done: Callable[[Buffer, Index, Index, int], list[Stmt]],
+        line: Callable[[Buffer, Index, Index, int], list[Stmt]],
         rows: int,
         cols: int,
-        vectors: int,
+        lanes: int,
     ) -> list[Stmt]:
-        """Finish every vector of the tile; where much follows, from memory and in a loop, so that its code stands once."""
-        if not self.much:
+        """Finish every vector of the tile; where much follows, from memory and in a loop, so that its code stands once.
+
+        Where the result's neighbours lie along the rows, the tile is read back across: whole lines are written then.
+        """
+        across = self.across and rows > 1
+        if not self.much and not across:
             return each(lambda r, c, k: done(acc, r, c, k))
         tile = Buffer("tile", acc.dtype, acc.size, local=True)
         width = self.p.width
+        vectors = -(-lanes // width)
         stmts = each(lambda r, c, k: loop("lanes", "l", width, lambda x: [Store(tile, at(r, c, k) + x, Load(acc, at(r, c, k) + x))]))
+        if across:
+            pitch = vectors * width
+            return stmts + loop("serial", "c", cols, lambda c: loop("serial", "e", lanes, lambda e: line(tile, c, e, pitch)))
         return stmts + loop(
             "serial", "r", rows, lambda r: loop("serial", "c", cols, lambda c: [s for k in range(vectors) for s in done(tile, r, c, k)])
         )
@@ -520,9 +535,9 @@ def _tiled_kernels(
     tiler = Tiler(p, t, finish, lowering.temporary, much=len(group.nodes) > len(_contracted(group)) + 1)
     nodes = tuple(group.nodes)
     flops = 2 * prod(v.size for v in (*p.outs, *p.sums))
-    kernels = [make_kernel(name, tiler.body(), p.width, t.cost, flops, nodes)]
+    kernels = [make_kernel(name, tiler.body(), p.width, flops, nodes)]
     if tiler.packed is not None:
-        kernels.insert(0, make_kernel(f"{name}_pack", tiler.pack(), p.width, 2.0 * tiler.packed.size / p.width, nodes=nodes))
+        kernels.insert(0, make_kernel(f"{name}_pack", tiler.pack(), p.width, nodes=nodes))
     return kernels
 
 

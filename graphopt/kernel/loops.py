@@ -116,7 +116,7 @@ Stmt = For | Store | If
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kernel:
-    """A function of its buffers. `width` is the number of lanes; `work` an estimate in vector operations."""
+    """A function of its buffers. `width` is the number of lanes; `work` an estimate in instructions."""
 
     name: str
     params: tuple[Buffer, ...]
@@ -220,7 +220,38 @@ def reads_and_writes(body: Sequence[Stmt]) -> tuple[set[Buffer], set[Buffer]]:
     return reads, writes
 
 
-def make_kernel(name: str, body: Sequence[Stmt], width: int, work: float = 0.0, flops: int = 0, nodes: tuple[Any, ...] = ()) -> Kernel:
+HEAVY = frozenset({"exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf", "sin", "cos", "pow"})
+"""Scalars methods that take about _HEAVY_WORK instructions."""
+
+_HEAVY_WORK = 25.0
+
+
+def work_of(body: Sequence[Stmt], width: int, lane: Var | None = None) -> float:
+    """Instructions that the statements execute, roughly: a vector operation is one, a gathered lane is one."""
+    total = 0.0
+    for s in body:
+        if isinstance(s, For):
+            inner = s.var if s.kind == "lanes" else lane
+            total += work_of(s.body, width, inner) * (1 if s.kind == "lanes" else s.var.size) + s.var.size * (s.kind == "serial")
+        elif isinstance(s, If):
+            total += 1.0 + work_of(s.body, width, lane)
+        else:
+            for e in expressions(s.value):
+                total += _work(e, width, lane)
+            total += width if lane is not None and s.index.coefficient(lane) not in (0, 1) else 1.0
+    return total
+
+
+def _work(e: Expr, width: int, lane: Var | None) -> float:
+    if isinstance(e, Op):
+        return _HEAVY_WORK if e.name in HEAVY else 4.0 if e.name in ("div", "sqrt", "idiv", "rem") else 1.0
+    if isinstance(e, Load):
+        scattered = lane is not None and (e.index.coefficient(lane) not in (0, 1) or not e.index.is_affine)
+        return float(width) if scattered else 1.0
+    return 8.0 if isinstance(e, Fold) else 0.0
+
+
+def make_kernel(name: str, body: Sequence[Stmt], width: int, flops: int = 0, nodes: tuple[Any, ...] = ()) -> Kernel:
     """A checked kernel; parameters and locals are collected from the body in order of appearance."""
     order: dict[Buffer, None] = {}
     seen: set[int] = set()
@@ -236,7 +267,7 @@ def make_kernel(name: str, body: Sequence[Stmt], width: int, work: float = 0.0, 
                 if isinstance(e, Load | Fold):
                     order.setdefault(e.buffer)
     params = tuple(b for b in order if not b.local)
-    kernel = Kernel(name, params, tuple(b for b in order if b.local), tuple(body), width, work, flops, nodes)
+    kernel = Kernel(name, params, tuple(b for b in order if b.local), tuple(body), width, work_of(body, width), flops, nodes)
     check(kernel)
     return kernel
 

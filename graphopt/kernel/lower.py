@@ -19,14 +19,13 @@ from graphopt.errors import CompileError
 from graphopt.ir.graph import Node
 from graphopt.ir.index import ZERO, Index, Loaded, Var, delinear, index, linear
 from graphopt.ir.types import DType, bf16, bool_, f16, f32, i64
-from graphopt.kernel.loops import Buffer, Const, Expr, Fold, For, IndexValue, Kernel, Load, Op, Recorder, Stmt, Store, loop, make_kernel
+from graphopt.kernel.loops import HEAVY, Buffer, Const, Expr, Fold, For, IndexValue, Kernel, Load, Op, Recorder, Stmt, Store, loop, make_kernel
 from graphopt.kernel.machine import Machine
 from graphopt.opdefs.opdef import opdef
 from graphopt.passes.fuse import INLINE, LEAVES, Group, stored_base
 
 Given = Mapping[Node, Callable[[tuple[Index, ...]], Expr]]
 
-_HEAVY = frozenset({"exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf", "sin", "cos", "pow"})
 _ROWS_FOR_TEAM = 8
 _SCRATCH_ELEMS = 1 << 13  # a row of recomputed values is kept on the stack up to this size
 
@@ -225,7 +224,7 @@ class LoopsGroup:
             return
         for stage in range(1, self.last + 1):
             for n in self._needed(stage):
-                if n.op in _HEAVY and self.level[n] < stage and n not in self.group.rows and n not in self.group.stores:
+                if n.op in HEAVY and self.level[n] < stage and n not in self.group.rows and n not in self.group.stores:
                     padded = -(-size // self.width) * self.width + self.width
                     self.row_scratch[n] = Buffer(f"row_{n.op}{len(self.row_scratch)}", n.dtype, padded, local=True)
 
@@ -340,10 +339,8 @@ class LoopsGroup:
 
     def kernel(self) -> Kernel:
         body = self._rows_body() if self.by_rows else self._columns_body()
-        points = prod(self.group.full)
-        cost = sum(12 if n.op in _HEAVY else 1 for n in self.nodes) + sum(len(n.inputs) for n in self.nodes) * 0.5
         flops = sum(n.inputs[0].type.size if n in self.group.rows and n.inputs else n.type.size for n in self.nodes)
-        return make_kernel(self._name(), body, self.width, work=points * cost / self.width, flops=flops, nodes=tuple(self.nodes))
+        return make_kernel(self._name(), body, self.width, flops, tuple(self.nodes))
 
     def _name(self) -> str:
         ops = list(dict.fromkeys(n.op for n in self.nodes))

@@ -116,5 +116,4 @@ def lower_kernel(group: Group, lowering: Lowering) -> list[Kernel]:
     node = group.nodes[0]
     nest = NestRecorder(group, lowering)
     opdef(node.op).rules["loops"](nest, *(i.type for i in node.inputs), **node.attrs)
-    work = float(sum(i.type.size for i in node.inputs) + node.type.size)
-    return [make_kernel(node.op, nest.body, nest.width, work=work, nodes=(node,))] if nest.body else []
+    return [make_kernel(node.op, nest.body, nest.width, nodes=(node,))] if nest.body else []

@@ -18,7 +18,7 @@ from graphopt.passes.fuse import Group, dims_of, follow, fuse, materialise, stor
 from graphopt.passes.memory import MemoryPlan, lifetimes, plan_memory
 from graphopt.passes.order import Schedule, order
 
-_TEAM_WORK = 4000.0  # vector operations below which a kernel is quicker on one thread than with a barrier (about 1 us)
+_TEAM_WORK = 6000.0  # instructions below which a kernel is quicker on one thread than with a barrier (about 1 us)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,7 +96,7 @@ def _copy(source: Buffer, target: Buffer, machine: Machine) -> Kernel:
     )
     start = index(blocks * width)
     body += loop("lanes", "l", rest, lambda x: [Store(target, start + x, Load(source, start + x))])
-    return make_kernel("copy", body, width, work=2.0 * blocks)
+    return make_kernel("copy", body, width)
 
 
 def place_barriers(kernels: Sequence[Kernel], parallel: Sequence[bool], plan: MemoryPlan) -> tuple[bool, ...]:

@@ -416,7 +416,7 @@ def _hidden(group: Group) -> Node | None:
 
 
 def fuse(graph: Graph) -> list[Group]:
-    """The groups of a materialised graph, each after the groups it reads from.
+    """The groups of a materialised graph; none needs itself through others, `order` puts each after what it reads.
 
     Cost: near linear; a bitset per group answers whether a node may join without making a cycle.
     """
