@@ -91,6 +91,7 @@ X = _leaf("x", (4, 6))
 Y = _leaf("y", (6, 5))
 Z = _leaf("z", (2, 3, 4))
 V = _leaf("v", (6,))
+W = _leaf("w", (6,))
 P = _leaf("p", ())
 ONE = _leaf("one", (1, 4, 1))
 INT = _leaf("k", (5,), i32)
@@ -127,6 +128,11 @@ EXAMPLES: dict[str, list[Callable[[], Node]]] = {
         lambda: exp(broadcast(V, shape=(4, 6), axes=(1,))),
         lambda: broadcast(V, shape=(4, 6), axes=(1,)) * broadcast(P, shape=(4, 6), axes=()),
         lambda: cast(full((4, 6), 2, f32), dtype=i32),
+    ],
+    "lift_reshape": [
+        lambda: exp(reshape(V, shape=(6, 1))),
+        lambda: reshape(V, shape=(6, 1)) * reshape(W, shape=(6, 1)),
+        lambda: reshape(V, shape=(1, 6)) * 2.0,
     ],
     "reshape_of_reshape": [lambda: reshape(X, shape=(4, 6)), lambda: reshape(reshape(X, shape=(3, 8)), shape=(2, 12))],
     "reshape_of_broadcast": [

@@ -123,8 +123,11 @@ def _stored_operands(node: Node) -> Node:
         dims = dims_of(node)
         for k, idx in enumerate((dims.a, dims.b)):
             found = follow(node.inputs[k], idx)
-            base = found and stored_base(found[0])
-            if found is None or base.op in INLINE - LEAVES or not all(i.is_affine for i in found[1]):
+            if (
+                found is None
+                or stored_base(found[0]).op in INLINE - LEAVES
+                or not all(i.is_affine for i in found[1])
+            ):
                 inputs[k] = alias(node.inputs[k])
     return with_inputs(node, tuple(inputs))
 
@@ -257,7 +260,9 @@ class _Fusion:
 
     def merge(self, a: Group, b: Group) -> bool:
         """Make one group of two with the same space, when no third group stands between them."""
-        if a is b or "loops" != a.kind or "loops" != b.kind or a.full != b.full or a.axes not in (None, b.axes) and b.axes is not None:
+        if a is b or a.kind != "loops" or b.kind != "loops" or a.full != b.full:
+            return False
+        if a.axes is not None and b.axes is not None and a.axes != b.axes:
             return False
         bits = 1 << a.number | 1 << b.number
         if a.elsewhere & set(b.nodes) or b.elsewhere & set(a.nodes):
@@ -375,7 +380,7 @@ class _Fusion:
             if how != "other":
                 g = self.of[source]
                 candidates[g.number] = g
-        fitting = [(g, how) for g in candidates.values() if g.kind != "kernel" and (how := self.fits(node, g))]
+        fitting = [(g, fit) for g in candidates.values() if g.kind != "kernel" and (fit := self.fits(node, g))]
         if not fitting:
             self._place_with_floating(node, self.new("loops", node.shape), False)
             return

@@ -14,7 +14,7 @@ from graphopt.opdefs.bits import logical_and, logical_not, logical_or, logical_x
 from graphopt.opdefs.elementwise import abs_, cast, eq, floordiv, maximum, minimum, mod, ne, neg, select, sub
 from graphopt.opdefs.math import ceil, floor, round_, trunc
 from graphopt.opdefs.opdef import constant, full, opdef
-from graphopt.opdefs.shape import broadcast
+from graphopt.opdefs.shape import broadcast, reshape
 from graphopt.passes.rewrite import law, number, rewrite
 
 CONDITION = {"c": bool_}
@@ -182,3 +182,27 @@ def lift_broadcast(n: Node) -> Node | None:
 
 def _spread(x: Node, shape: tuple[int, ...]) -> Node:
     return x if x.shape == shape else broadcast(x, shape=shape, axes=())
+
+
+@rewrite(*ELEMENTWISE)
+def lift_reshape(n: Node) -> Node | None:
+    """f(reshape(x), reshape(y)) = reshape(f(x, y)) where the reshapes only add axes of size 1; numbers fit any x.
+
+    Row values that kept their reduced axis (softmax, normalisation) take part in fusion without it.
+    """
+    inner: tuple[int, ...] | None = None
+    for i in n.inputs:
+        if i.op == "reshape" and len(i.inputs[0].shape) < len(n.shape) and _without_ones(i.inputs[0].shape) == _without_ones(n.shape):
+            if inner is not None and i.inputs[0].shape != inner:
+                return None
+            inner = i.inputs[0].shape
+        elif i.op != "broadcast" or i.attrs["axes"]:
+            return None
+    if inner is None:
+        return None
+    small = tuple([i.inputs[0] if i.op == "reshape" else broadcast(i.inputs[0], shape=inner, axes=()) for i in n.inputs])
+    return reshape(Node(n.op, small, n.attrs, n.type.with_shape(inner), n.where), shape=n.shape)
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple([k for k in shape if k != 1])
