@@ -10,12 +10,6 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-from graphopt_runtime import engine
-from graphopt_runtime.cache import Cache, key_of
-from graphopt_runtime.engine import Target
-from graphopt_runtime.executor import Executable
-from graphopt_runtime.program import BufferSpec, Call, Program, from_bytes, to_bytes
-from graphopt_runtime.threads import use_cache
 from platformdirs import user_cache_dir
 
 from graphopt import config
@@ -29,8 +23,13 @@ from graphopt.llvm.target import machine_of
 from graphopt.opdefs.evaluate import evaluate
 from graphopt.passes.fuse import show_groups
 from graphopt.passes.pipeline import optimize
+from graphopt_runtime import engine
+from graphopt_runtime.cache import Cache, key_of
+from graphopt_runtime.engine import Target
+from graphopt_runtime.executor import Executable
+from graphopt_runtime.program import BufferSpec, Call, Program, from_bytes, to_bytes
+from graphopt_runtime.threads import use_cache
 
-VERSION = "1"  # of everything that decides the code; part of every cache key
 ENTRY = "step"
 
 
@@ -93,7 +92,7 @@ def compile_graph(graph: Graph, target: Target | None = None) -> Compiled:
     store = disk_cache(switches.cache)
     use_cache(store)
     key = key_of(
-        VERSION, print_graph(graph, where=False), chosen.triple, chosen.cpu, chosen.features, engine.version(),
+        compiler_key(), print_graph(graph, where=False), chosen.triple, chosen.cpu, chosen.features, engine.version(),
         ",".join(switches.skip), str(switches.limit),
     )  # fmt: skip
     program = _from_disk(store, key)
@@ -111,6 +110,14 @@ def compile_graph(graph: Graph, target: Target | None = None) -> Compiled:
             file=sys.stderr,
         )
     return Compiled(graph, seconds, cached, executable)
+
+
+@memoize
+def compiler_key() -> str:
+    """The compiler's own sources, as part of every cache key: another compiler never meets this one's code."""
+    folder = Path(__file__).parent
+    files = [Path(__file__), *(f for part in ("ir", "opdefs", "passes", "kernel", "llvm") for f in sorted((folder / part).glob("*.py")))]
+    return key_of(*(f.read_bytes() for f in files))
 
 
 def _from_disk(store: Cache, key: str) -> Program | None:
@@ -223,10 +230,10 @@ def run_loops(step: Step, inputs: Sequence[np.ndarray], state: Sequence[np.ndarr
             outputs.append(np.empty(node.shape, node.dtype.numpy))
             memory[buffer] = outputs[-1].reshape(-1)
     arena = np.full(step.plan.arena_bytes + 64, 0xA5, np.uint8)
-    for buffer, offset in step.plan.offsets.items():
-        assert isinstance(buffer, Buffer)
-        size = buffer.size * buffer.dtype.itemsize
-        memory[buffer] = arena[offset : offset + size].view(buffer.dtype.numpy)
+    for held, offset in step.plan.offsets.items():
+        assert isinstance(held, Buffer)
+        size = held.size * held.dtype.itemsize
+        memory[held] = arena[offset : offset + size].view(held.dtype.numpy)
     for kernel in step.kernels:
         interpret(kernel, memory)
     return outputs

@@ -23,7 +23,7 @@ from graphopt.ir.graph import Node
 from graphopt.ir.index import ZERO, Index, Var, delinear, index, linear
 from graphopt.ir.types import DType, i32
 from graphopt.kernel.loops import Buffer, Const, Expr, Fold, IndexValue, Kernel, Load, Recorder, Stmt, Store, loop, make_kernel
-from graphopt.kernel.lower import Lowering, LoopsGroup, accumulator, lanes_of
+from graphopt.kernel.lower import LoopsGroup, Lowering, accumulator, lanes_of
 from graphopt.kernel.machine import Machine
 from graphopt.passes.fuse import Group, dims_of, follow, stored_base
 
@@ -36,6 +36,8 @@ _SCATTER = 0.8  # cycles per scattered lane
 _CONFLICT = 1.35  # slowdown when the rows of a panel are a multiple of this many bytes apart and share few cache sets
 _CONFLICT_BYTES = 2048
 _PACKED_BYTES = 1 << 26  # no copies beyond this size
+_FIRST_LEVEL_BYTES = 1 << 15
+_SECOND_LEVEL = 1.5  # cost of a vector load from the second-level cache
 _NEAR_BYTES = 1 << 20  # half of a usual second-level cache
 _BARRIER = 1000.0  # cycles a kernel more costs
 _TASKS = 4  # fewer tiles than this leave threads idle: split the sum
@@ -155,10 +157,25 @@ def _load_cost(o: Operand, p: Problem, lane: Var) -> float:
     return 1.0 if whole else _STRADDLE
 
 
+def _distance(o: Operand, lane: Var, reach: Sequence[tuple[Var | None, int]]) -> float:
+    """How much dearer vector loads are when what one tile reads of the operand exceeds the first-level cache."""
+    if o.stride(lane) == 0:
+        return 1.0
+    span, count = 1, 1
+    for v, size in reach:
+        stride = abs(o.stride(v))
+        if stride:
+            span += (min(size, _size(v)) - 1) * stride
+            count *= min(size, _size(v))
+    return 1.0 if min(span, count) * o.buffer.dtype.itemsize <= _FIRST_LEVEL_BYTES else _SECOND_LEVEL
+
+
 def _conflicts(o: Operand, p: Problem) -> bool:
     """Do the panel's rows fall into few sets of the first-level cache?"""
     rows = p.sums[-1] if p.sums else None
-    return rows is not None and rows.size >= 64 and o.stride(rows) > 0 and o.stride(rows) * o.buffer.dtype.itemsize % _CONFLICT_BYTES == 0
+    if rows is None or rows.size < 64 or o.stride(rows) <= 0:
+        return False
+    return o.stride(rows) * o.buffer.dtype.itemsize % _CONFLICT_BYTES == 0
 
 
 def _parts(size: int, tile: int) -> list[tuple[int, int]]:
@@ -210,11 +227,14 @@ def _broadcast_tiles(p: Problem, machine: Machine, v: Var, m: Var | None, u: Var
                 if rows * vectors * cols + vectors * min(rows, cols) + 2 > machine.vector_registers:
                     break
                 for packed in (False, True) if packable else (False,):
-                    loads = [(o, 1.0 if packed and o is vector else c) for o, c in plain]
+                    reach = ((v, vectors * p.width), (m, rows), (u, cols), *((w, w.size) for w in p.sums))
+                    loads = [(o, 1.0 if packed and o is vector else c * _distance(o, v, reach)) for o, c in plain]
                     cost = 0.0
-                    for (mt, mc), (nt, nc), (ut, uc) in product(_parts(_size(m), rows), _parts(total, vectors), _parts(_size(u), cols)):
+                    shares = product(_parts(_size(m), rows), _parts(total, vectors), _parts(_size(u), cols))
+                    for (mt, mc), (nt, nc), (ut, uc) in shares:
                         moved = sum(
-                            c * (mt if o.stride(m) else 1) * (nt if o.stride(v) else 1) * (ut if o.stride(u) else 1) for o, c in loads
+                            c * (mt if o.stride(m) else 1) * (nt if o.stride(v) else 1) * (ut if o.stride(u) else 1)
+                            for o, c in loads
                         )
                         fmas = mt * nt * ut
                         step = _step(fmas, moved) * (1.0 if packed else slow)
@@ -234,8 +254,8 @@ def _dot_tilings(p: Problem, machine: Machine) -> Iterator[Tiling]:
             continue
         blocks = -(-r.size // p.width) * prod(s.size for s in p.sums if s is not r)
         a, b = (_load_cost(o, p, r) for o in (p.a, p.b))
-        rows_of = [u for u in p.outs if p.a.stride(u) and not p.b.stride(u)] or [None]
-        cols_of = [u for u in p.outs if p.b.stride(u) and not p.a.stride(u)] or [None]
+        rows_of: list[Var | None] = [u for u in p.outs if p.a.stride(u) and not p.b.stride(u)] or [None]
+        cols_of: list[Var | None] = [u for u in p.outs if p.b.stride(u) and not p.a.stride(u)] or [None]
         for m, n in product(rows_of, cols_of):
             others = prod(u.size for u in p.outs if u is not m and u is not n)
             for rows, cols in product(range(1, min(8, _size(m)) + 1), range(1, min(8, _size(n)) + 1)):
@@ -273,7 +293,8 @@ class Tiler:
         self.vector = vector_operand(p, t.lane) if t.packed else None
         self.pitch = t.vectors * p.width
         by_lane = t.form == "broadcast"
-        self.across = by_lane and t.row is not None and p.c.coefficient(t.row) == 1 and p.c.coefficient(t.lane) != 1 and t.rows <= p.width
+        row_inside = t.row is not None and p.c.coefficient(t.row) == 1 and p.c.coefficient(t.lane) != 1
+        self.across = by_lane and row_inside and t.rows <= p.width
         self.depends = tuple(u for u in p.outs if u is not t.lane and self.vector is not None and self.vector.stride(u))
         self.packed: Buffer | None = None
         if self.vector is not None:
@@ -380,7 +401,10 @@ class Tiler:
             if blocks <= 1:
                 return loop("unroll", "w", v.size, lambda w: nest(k + 1, {**bound, v: w}))
             stmts = loop(
-                "serial", f"q{k}", blocks, lambda i: loop("unroll", "w", unroll, lambda w: nest(k + 1, {**bound, v: i * unroll + w}))
+                "serial",
+                f"q{k}",
+                blocks,
+                lambda i: loop("unroll", "w", unroll, lambda w: nest(k + 1, {**bound, v: i * unroll + w})),
             )
             return stmts + loop("unroll", "w", rest, lambda w: nest(k + 1, {**bound, v: w + blocks * unroll}))
 
@@ -435,7 +459,8 @@ class Tiler:
                 def lane(x: Index) -> list[Stmt]:
                     bound = {**place(r, c), **summed, t.lane: base + k * width + x}
                     packed = self._packed_at(bound, panel, k * width + x) if self.packed is not None else None
-                    return [self._product(bound, at(r, c, k) + x, acc, self._mask(x, actives[k] if count is None else count), packed)]
+                    mask = self._mask(x, actives[k] if count is None else count)
+                    return [self._product(bound, at(r, c, k) + x, acc, mask, packed)]
 
                 return loop("lanes", "l", width, lane)
 
@@ -480,12 +505,17 @@ class Tiler:
         tile = Buffer("tile", acc.dtype, acc.size, local=True)
         width = self.p.width
         vectors = -(-lanes // width)
-        stmts = each(lambda r, c, k: loop("lanes", "l", width, lambda x: [Store(tile, at(r, c, k) + x, Load(acc, at(r, c, k) + x))]))
+        stmts = each(
+            lambda r, c, k: loop("lanes", "l", width, lambda x: [Store(tile, at(r, c, k) + x, Load(acc, at(r, c, k) + x))])
+        )
         if across:
             pitch = vectors * width
             return stmts + loop("serial", "c", cols, lambda c: loop("serial", "e", lanes, lambda e: line(tile, c, e, pitch)))
         return stmts + loop(
-            "serial", "r", rows, lambda r: loop("serial", "c", cols, lambda c: [s for k in range(vectors) for s in done(tile, r, c, k)])
+            "serial",
+            "r",
+            rows,
+            lambda r: loop("serial", "c", cols, lambda c: [s for k in range(vectors) for s in done(tile, r, c, k)]),
         )
 
     def _finish_vector(self, acc: Buffer, at: Index, bound: dict[Var, Index], first: int, x: Index) -> list[Stmt]:
@@ -551,7 +581,8 @@ def _split(p: Problem, t: Tiling) -> int | None:
     steps = prod(v.size for v in p.sums)
     by_lane = t.form == "broadcast"
     tiles = prod(v.size for v in p.outs if v is not t.row and v is not t.col and not (by_lane and v is t.lane))
-    tiles *= -(-_size(t.row) // t.rows) * -(-_size(t.col) // t.cols) * (-(-t.lane.size // (t.vectors * p.width)) if by_lane else 1)
+    tiles *= -(-_size(t.row) // t.rows) * -(-_size(t.col) // t.cols)
+    tiles *= -(-t.lane.size // (t.vectors * p.width)) if by_lane else 1
     if tiles >= _TASKS or steps < _LONG_SUM:
         return None
     longest = max((v for v in p.sums if v is not t.lane), key=lambda v: v.size, default=None)
@@ -595,7 +626,7 @@ def _split_kernels(group: Group, lowering: Lowering, p: Problem, parts: int) -> 
             value = s.add(value, Load(temporary, offset + k * size))
         return s.cast(value, node.dtype)
 
-    second = LoopsGroup(group, lowering, {n: total for n in _contracted(group)}).kernel()
+    second = LoopsGroup(group, lowering, dict.fromkeys(_contracted(group), total)).kernel()
     return [*first, second]
 
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graphopt.errors import CompileError
-from graphopt.ir.types import DType, bool_
 from graphopt.ir.index import Index, Loaded, Quotient, Var, index
+from graphopt.ir.types import DType, bool_
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -345,7 +345,8 @@ class _Namer:
         if isinstance(e, Const):
             if e.dtype.kind == "b":
                 return str(bool(e.value))
-            return f"{float(e.value) if e.dtype.is_float else int(e.value)}{'' if e.dtype.short == 'f32' else ':' + e.dtype.short}"
+            kind = "" if e.dtype.short == "f32" else f":{e.dtype.short}"
+            return f"{float(e.value) if e.dtype.is_float else int(e.value)}{kind}"
         if isinstance(e, Load):
             text = f"{e.buffer}[{self.index(e.index)}]"
             return text if e.mask is None or e.other is None else f"({text} if {self.text(e.mask)} else {self.text(e.other)})"

@@ -19,7 +19,23 @@ from graphopt.errors import CompileError
 from graphopt.ir.graph import Node
 from graphopt.ir.index import ZERO, Index, Loaded, Var, delinear, index, linear
 from graphopt.ir.types import DType, bf16, bool_, f16, f32, i64
-from graphopt.kernel.loops import HEAVY, Buffer, Const, Expr, Fold, For, IndexValue, Kernel, Load, Op, Recorder, Stmt, Store, loop, make_kernel
+from graphopt.kernel.loops import (
+    HEAVY,
+    Buffer,
+    Const,
+    Expr,
+    Fold,
+    For,
+    IndexValue,
+    Kernel,
+    Load,
+    Op,
+    Recorder,
+    Stmt,
+    Store,
+    loop,
+    make_kernel,
+)
 from graphopt.kernel.machine import Machine
 from graphopt.opdefs.opdef import opdef
 from graphopt.passes.fuse import INLINE, LEAVES, Group, stored_base
@@ -62,11 +78,11 @@ class Elements:
     def __init__(self, lowering: Lowering):
         self.lowering = lowering
         self.mask: Expr | None = None
-        self.known: dict[tuple[Node, tuple[Index, ...], int], Expr] = {}
+        self.known: dict[tuple[Node, tuple[Index, ...], Expr | None], Expr] = {}
 
     def read(self, node: Node, idx: tuple[Index, ...]) -> Expr:
         """The element of a value that is stored or reached through movement."""
-        key = (node, idx, id(self.mask))
+        key = (node, idx, self.mask)
         if key not in self.known:
             self.known[key] = self._read(node, idx)
         return self.known[key]
@@ -152,8 +168,7 @@ class LoopsGroup:
         self.nodes = [n for n in group.nodes if n not in self.given]
         self.level = group.levels()
         self.reductions = [n for n in self.nodes if opdef(n.op).kind == "reduction"]
-        self.axes = group.axes if self.reductions else ()
-        self.axes = self.axes or ()
+        self.axes: tuple[int, ...] = (group.axes or ()) if self.reductions else ()
         dtypes = [n.dtype for n in self.nodes] + [i.dtype for n in self.nodes for i in n.inputs]
         self.width = lanes_of(lowering.machine, dtypes)
         self.rank = len(group.full)
@@ -265,7 +280,8 @@ class LoopsGroup:
                 operands.append(values[i.inputs[0]])
             else:
                 operands.append(elements.read(i, idx))
-        return d.rules["scalar"](elements.s, *operands, **node.attrs)
+        value: Expr = d.rules["scalar"](elements.s, *operands, **node.attrs)
+        return value
 
     def _full_values(self, stage: int, idx: tuple[Index, ...], rows: Mapping[Node, Expr], place: Index) -> dict[Node, Expr]:
         """Values of the FULL nodes a stage needs, at one point; `place` is the point's position within its row."""
@@ -315,7 +331,9 @@ class LoopsGroup:
 
     # stores of one point
 
-    def _store_point(self, stores: Sequence[Node], values: Mapping[Node, Expr], idx: tuple[Index, ...], row: Index, lane: Index) -> list[Stmt]:
+    def _store_point(
+        self, stores: Sequence[Node], values: Mapping[Node, Expr], idx: tuple[Index, ...], row: Index, lane: Index
+    ) -> list[Stmt]:
         """Store FULL values; several go through registers first, so that none reads what another has overwritten."""
         offset = linear(idx, self.group.full)
         targets: list[tuple[Buffer, Index, Expr]] = []
@@ -373,7 +391,12 @@ class LoopsGroup:
         body: list[Stmt] = []
         for n, b in partial.items():
             start = Const(opdef(n.op).rules["initial"](n.dtype), b.dtype)
-            body += loop("unroll", "u", unroll, lambda u, b=b, start=start: loop("lanes", "l", width, lambda x: [Store(b, u * width + x, start)]))
+            body += loop(
+                "unroll",
+                "u",
+                unroll,
+                lambda u, b=b, start=start: loop("lanes", "l", width, lambda x: [Store(b, u * width + x, start)]),
+            )
         rows = self._row_read(ZERO)
 
         def vector(reduced: Sequence[Index], base: Index, part: Index, active: int) -> list[Stmt]:
@@ -409,7 +432,12 @@ class LoopsGroup:
         return body
 
     def _accumulate(
-        self, feeds: Sequence[Node], partial: Mapping[Node, Buffer], values: Mapping[Node, Expr], idx: tuple[Index, ...], at: Index
+        self,
+        feeds: Sequence[Node],
+        partial: Mapping[Node, Buffer],
+        values: Mapping[Node, Expr],
+        idx: tuple[Index, ...],
+        at: Index,
     ) -> list[Stmt]:
         """Fold one point into the running values of the reductions."""
         body: list[Stmt] = []
@@ -479,14 +507,19 @@ class LoopsGroup:
                 self._spread([self.lane_run], [base + x], place)
             return place
 
-        body = lanes(lambda x: self._row_nodes(0, self._kept_index(kept(x)), x)) if self.axes else []
+        def rows(level: int) -> Callable[[Index], list[Stmt]]:
+            return lambda x: self._row_nodes(level, self._kept_index(kept(x)), x)
+
+        body = lanes(rows(0)) if self.axes else []
         for stage in range(self.last + 1):
             body += self._column_stage(stage, kept, lanes)
             if self.axes:
-                body += lanes(lambda x, stage=stage: self._row_nodes(stage + 1, self._kept_index(kept(x)), x))
+                body += lanes(rows(stage + 1))
         return body
 
-    def _column_stage(self, stage: int, kept: Callable[[Index], dict[int, Index]], lanes: Callable[..., list[Stmt]]) -> list[Stmt]:
+    def _column_stage(
+        self, stage: int, kept: Callable[[Index], dict[int, Index]], lanes: Callable[..., list[Stmt]]
+    ) -> list[Stmt]:
         feeds, stores = self._targets(stage)
         if not feeds and not stores:
             return []
@@ -502,7 +535,8 @@ class LoopsGroup:
                 self._spread(self.reduced_runs, reduced, place)
                 idx = tuple(place[k] for k in range(self.rank))
                 values = self._full_values(stage, idx, self._row_read(x), ZERO)
-                return self._accumulate(feeds, partial, values, idx, x) + (self._store_point(stores, values, idx, ZERO, x) if stores else [])
+                stored = self._store_point(stores, values, idx, ZERO, x) if stores else []
+                return self._accumulate(feeds, partial, values, idx, x) + stored
 
             return lanes(at)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.ir.index import Index, Loaded, Quotient, Var
-from graphopt.kernel.loops import Buffer, Const, Expr, Fold, For, If, IndexValue, Kernel, Load, Stmt, Store
+from graphopt.kernel.loops import Buffer, Const, Expr, Fold, For, If, IndexValue, Kernel, Load, Stmt
 from graphopt.kernel.numpy_scalars import NumpyScalars
 
 

@@ -92,7 +92,10 @@ def _copy(source: Buffer, target: Buffer, machine: Machine) -> Kernel:
     width = machine.lanes(source.dtype.itemsize)
     blocks, rest = divmod(source.size, width)
     body: list[Stmt] = loop(
-        "par", "j", blocks, lambda j: loop("lanes", "l", width, lambda x: [Store(target, j * width + x, Load(source, j * width + x))])
+        "par",
+        "j",
+        blocks,
+        lambda j: loop("lanes", "l", width, lambda x: [Store(target, j * width + x, Load(source, j * width + x))]),
     )
     start = index(blocks * width)
     body += loop("lanes", "l", rest, lambda x: [Store(target, start + x, Load(source, start + x))])
