@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphopt.errors import CompileError
-from graphopt.ir.types import DType, bool_, i64
 from graphopt.ir.index import Index, Loaded, Quotient, Remainder, Var, index
-from graphopt.kernel.loops import Buffer, Const, Expr, Fold, For, If, IndexValue, Kernel, Load, Op, Stmt, Store, statements
+from graphopt.ir.types import DType, bool_, i64
+from graphopt.kernel.loops import Buffer, Const, Expr, Fold, For, If, IndexValue, Kernel, Load, Stmt, Store, statements
 from graphopt.kernel.machine import Machine
 from graphopt.llvm.scalars import LLVMScalars, Val, type_of
 
@@ -168,8 +168,9 @@ class KernelEmitter(LLVMScalars):
                 pointers = self._addresses(s.buffer, s.index)
                 suffix = m.replace("float", "f32").replace("double", "f64").replace("half", "f16")
                 name = f"llvm.masked.scatter.v{lane.width}{suffix}.v{lane.width}p0"
-                self.declared.setdefault(name, f"declare void @{name}(<{lane.width} x {m}>, <{lane.width} x ptr>, <{lane.width} x i1>)")
-                self.line(f"call void @{name}({data}, <{lane.width} x ptr> align {align} {pointers}, <{lane.width} x i1> {lane.mask})")
+                vector = f"<{lane.width} x "
+                self.declared.setdefault(name, f"declare void @{name}({vector}{m}>, {vector}ptr>, {vector}i1>)")
+                self.line(f"call void @{name}({data}, {vector}ptr> align {align} {pointers}, {vector}i1> {lane.mask})")
         self._forget(s.buffer)
 
     def _store_vector(self, buffer: Buffer, data: str, base: str, lane: _Lane, align: int, m: str) -> None:
@@ -239,6 +240,8 @@ class KernelEmitter(LLVMScalars):
             guard = wide.ref if lane.active == lane.width else self.pure(f"and <{lane.width} x i1> {wide.ref}, {lane.mask}")
         if stride == 1:
             value = self._load_vector(e, guard, m, lane)
+        elif mask is None and (shuffled := self._load_shuffled(e, m, lane)) is not None:
+            value = shuffled
         else:
             pointers = self._addresses(e.buffer, e.index)
             value = self.from_memory(self.gather(pointers, e.buffer.dtype, lane.width, guard, m), e.dtype, lane.width)
@@ -258,6 +261,47 @@ class KernelEmitter(LLVMScalars):
         value = self._loads[key]
         return value if mask is None or other is None else self.select(mask, value, other)
 
+    def _load_shuffled(self, e: Load, m: str, lane: _Lane) -> Val | None:
+        """Every second element, or every element several times, as vector loads and one shuffle; None for other patterns.
+
+        Pooling, strided convolutions and their derivatives read like this; a gather takes several times as long.
+        """
+        varying = [(atom, c) for atom, c in e.index.terms if self._atom_varies(atom)]
+        if len(varying) != 1 or e.buffer.local:
+            return None
+        atom, c = varying[0]
+        rest = Index(e.index.const, tuple(t for t in e.index.terms if t[0] is not atom))
+        t = f"<{lane.width} x {m}>"
+        if atom is lane.var and c == 2:
+            last = 2 * (lane.active - 1)
+            halves = [self._load_part(e, rest + k * lane.width, last + 1 - k * lane.width, m, lane) for k in (0, 1)]
+            order = range(0, 2 * lane.width, 2)
+        elif isinstance(atom, Quotient) and c == 1 and atom.index == index(lane.var):
+            halves = [self._load_part(e, rest, -(-lane.active // atom.by), m, lane), "poison"]
+            order = [k // atom.by for k in range(lane.width)]
+        else:
+            return None
+        picked = ", ".join(f"i32 {k}" for k in order)
+        ref = self.pure(f"shufflevector {t} {halves[0]}, {t} {halves[1]}, <{lane.width} x i32> <{picked}>")
+        return self.from_memory(ref, e.dtype, lane.width)
+
+    def _load_part(self, e: Load, start: Index, count: int, m: str, lane: _Lane) -> str:
+        """`count` neighbours, at most a vector of them; the others are not touched."""
+        if count <= 0:
+            return "zeroinitializer"
+        part = _Lane(lane.var, lane.width, min(count, lane.width))
+        t = f"<{lane.width} x {m}>"
+        base, align = self._address(e.buffer, start), max(e.dtype.itemsize, 1)
+        if part.active == lane.width:
+            return self.opaque(f"load {t}, ptr {base}, align {align}")
+        return self._masked_load(t, base, align, part.mask, m, lane)
+
+    def _masked_load(self, t: str, base: str, align: int, mask: str, m: str, lane: _Lane) -> str:
+        suffix = m.replace("float", "f32").replace("double", "f64").replace("half", "f16")
+        name = f"llvm.masked.load.v{lane.width}{suffix}.p0"
+        self.declared.setdefault(name, f"declare {t} @{name}(ptr, <{lane.width} x i1>, {t})")
+        return self.opaque(f"call {t} @{name}(ptr align {align} {base}, <{lane.width} x i1> {mask}, {t} zeroinitializer)")
+
     def _load_vector(self, e: Load, guard: str, m: str, lane: _Lane) -> Val:
         base = self._address(e.buffer, e.index.substitute({lane.var: index(0)}))
         t = f"<{lane.width} x {m}>"
@@ -267,10 +311,7 @@ class KernelEmitter(LLVMScalars):
             if e.buffer.local or guard == "splat (i1 true)":
                 ref = self.opaque(f"load {t}, ptr {base}, align {align}")
             else:
-                suffix = m.replace("float", "f32").replace("double", "f64").replace("half", "f16")
-                name = f"llvm.masked.load.v{lane.width}{suffix}.p0"
-                self.declared.setdefault(name, f"declare {t} @{name}(ptr, <{lane.width} x i1>, {t})")
-                ref = self.opaque(f"call {t} @{name}(ptr align {align} {base}, <{lane.width} x i1> {guard}, {t} zeroinitializer)")
+                ref = self._masked_load(t, base, align, guard, m, lane)
             self._loads[key] = self.from_memory(ref, e.dtype, lane.width)
         return self._loads[key]
 
@@ -291,7 +332,11 @@ class KernelEmitter(LLVMScalars):
             half = x.lanes // 2
             t = type_of(x.dtype, x.lanes)
             low, high = (
-                Val(self.pure(f"shufflevector {t} {x.ref}, {t} poison, <{half} x i32> <{', '.join(f'i32 {k}' for k in r)}>"), x.dtype, half)
+                Val(
+                    self.pure(f"shufflevector {t} {x.ref}, {t} poison, <{half} x i32> <{', '.join(f'i32 {k}' for k in r)}>"),
+                    x.dtype,
+                    half,
+                )
                 for r in (range(half), range(half, x.lanes))
             )
             x = combine(low, high)

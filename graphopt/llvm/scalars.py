@@ -154,7 +154,8 @@ class LLVMScalars(VectorMath):
         if not x.ref.startswith("%"):
             return Val(f"splat ({e} {x.ref})", x.dtype, lanes)
         one = self.pure(f"insertelement <{lanes} x {e}> poison, {e} {x.ref}, i64 0")
-        return Val(self.pure(f"shufflevector <{lanes} x {e}> {one}, <{lanes} x {e}> poison, <{lanes} x i32> zeroinitializer"), x.dtype, lanes)
+        spread = f"shufflevector <{lanes} x {e}> {one}, <{lanes} x {e}> poison, <{lanes} x i32> zeroinitializer"
+        return Val(self.pure(spread), x.dtype, lanes)
 
     def _together(self, *values: Val) -> list[Val]:
         lanes = max(v.lanes for v in values)
@@ -468,7 +469,8 @@ class LLVMScalars(VectorMath):
         """values[index], clamped to the table."""
         e = element(dtype)
         body = ", ".join(f"{e} {literal(v, dtype)}" for v in values)
-        name = self.globals.setdefault(f"private unnamed_addr constant [{len(values)} x {e}] [{body}]", f"@table{len(self.globals)}")
+        table = f"private unnamed_addr constant [{len(values)} x {e}] [{body}]"
+        name = self.globals.setdefault(table, f"@table{len(self.globals)}")
         last = self.const(len(values) - 1, index.dtype)
         index = self.min(self.max(index, self.const(0, index.dtype)), last)
         if not index.lanes:
@@ -476,7 +478,7 @@ class LLVMScalars(VectorMath):
             return Val(self.pure(f"load {e}, ptr {p}"), dtype)
         n = index.lanes
         p = self.pure(f"getelementptr {e}, ptr {name}, {type_of(index.dtype, n)} {index.ref}")
-        return Val(self.gather(p, dtype, n, f"splat (i1 true)", e), dtype, n)
+        return Val(self.gather(p, dtype, n, "splat (i1 true)", e), dtype, n)
 
     def gather(self, pointers: str, dtype: DType, lanes: int, mask: str, memory: str) -> str:
         """Elements at a vector of pointers; masked-out lanes are zero and their memory is not touched."""
@@ -485,7 +487,8 @@ class LLVMScalars(VectorMath):
         name = f"llvm.masked.gather.v{lanes}{suffix}.v{lanes}p0"
         self.declared.setdefault(name, f"declare {t} @{name}(<{lanes} x ptr>, <{lanes} x i1>, {t})")
         align = max(dtype.itemsize, 1)
-        return self.opaque(f"call {t} @{name}(<{lanes} x ptr> align {align} {pointers}, <{lanes} x i1> {mask}, {t} zeroinitializer)")
+        where = f"<{lanes} x ptr> align {align} {pointers}, <{lanes} x i1> {mask}"
+        return self.opaque(f"call {t} @{name}({where}, {t} zeroinitializer)")
 
 
 __all__ = ["LLVMScalars", "Val", "element", "literal", "type_of"]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from graphopt_runtime.engine import Target
-
 from graphopt.kernel.machine import AVX2, AVX512, NEON, SSE2, Machine
+from graphopt_runtime.engine import Target
 
 
 def machine_of(target: Target) -> Machine:

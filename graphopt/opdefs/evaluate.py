@@ -29,7 +29,7 @@ def evaluate(graph: Graph, inputs: Sequence[np.ndarray], state: Sequence[np.ndar
     values = evaluate_nodes(graph.roots, leaves)
     k = len(graph.outputs)
     fresh = [np.array(v) for v in values]
-    where = {s: a for s, a in zip(graph.state, state, strict=True)}
+    where = dict(zip(graph.state, state, strict=True))
     for (leaf, _), value in zip(graph.updates, fresh[k:], strict=True):
         where[leaf][...] = value
     return fresh[:k]

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.errors import ShapeError
+from graphopt.errors import DTypeError, ShapeError
 from graphopt.ir.graph import Node
 from graphopt.ir.types import NUMBERS, DType, TensorType, f32, i32
 from graphopt.opdefs.conv import Padding, dilated
 from graphopt.opdefs.elementwise import add, mul
-from graphopt.opdefs.index import put_along_add, spread
+from graphopt.opdefs.index import put_along_add, spread, take_along
 from graphopt.opdefs.linalg import accumulator
 from graphopt.opdefs.opdef import OpDef, Reader, Sample, broadcast_to, constant, op
 from graphopt.opdefs.reduce import reduce_sum
@@ -303,12 +303,95 @@ def _(
     return (reduce_window_sum(apart, **_attrs(window, dilation=dilation)),)
 
 
+@op(
+    [
+        Sample([(3, 4, 5)], {"sizes": (8, 10), "window": (2, 2)}, values=lambda rng, d: _unpool_values(rng, d, (3, 4, 5), (8, 10), (2, 2))),
+        Sample([(2, 3)], {"sizes": (11,), "window": (3,)}, values=lambda rng, d: _unpool_values(rng, d, (2, 3), (11,), (3,))),
+        Sample([(2, 17)], {"sizes": (34,), "window": (2,)}, values=lambda rng, d: _unpool_values(rng, d, (2, 17), (34,), (2,))),
+        Sample([(1, 1)], {"sizes": (1, 1), "window": (1, 1)}, values=lambda rng, d: _unpool_values(rng, d, (1, 1), (1, 1), (1, 1))),
+    ],
+    "movement",
+    NUMBERS,
+)
+def unpool(x: TensorType, positions: TensorType, *, sizes: Sizes, window: Sizes) -> TensorType:
+    """Each element put back where its window had its maximum; 0 elsewhere. Windows lie side by side.
+
+    The derivative of reduce_window_max with strides like the window and no padding: every place has one window, so
+    the result is read element by element instead of scattered.
+
+    Shapes: x and positions (*lead, *out), positions from window_argmax over planes of `sizes` -> (*lead, *sizes).
+    Errors: ShapeError when shapes and windows do not fit; DTypeError when positions are not i32.
+    """
+    lead = x.rank - len(window)
+    if positions.shape != x.shape or len(sizes) != len(window) or lead < 0:
+        raise ShapeError(f"expects positions of shape {x.shape} and as many sizes as window has entries, found {positions}")
+    if x.shape[lead:] != tuple(n // w for n, w in zip(sizes, window, strict=True)):
+        raise ShapeError(f"{x.shape[lead:]} windows of {window} do not fill planes of {sizes}")
+    if positions.dtype is not i32:
+        raise DTypeError(f"positions must be i32, found {positions.dtype.short}")
+    return x.with_shape((*x.shape[:lead], *sizes))
+
+
+def _unpool_values(
+    rng: np.random.Generator, dtype: DType, shape: tuple[int, ...], sizes: Sizes, window: Sizes
+) -> list[np.ndarray]:
+    """Cotangents, and positions that lie in their windows."""
+    lead = len(shape) - len(window)
+    flat = np.zeros(shape, np.int32)
+    for k, (n, w) in enumerate(zip(sizes, window, strict=True)):
+        along = np.arange(shape[lead + k]).reshape((-1,) + (1,) * (len(window) - 1 - k))
+        flat = flat * n + along * w + rng.integers(0, w, shape)
+    return [np.asarray(rng.integers(0, 5, shape)).astype(dtype.numpy), flat.astype(np.int32)]
+
+
+@unpool.numpy
+def _(x: np.ndarray, positions: np.ndarray, *, sizes: Sizes, window: Sizes) -> np.ndarray:
+    lead = x.ndim - len(window)
+    rows = x.reshape(prod(x.shape[:lead]), prod(x.shape[lead:]))
+    result = np.zeros((rows.shape[0], prod(sizes)), x.dtype)
+    np.put_along_axis(result, positions.reshape(rows.shape), rows, axis=1)
+    return result.reshape(*x.shape[:lead], *sizes)
+
+
+@unpool.at
+def _(r: Reader, index: tuple[Any, ...], x: TensorType, positions: TensorType, *, sizes: Sizes, window: Sizes) -> Any:
+    s, lead = r.s, x.rank - len(window)
+    flat: Any = 0
+    source = list(index[:lead])
+    condition: Any = None
+    for place, n, w in zip(index[lead:], sizes, window, strict=True):
+        flat = place if isinstance(flat, int) else flat * n + place
+        source.append(place // w)
+        if n % w:
+            inside = r.within(place // w, 0, n // w)
+            condition = inside if condition is None else s.and_(condition, inside)
+    nothing = s.const(0, x.dtype)
+
+    def chosen() -> Any:
+        here = s.eq(r.read(1, tuple(source)), r.value(flat, i32))
+        return s.select(here, r.read(0, tuple(source)), nothing)
+
+    return chosen() if condition is None else r.guard(condition, chosen, nothing)
+
+
+@unpool.vjp
+def _(ct: Node, out: Node, x: Node, positions: Node, *, sizes: Sizes, window: Sizes) -> tuple[Node | None, ...]:
+    axis = x.type.rank - len(window)
+    places = (*x.shape[:axis], prod(x.shape[axis:]))
+    plane = reshape(ct, shape=(*ct.shape[:axis], prod(sizes)))
+    return (reshape(take_along(plane, reshape(positions, shape=places), axis=axis), shape=x.shape), None)
+
+
 @reduce_window_max.vjp
 def _(ct: Node, out: Node, x: Node, **attrs: Any) -> tuple[Node]:
-    axis = x.type.rank - len(attrs["window"])
+    window = attrs["window"]
+    axis = x.type.rank - len(window)
+    found = window_argmax(x, **attrs)
+    if attrs["strides"] == window and not any(map(any, attrs["padding"])) and set(attrs["dilation"]) <= {1}:
+        return (unpool(ct, found, sizes=x.shape[axis:], window=window),)
     flat = (*x.shape[:axis], prod(x.shape[axis:]))
     places = (*ct.shape[:axis], prod(ct.shape[axis:]))
-    position = reshape(window_argmax(x, **attrs), shape=places)
+    position = reshape(found, shape=places)
     total = spread(put_along_add, ct.type.with_shape(flat), position, reshape(ct, shape=places), axis)
     return (reshape(total, shape=x.shape),)
 
