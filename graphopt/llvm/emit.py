@@ -275,7 +275,7 @@ class KernelEmitter(LLVMScalars):
         if atom is lane.var and c == 2:
             last = 2 * (lane.active - 1)
             halves = [self._load_part(e, rest + k * lane.width, last + 1 - k * lane.width, m, lane) for k in (0, 1)]
-            order = range(0, 2 * lane.width, 2)
+            order = list(range(0, 2 * lane.width, 2))
         elif isinstance(atom, Quotient) and c == 1 and atom.index == index(lane.var):
             halves = [self._load_part(e, rest, -(-lane.active // atom.by), m, lane), "poison"]
             order = [k // atom.by for k in range(lane.width)]
