@@ -294,8 +294,8 @@ def matmul_operator() -> None:
 
 
 @mistake
-def matmul_class_with_three_axes() -> None:
-    ops.MatMul()(ones(1, 2, 3), ones(3, 2))
+def matmul_of_numbers() -> None:
+    ops.matmul(ones(2, 3), 3.0)
 
 
 @mistake
@@ -422,6 +422,23 @@ def cross_entropy_lengths() -> None:
 
 
 @mistake
+def label_out_of_range() -> None:
+    nn.SoftmaxCrossEntropyWithLogits(sparse=True)(ones(2, 3), Tensor([1, 3], ms.int32))
+
+
+@mistake
+def label_out_of_range_in_training() -> None:
+    train = step(nn.CrossEntropyLoss())
+    train(ones(2, 4), Tensor([1, 0], ms.int32))
+    train(ones(2, 4), Tensor([1, -1], ms.int32))
+
+
+@mistake
+def embedding_id_out_of_range() -> None:
+    nn.Embedding(3, 2)(Tensor([[0, 1], [5, 2]], ms.int32))
+
+
+@mistake
 def bce_shapes() -> None:
     nn.BCELoss()(ones(2, 1), ones(2))
 
@@ -512,6 +529,16 @@ def train_cell_without_optimizer() -> None:
 @mistake
 def train_cell_zero_sens() -> None:
     step(sens=0.0)
+
+
+@mistake
+def train_cell_too_many_columns() -> None:
+    step()(ones(2, 4), ones(2, 2), ones(2))
+
+
+@mistake
+def train_cell_gradient_of_a_float64_net() -> None:
+    step()(ones(2, 4, dtype=np.float64), ones(2, 2, dtype=np.float64))
 
 
 @mistake

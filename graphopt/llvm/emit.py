@@ -19,6 +19,9 @@ from graphopt.kernel.machine import Machine
 from graphopt.llvm.scalars import LLVMScalars, Val, type_of
 
 
+_NAME = "@kernel"
+
+
 @dataclass(frozen=True, slots=True)
 class _Lane:
     """The vector loop being emitted: its variable, the width, how many lanes are active."""
@@ -36,8 +39,9 @@ class _Lane:
 class KernelEmitter(LLVMScalars):
     """One kernel as an LLVM function."""
 
-    def __init__(self, kernel: Kernel, machine: Machine):
+    def __init__(self, kernel: Kernel, machine: Machine, constants: dict[str, str] | None = None):
         super().__init__(machine)
+        self.globals = {} if constants is None else constants
         self.kernel = kernel
         self.vars: dict[Var, int | str] = {}
         self.lane: _Lane | None = None
@@ -47,14 +51,14 @@ class KernelEmitter(LLVMScalars):
         self._loads: dict[str, Val] = {}
         self._names = {b: f"%{'l' if b.local else 'p'}{k}" for k, b in enumerate((*kernel.params, *kernel.locals))}
 
-    def function(self, name: str) -> str:
-        """The text of the whole function."""
+    def function(self) -> str:
+        """The text of the whole function, with _NAME in place of its name."""
         for b in self.kernel.locals:
             self.line(f"{self._names[b]} = alloca [{b.size} x {self.memory_element(b.dtype)}], align 64")
         self._depth.update(dict.fromkeys(["%thread", "%team", *self._names.values()], 0))
         self.emit(self.kernel.body)
         params = "".join(f", ptr nocapture %p{k}" for k in range(len(self.kernel.params)))
-        head = f"define internal void @{name}(i64 %thread, i64 %team{params}) #0 {{\nentry:"
+        head = f"define internal void {_NAME}(i64 %thread, i64 %team{params}) #0 {{\nentry:"
         return "\n".join([head, *self.text_lines(), "  ret void", "}"])
 
     # statements
@@ -251,8 +255,7 @@ class KernelEmitter(LLVMScalars):
         m = self.memory_element(e.buffer.dtype)
         address = self._address(e.buffer, e.index)
         if mask is not None:
-            safe = "@safe"
-            self.globals.setdefault("private unnamed_addr constant [16 x i8] zeroinitializer, align 16", safe)
+            safe = self.globals.setdefault("private unnamed_addr constant [16 x i8] zeroinitializer, align 16", "@safe")
             address = self.pure(f"select i1 {mask.ref}, ptr {address}, ptr {safe}")
         key = f"{self._names[e.buffer]},{address}"
         if key not in self._loads:
@@ -438,17 +441,16 @@ class StepCall:
 
 def emit_step(entry: str, kernels: Sequence[Kernel], calls: Sequence[StepCall], machine: Machine, triple: str) -> str:
     """The module of a step: its kernels and `entry(thread, team, args, arena, scratch, barrier)`."""
-    functions: list[str] = []
+    texts: dict[str, str] = {}  # equal kernels (layers of one shape) are one function
+    names: list[str] = []
     declared: dict[str, str] = {}
-    tables: list[str] = []
-    for k, kernel in enumerate(kernels):
-        emitter = KernelEmitter(kernel, machine)
-        text = emitter.function(f"k{k}")
-        for body, name in emitter.globals.items():
-            text = text.replace(name + ",", f"@k{k}.{name[1:]},").replace(name + "\n", f"@k{k}.{name[1:]}\n")
-            tables.append(f"@k{k}.{name[1:]} = {body}")
-        functions.append(text)
+    constants: dict[str, str] = {}
+    for kernel in kernels:
+        emitter = KernelEmitter(kernel, machine, constants)
+        names.append(texts.setdefault(emitter.function(), f"@k{len(texts)}"))
         declared |= emitter.declared
+    functions = [text.replace(_NAME, name, 1) for text, name in texts.items()]
+    tables = [f"{name} = {body}" for body, name in constants.items()]
     bits = machine.vector_bytes * 8
     lines = [f"define void @{entry}(i64 %thread, i64 %team, ptr %args, ptr %arena, ptr %scratch, ptr %barrier) #0 {{", "entry:"]
     known: dict[tuple[str, int], str] = {}
@@ -477,7 +479,7 @@ def emit_step(entry: str, kernels: Sequence[Kernel], calls: Sequence[StepCall], 
         elif not serial:
             lines += [f"  br i1 %first, label %s{n}, label %e{n}", f"s{n}:"]
             serial, gate = True, n
-        lines.append(f"  call void @k{call.kernel}({share}{pointers})")
+        lines.append(f"  call void {names[call.kernel]}({share}{pointers})")
         following = calls[n + 1] if n + 1 < len(calls) else None
         if serial and (following is None or following.parallel or following.barrier):
             lines += [f"  br label %e{gate}", f"e{gate}:"]
