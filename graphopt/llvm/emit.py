@@ -14,12 +14,9 @@ from typing import Any
 from graphopt.errors import CompileError
 from graphopt.ir.index import Index, Loaded, Quotient, Remainder, Var, index
 from graphopt.ir.types import DType, bool_, i64
-from graphopt.kernel.loops import Buffer, Const, Expr, Fold, For, If, IndexValue, Kernel, Load, Stmt, Store, statements
+from graphopt.kernel.loops import Buffer, Const, Expr, Fold, For, If, IndexValue, Kernel, Load, Stmt, Store, signature, statements
 from graphopt.kernel.machine import Machine
 from graphopt.llvm.scalars import LLVMScalars, Val, type_of
-
-
-_NAME = "@kernel"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +48,14 @@ class KernelEmitter(LLVMScalars):
         self._loads: dict[str, Val] = {}
         self._names = {b: f"%{'l' if b.local else 'p'}{k}" for k, b in enumerate((*kernel.params, *kernel.locals))}
 
-    def function(self) -> str:
-        """The text of the whole function, with _NAME in place of its name."""
+    def function(self, name: str) -> str:
+        """The text of the whole function."""
         for b in self.kernel.locals:
             self.line(f"{self._names[b]} = alloca [{b.size} x {self.memory_element(b.dtype)}], align 64")
         self._depth.update(dict.fromkeys(["%thread", "%team", *self._names.values()], 0))
         self.emit(self.kernel.body)
         params = "".join(f", ptr nocapture %p{k}" for k in range(len(self.kernel.params)))
-        head = f"define internal void {_NAME}(i64 %thread, i64 %team{params}) #0 {{\nentry:"
+        head = f"define internal void @{name}(i64 %thread, i64 %team{params}) #0 {{\nentry:"
         return "\n".join([head, *self.text_lines(), "  ret void", "}"])
 
     # statements
@@ -441,15 +438,19 @@ class StepCall:
 
 def emit_step(entry: str, kernels: Sequence[Kernel], calls: Sequence[StepCall], machine: Machine, triple: str) -> str:
     """The module of a step: its kernels and `entry(thread, team, args, arena, scratch, barrier)`."""
-    texts: dict[str, str] = {}  # equal kernels (layers of one shape) are one function
+    functions: list[str] = []
+    known_as: dict[str, str] = {}  # equal kernels (layers of one shape) are one function
     names: list[str] = []
     declared: dict[str, str] = {}
     constants: dict[str, str] = {}
     for kernel in kernels:
-        emitter = KernelEmitter(kernel, machine, constants)
-        names.append(texts.setdefault(emitter.function(), f"@k{len(texts)}"))
-        declared |= emitter.declared
-    functions = [text.replace(_NAME, name, 1) for text, name in texts.items()]
+        key = signature(kernel)
+        if key not in known_as:
+            emitter = KernelEmitter(kernel, machine, constants)
+            known_as[key] = f"k{len(functions)}"
+            functions.append(emitter.function(known_as[key]))
+            declared |= emitter.declared
+        names.append(known_as[key])
     tables = [f"{name} = {body}" for body, name in constants.items()]
     bits = machine.vector_bytes * 8
     lines = [f"define void @{entry}(i64 %thread, i64 %team, ptr %args, ptr %arena, ptr %scratch, ptr %barrier) #0 {{", "entry:"]
@@ -479,7 +480,7 @@ def emit_step(entry: str, kernels: Sequence[Kernel], calls: Sequence[StepCall], 
         elif not serial:
             lines += [f"  br i1 %first, label %s{n}, label %e{n}", f"s{n}:"]
             serial, gate = True, n
-        lines.append(f"  call void {names[call.kernel]}({share}{pointers})")
+        lines.append(f"  call void @{names[call.kernel]}({share}{pointers})")
         following = calls[n + 1] if n + 1 < len(calls) else None
         if serial and (following is None or following.parallel or following.barrier):
             lines += [f"  br label %e{gate}", f"e{gate}:"]
