@@ -358,7 +358,7 @@ def _(x: np.ndarray, positions: np.ndarray, *, sizes: Sizes, window: Sizes) -> n
     rows = x.reshape(prod(x.shape[:lead]), prod(x.shape[lead:]))
     result = np.zeros((rows.shape[0], prod(sizes)), x.dtype)
     np.put_along_axis(result, positions.reshape(rows.shape), rows, axis=1)
-    return result.reshape(*x.shape[:lead], *sizes)
+    return result.reshape((*x.shape[:lead], *sizes))
 
 
 @unpool.at
