@@ -10,6 +10,7 @@ from graphopt.common.checks import meant
 
 GRAPH_MODE = 0
 PYNATIVE_MODE = 1
+STRICT, COMPATIBLE, LAX = 0, 1, 2  # values of jit_syntax_level
 
 _KINDS: dict[str, tuple[type, ...]] = {
     "mode": (int,),
@@ -164,6 +165,14 @@ def _switch(changed: dict[str, Any]) -> None:
         config.set_config(threads=values["runtime_num_threads"])
     if "enable_compile_cache" in changed or "compile_cache_path" in changed:
         config.set_config(cache=values["compile_cache_path"] if values["enable_compile_cache"] else "off")
+
+
+def set_device(device_target: str, device_id: int = 0) -> None:
+    """Choose the device: "CPU".
+
+    Errors: ValueError for another one.
+    """
+    set_context(device_target=device_target, device_id=device_id)
 
 
 def get_context(attr_key: str) -> Any:

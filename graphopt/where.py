@@ -46,7 +46,8 @@ def here() -> Where | None:
         return fixed
     frame = sys._getframe(1)
     while frame is not None:
-        if not is_ours(frame):
+        known = _ours.get(frame.f_code)
+        if not (is_ours(frame) if known is None else known):
             return in_cell(frame.f_code.co_filename, frame.f_lineno)
         frame = frame.f_back  # type: ignore[assignment]
     return None

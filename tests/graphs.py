@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 
 import numpy as np
 from hypothesis import strategies as st
@@ -195,9 +196,9 @@ LARGEST_ELEMS = 600
 
 
 @st.composite
-def graphs(draw: Draw, steps: int = 14) -> Graph:
-    """A graph of about `steps` ops over float inputs and state; sizes include 0 and 1."""
-    shapes = st.lists(st.sampled_from(SIZES), max_size=3).map(tuple)
+def graphs(draw: Draw, steps: int = 14, sizes: tuple[int, ...] = SIZES) -> Graph:
+    """A graph of about `steps` ops over float inputs and state of the given sizes."""
+    shapes = st.lists(st.sampled_from(sizes), max_size=3).filter(lambda s: prod(s) <= LARGEST_ELEMS).map(tuple)
     inputs = [input_node(f"x{k}", TensorType(f32, draw(shapes))) for k in range(2)]  # type: ignore[arg-type]
     state = [state_node("s", TensorType(f32, draw(shapes)))]  # type: ignore[arg-type]
     pool: list[Node] = [*inputs, *state]
@@ -215,4 +216,10 @@ def graphs(draw: Draw, steps: int = 14) -> Graph:
 def values(graph: Graph, seed: int = 0) -> dict[Node, np.ndarray]:
     """Ordinary values for the leaves."""
     rng = np.random.default_rng(seed)
-    return {n: rng.normal(size=n.shape).astype(n.dtype.numpy) for n in graph.inputs + graph.state}
+    return {n: np.array(rng.normal(size=n.shape), n.dtype.numpy) for n in graph.inputs + graph.state}
+
+
+def quarters(graph: Graph, seed: int = 0) -> dict[Node, np.ndarray]:
+    """Values for the leaves that are small multiples of 1/4: sums and products of them are exact in any order."""
+    rng = np.random.default_rng(seed)
+    return {n: np.array(rng.integers(-8, 9, n.shape) / 4, n.dtype.numpy) for n in graph.inputs + graph.state}

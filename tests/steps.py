@@ -88,7 +88,12 @@ def batch_norm_training() -> Graph:
     unit, m, v = normalised(x, (0, 2, 3))
     y = unit * broadcast(gamma, shape=x.shape, axes=(1,)) + broadcast(beta, shape=x.shape, axes=(1,))
     gx, gg, gb = (g for g in vjp([y], [ct], [x, gamma, beta]) if g is not None)
-    updates = ((mean, mean * 0.9 + m * 0.1), (variance, variance * 0.9 + v * 0.1), (gamma, gamma - gg), (beta, beta - gb))
+    updates = (
+        (mean, mean * 0.9 + m * 0.1),
+        (variance, variance * 0.9 + v * 0.1),
+        (gamma, gamma - gg),
+        (beta, beta - gb),
+    )
     return Graph("batch_norm_training", (x, ct), (gamma, beta, mean, variance), (y, gx), updates)
 
 
@@ -144,7 +149,15 @@ def mlp_step(batch: int = 24, sizes: tuple[int, ...] = (12, 20, 10), rate: float
 
 GRAPHS = {
     make.__name__: make
-    for make in (softmax_cross_entropy, layer_norm, dense_bias_relu, batch_norm_training, adam_after_dot, attention, mlp_step)
+    for make in (
+        softmax_cross_entropy,
+        layer_norm,
+        dense_bias_relu,
+        batch_norm_training,
+        adam_after_dot,
+        attention,
+        mlp_step,
+    )
 }
 
 

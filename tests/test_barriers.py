@@ -78,7 +78,9 @@ def test_dependent_kernels_have_a_barrier_between_them_and_none_is_idle(name: st
     step = lowered(GRAPHS[name]())
     assert unguarded(step, step.barriers) == []
     for k, barrier in enumerate(step.barriers):
-        assert not barrier or unguarded(step, without(step.barriers, k)), f"the barrier before kernel {k} guards nothing"
+        assert not barrier or unguarded(step, without(step.barriers, k)), (
+            f"the barrier before kernel {k} guards nothing"
+        )
 
 
 def test_a_step_needs_its_barriers(shared: None) -> None:
@@ -146,7 +148,9 @@ class Tracer(interpreter.Interpreter):
             if isinstance(s, Store) and not s.buffer.local:
                 for element in np.atleast_1d(self.index(s.index)).tolist():
                     before = self.writer.setdefault((s.buffer, element), self.iteration)
-                    assert before == self.iteration, f"{s.buffer}[{element}] is written by {before} and {self.iteration}"
+                    assert before == self.iteration, (
+                        f"{s.buffer}[{element}] is written by {before} and {self.iteration}"
+                    )
 
     def _load(self, e: Load) -> Any:
         if not e.buffer.local:
@@ -164,7 +168,9 @@ class Tracer(interpreter.Interpreter):
                 assert readers == {self.writer[place]}, f"{place} is written by {self.writer[place]}, read by {readers}"
 
 
-def check_iterations(step: Step, monkeypatch: pytest.MonkeyPatch, arrays: tuple[list[np.ndarray], list[np.ndarray]]) -> None:
+def check_iterations(
+    step: Step, monkeypatch: pytest.MonkeyPatch, arrays: tuple[list[np.ndarray], list[np.ndarray]]
+) -> None:
     expected_states = [s.copy() for s in arrays[1]]
     expected = run_loops(step, arrays[0], expected_states)
     with monkeypatch.context() as patch:
@@ -174,7 +180,9 @@ def check_iterations(step: Step, monkeypatch: pytest.MonkeyPatch, arrays: tuple[
         assert a.tobytes() == b.tobytes(), "a value depends on what local memory held before"
     for kernel in step.kernels:
         if kernel.extent > 1:
-            assert all(isinstance(s, For) and s.kind == "par" for s in kernel.body), f"all threads run a part of {kernel.name}"
+            assert all(isinstance(s, For) and s.kind == "par" for s in kernel.body), (
+                f"all threads run a part of {kernel.name}"
+            )
 
 
 @pytest.mark.parametrize("name", GRAPHS)

@@ -185,5 +185,3 @@ def test_shown_groups_name_the_users_line() -> None:
     stored = materialise(Graph("g", (x,), (), (exp(x),)))
     text = show_groups(fuse(stored), {x: "%0", stored.outputs[0]: "%1"})
     assert re.search(r"\* %1: f32\[4\] = exp\(%0\)  # test_fuse.py:\d+", text)
-
-

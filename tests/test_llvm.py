@@ -16,21 +16,21 @@ import pytest
 from graphopt import config
 from graphopt.compile import Compiled, compile_graph, module_text
 from graphopt.ir.graph import Graph, Node, input_node
-from graphopt.ir.types import FLOATS, DType, TensorType, bf16, bool_, f16, f32, f64, i8, i16, i32, i64, u8, u32
+from graphopt.ir.types import FLOATS, DType, bf16, f16, f32, f64, i8, i32
 from graphopt.kernel.machine import AVX2, AVX512, NEON, SSE2
 from graphopt.kernel.step import lower_graph
 from graphopt.llvm.target import machine_of
 from graphopt.opdefs import REGISTRY
-from graphopt.opdefs.elementwise import add, cast, div, maximum, minimum, mul, neg, sub
+from graphopt.opdefs.elementwise import add, div, maximum, minimum, mul, neg, sub
 from graphopt.opdefs.evaluate import evaluate_nodes
-from graphopt.opdefs.math import exp, log, sqrt, tanh
+from graphopt.opdefs.math import sqrt
 from graphopt.opdefs.opdef import opdef
 from graphopt.opdefs.reduce import reduce_max, reduce_sum
-from graphopt.opdefs.scaffold import special_pairs, special_values
+from graphopt.opdefs.scaffold import special_pairs
 from graphopt.passes.pipeline import optimize
 from graphopt_runtime import engine
 from graphopt_runtime.engine import Target
-from tests.steps import GRAPHS, agree, arguments, compiled, leaf, meaning, run
+from tests.steps import GRAPHS, agree, leaf, meaning
 from tests.test_ops import Case, _magnitude
 from tests.tolerances import assert_close
 
@@ -52,7 +52,10 @@ def runnable(name: str) -> bool:
 
 each_target = pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.skipif(not runnable(n), reason="this processor cannot run it")) for n in TARGETS],
+    [
+        pytest.param(n, marks=pytest.mark.skipif(not runnable(n), reason="this processor cannot run it"))
+        for n in TARGETS
+    ],
 )
 
 
@@ -94,17 +97,18 @@ def together(cases: Sequence[Case]) -> Graph:
     return Graph("ops", tuple(leaves), (), tuple(outputs))
 
 
-PAIRS = {"sse2": (f32, f16), "avx2": (f32, i8), "avx512": (bf16,)}  # this machine, in every dtype: test_ops.py
+# (dtype, samples of each op); this machine, in every dtype: test_ops.py
+PAIRS = {"sse2": ((f32, 100), (f16, 2)), "avx2": ((f32, 2), (bf16, 2), (i8, 2)), "avx512": ((f64, 2),)}
 
 
 @each_target
 def test_every_op_on_every_target(name: str) -> None:
-    for dtype in PAIRS[name]:
-        check_ops(name, dtype)
+    for dtype, samples in PAIRS[name]:
+        check_ops(name, dtype, samples)
 
 
-def check_ops(name: str, dtype: DType) -> None:
-    for cases in batches(dtype):
+def check_ops(name: str, dtype: DType, samples: int) -> None:
+    for cases in batches(dtype, samples=samples):
         graph = together(cases)
         arrays = [np.array(a, order="C") for case in cases for a in case.arrays]
         found = compiled_for(graph, TARGETS[name]).run(arrays, [])
@@ -135,7 +139,9 @@ def called(assembly: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_a_module_has_one_external_function_and_calls_the_barrier_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_has_one_external_function_and_calls_the_barrier_alone(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("graphopt.kernel.step._TEAM_WORK", 0.0)
     for target in (*(TARGETS.values() if X86 else (HOST,)), AARCH64):
         text = step_text(GRAPHS[name](), target)
@@ -186,7 +192,9 @@ def test_special_numbers_in_fused_arithmetic(dtype: DType, threads: int, monkeyp
     a, b = special_pairs(dtype)
     a, b = (np.tile(v, 3) for v in (a, b))
     x, y = leaf("x", *a.shape, dtype=dtype), leaf("y", *a.shape, dtype=dtype)
-    outputs = tuple(op(x, y) for op in (add, sub, mul, div, maximum, minimum)) + tuple(op(x) for op in (neg, sqrt, opdef("abs")))
+    outputs = tuple(op(x, y) for op in (add, sub, mul, div, maximum, minimum)) + tuple(
+        op(x) for op in (neg, sqrt, opdef("abs"))
+    )
     graph = Graph("special", (x, y), (), outputs)
     expected = meaning(graph, [a, b], [])
     for name, target in [("host", HOST), *((n, t) for n, t in TARGETS.items() if runnable(n))]:
@@ -281,7 +289,8 @@ for n in (1, 7, 16, 17, 33):
         continue
     m, w = leaf(f"m{n}", 3, n, dtype=dtype), leaf(f"w{n}", n, 5, dtype=dtype)
     inputs += [m, w]
-    outputs += [maximum(x, s), reverse(x, axes=(0,)) + x, transpose(m, perm=(1, 0)) + 1, matmul(m, w), matmul(transpose(w, perm=(1, 0)), w)]
+    outputs += [maximum(x, s), reverse(x, axes=(0,)) + x, transpose(m, perm=(1, 0)) + 1]
+    outputs += [matmul(m, w), matmul(transpose(w, perm=(1, 0)), w)]
     outputs += [reduce_sum(m, axes=(1,)), reduce_sum(m, axes=(0,)), cast(m, dtype=dtype_of(np.dtype("float32")))]
     updates.append((s, s + x))
 graph = Graph("guarded", tuple(inputs), tuple(states), tuple(outputs), tuple(updates))
@@ -302,7 +311,9 @@ print("inside")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8", "bool", "float32"])
 def test_nothing_is_read_or_written_beside_an_array(dtype: str) -> None:
     """Arrays whose neighbouring bytes must not be touched, at every rest of a vector: masked loads and stores are exact."""
-    chosen = [("", "")] + [(TARGETS[n].cpu, TARGETS[n].features) for n in ("sse2",) if runnable(n) and dtype != "bfloat16"]
+    chosen = [("", "")] + [
+        (TARGETS[n].cpu, TARGETS[n].features) for n in ("sse2",) if runnable(n) and dtype != "bfloat16"
+    ]
     for cpu, features in chosen:
         done = subprocess.run(
             [sys.executable, "-c", GUARDED, dtype, cpu, features],

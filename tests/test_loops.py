@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
+from graphopt.compile import module_text
 from graphopt.errors import CompileError
+from graphopt.ir.graph import Graph
 from graphopt.ir.index import Index, Loaded, Var, index
 from graphopt.ir.types import DType, bool_, f16, f32, i8, i32, i64
 from graphopt.kernel.loops import (
@@ -27,14 +30,16 @@ from graphopt.kernel.loops import (
     make_kernel,
     reads_and_writes,
     show,
+    signature,
 )
 from graphopt.kernel.run import run
 from graphopt.llvm.emit import StepCall, emit_step
 from graphopt.llvm.target import machine_of
+from graphopt.opdefs.linalg import matmul
 from graphopt_runtime import engine
 from graphopt_runtime.executor import Executable
 from graphopt_runtime.program import BufferSpec, Program
-from tests.steps import layer_norm, lowered, softmax_cross_entropy
+from tests.steps import layer_norm, leaf, lowered, softmax_cross_entropy
 
 Golden = Callable[..., None]
 S = Recorder()
@@ -101,7 +106,9 @@ def test_every_construct_prints() -> None:
     acc, ints = Buffer("acc", f32, 2 * WIDTH, local=True), Buffer("n", i32, 8)
     p = Var("p", 4)
     shared = S.mul(Load(X, index(p)), Load(X, index(p)))
-    other = Load(Y, Index(0, ((Loaded(Load(ints, index(p))), 1),)), S.lt(IndexValue(index(p), i32), number(3, i32)), number(0.0))
+    other = Load(
+        Y, Index(0, ((Loaded(Load(ints, index(p))), 1),)), S.lt(IndexValue(index(p), i32), number(3, i32)), number(0.0)
+    )
     body: list[Stmt] = [
         *loop("lanes", "l", 4, lambda x: [Store(acc, x, S.fma(Load(X, x), Load(Y, x * 2 + 1), number(1.5)))]),
         Store(OUT, index(p) * 8 + 1, S.add(shared, shared)),
@@ -109,7 +116,12 @@ def test_every_construct_prints() -> None:
         If(S.eq(Load(ints, index(p)), number(2, i32)), (Store(OUT, index(0), S.bitcast(Load(ints, index(1)), f32)),)),
         Store(OUT, index(2), Fold("add", acc, index(4), 4)),
         Store(OUT, index(3), other),
-        *loop("unroll", "u", 2, lambda u: [Store(OUT, u + 4, S.select(Const(True, bool_), S.exp(Load(X, u)), number(0.0)))]),
+        *loop(
+            "unroll",
+            "u",
+            2,
+            lambda u: [Store(OUT, u + 4, S.select(Const(True, bool_), S.exp(Load(X, u)), number(0.0)))],
+        ),
     ]
     kernel = make_kernel("all", [For(p, "par", tuple(body))], 4)
     assert show(kernel).split("\n") == [
@@ -130,6 +142,38 @@ def test_every_construct_prints() -> None:
     ]
     assert kernel.extent == 4 and kernel.params == (Y, X, OUT, ints)
     assert reads_and_writes(kernel.body) == ({X, Y, ints}, {OUT})
+
+
+def test_equal_signatures_mean_equal_code() -> None:
+    """Names do not matter; every number, operation, index, size of local memory and order of statements does."""
+
+    def made(
+        names: str = "xy", value: float = 1.0, op: str = "add", shift: int = 0, kind: str = "serial", size: int = 4,
+        dtype: DType = f32, room: int = 8, swapped: bool = False, masked: bool = False, by: int = 2,
+    ) -> str:  # fmt: skip
+        a, b = (Buffer(name, dtype, 64) for name in names)
+        local = Buffer("l" + names, dtype, room, local=True)
+        v = Var("v" + names, size)
+        mask = S.lt(IndexValue(index(v), i32), number(3, i32)) if masked else None
+        read = Load(a, index(v) + shift, mask, Const(0, dtype) if masked else None)
+        stores = [Store(local, index(0), getattr(S, op)(read, Const(value, dtype))), Store(b, index(v) // by, read)]
+        return signature(make_kernel("k" + names, [For(v, kind, tuple(stores[::-1] if swapped else stores))], 4))
+
+    assert made() == made(names="pq")
+    changes: list[dict[str, Any]] = [
+        {"value": 2.0}, {"value": -1.0}, {"op": "mul"}, {"shift": 1}, {"kind": "unroll"}, {"size": 5},
+        {"dtype": f16}, {"room": 9}, {"swapped": True}, {"masked": True}, {"by": 3},
+    ]  # fmt: skip
+    found = [made(**change) for change in changes]
+    assert len({made(), *found}) == len(changes) + 1
+
+
+def test_one_function_serves_equal_kernels() -> None:
+    """Three equal contractions are one native function, called three times."""
+    leaves = [(leaf(f"a{k}", 9, 9), leaf(f"b{k}", 9, 9)) for k in range(3)]
+    graph = Graph("g", tuple(n for pair in leaves for n in pair), (), tuple(matmul(a, b) for a, b in leaves))
+    text = module_text(lowered(graph, machine_of(engine.host())), engine.host())
+    assert text.count("define internal") == 1 and text.count("call void @k0(") == 3
 
 
 def test_text_stays_linear_in_shared_expressions() -> None:
@@ -208,7 +252,9 @@ def test_every_way_to_reach_memory(runner: Runner, dtype: DType) -> None:
             if name == "gathered" and int((order[:active] + 2).max()) >= 64:
                 continue
             for spread in (1, 2):
-                body = lanes(lambda x, read=read, spread=spread: [Store(target, x * spread, Load(source, read(x)))], active)  # type: ignore[misc]
+                body = lanes(
+                    lambda x, read=read, spread=spread: [Store(target, x * spread, Load(source, read(x)))], active
+                )  # type: ignore[misc]
                 kernel = make_kernel("hand", body, width)
                 given = {source: data, places: order, target: np.zeros(64, dtype.numpy)}
                 out = runner(kernel, [given[b] for b in kernel.params])[kernel.params.index(target)]
@@ -236,7 +282,12 @@ def test_masked_loads_do_not_touch_memory(runner: Runner) -> None:
             Store(
                 OUT,
                 x,
-                Load(short, Index(0, ((Loaded(Load(places, x)), 1),)), S.lt(Load(places, x), number(3, i32)), number(-1.0)),
+                Load(
+                    short,
+                    Index(0, ((Loaded(Load(places, x)), 1),)),
+                    S.lt(Load(places, x), number(3, i32)),
+                    number(-1.0),
+                ),
             )
         ]
     )

@@ -18,7 +18,7 @@ def check_range(owner: str, what: str, tensor: Tensor, high: int, ignored: int |
     """
 
     def check(values: np.ndarray) -> None:
-        if values.size == 0 or (values.min() >= 0 and values.max() < high):
+        if int(values.view(f"u{values.itemsize}").max(initial=0)) < high:  # negative ones are huge
             return
         outside = (values < 0) | (values >= high)
         if ignored is not None:

@@ -211,13 +211,13 @@ class Tiler:
         return nest(0, {})
 
     def _product(self, bound: dict[Var, Index], at: Index, acc: Buffer, mask: Expr | None, packed: Expr | None) -> Stmt:
-        """acc[at] += a * b at one point; lanes beyond the mask read nothing."""
+        """acc[at] += a * b at one point; lanes beyond the mask read nothing, and beyond the end of a sum add nothing."""
         factors: list[Expr] = []
         for o in (self.p.a, self.p.b):
             value: Expr
             if packed is not None and o is self.vector:
                 value = packed
-            elif mask is not None and o.stride(self.t.lane):
+            elif mask is not None and (o.stride(self.t.lane) or self.t.lane in self.p.sums):
                 value = Load(o.buffer, o.offset.substitute(bound), mask, Const(0, o.buffer.dtype))
             else:
                 value = Load(o.buffer, o.offset.substitute(bound))

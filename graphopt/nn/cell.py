@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -222,6 +223,10 @@ class Cell:
         finally:
             leave_cell(token)
 
+    def _signature(self) -> inspect.Signature | None:
+        """The arguments of a call, for their names; Cells that hand theirs on to another say that one's."""
+        return parameters_of(self.construct)
+
     def _label(self) -> str:
         return type(self).__name__
 
@@ -238,7 +243,7 @@ class Cell:
 
     def _refuse_arrays(self, args: Iterable[Any]) -> None:
         if any(isinstance(a, np.ndarray) for a in args):
-            signature = parameters_of(self.construct)
+            signature = self._signature()
             names = list(signature.parameters) if signature is not None else []
             for k, value in enumerate(args):
                 if isinstance(value, np.ndarray):
@@ -246,7 +251,7 @@ class Cell:
 
     def _compiled(self) -> CompiledFunction:
         if self._steps is None:
-            self._steps = CompiledFunction(self._label(), self._traced_call, parameters_of(self.construct))
+            self._steps = CompiledFunction(self._label(), self._traced_call, self._signature())
         return self._steps
 
     def _traced_call(self, *args: Any, **kwargs: Any) -> Any:

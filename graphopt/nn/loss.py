@@ -110,6 +110,8 @@ class L1Loss(LossBase):
 class MAELoss(L1Loss):
     """|logits - labels|; the same as L1Loss.
 
+    Shapes, Dtypes, Errors: as L1Loss.
+
     >>> import graphopt as ms
     >>> float(ms.nn.MAELoss()(ms.Tensor([1.0, 2.0]), ms.Tensor([1.5, 2.0])).asnumpy())
     0.25
@@ -134,6 +136,9 @@ class MSELoss(LossBase):
 
 class RMSELoss(LossBase):
     """The square root of the mean of (logits - labels)².
+
+    Shapes: two that broadcast. Dtypes: floats. Errors: TypeError for inputs that are no Tensors; ValueError for shapes
+    that do not broadcast.
 
     >>> import graphopt as ms
     >>> float(ms.nn.RMSELoss()(ms.Tensor([1.0, 2.0]), ms.Tensor([3.0, 4.0])).asnumpy())
@@ -236,7 +241,8 @@ class SoftmaxCrossEntropyWithLogits(LossBase):
 
     The loss stays per row unless reduction says otherwise.
     Shapes: logits (N, C). Dtypes: floats; integer classes.
-    Errors: TypeError when sparse is no bool or classes are no integers; ValueError for another reduction or shapes.
+    Errors: TypeError when sparse is no bool or classes are no integers; ValueError for another reduction or shapes, or
+            a class outside [0, C) among labels that are an argument of the compiled step.
 
     >>> import graphopt as ms
     >>> loss = ms.nn.SoftmaxCrossEntropyWithLogits(sparse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from graphopt import ops
 from graphopt.common.checks import check_bool, check_number, check_type, found
 from graphopt.common.dtype import float32
 from graphopt.common.parameter import Parameter, ParameterTuple
+from graphopt.common.signature import parameters_of
 from graphopt.common.tensor import Tensor
 from graphopt.nn.cell import Cell
 from graphopt.nn.optim.optimizer import Optimizer
@@ -20,7 +22,7 @@ from graphopt.ops.composite import _ByFlags
 class WithLossCell(Cell):
     """(data, label) -> loss_fn(backbone(data), label).
 
-    Errors: TypeError when backbone is no Cell.
+    Shapes, Dtypes: those of backbone and loss_fn. Errors: TypeError when backbone is no Cell; a call's are theirs.
 
     >>> import graphopt as ms
     >>> net = ms.nn.WithLossCell(ms.nn.Identity(), ms.nn.MSELoss())
@@ -86,8 +88,9 @@ class ForwardValueAndGrad(Cell):
 
     network: a Cell or a function. weights: what get_by_list differentiates by. sens_param: the last argument is the
     sensitivity of the output and not passed to the network.
+    Shapes, Dtypes: a gradient has those of what it belongs to, the sensitivity those of the output.
     Errors: TypeError for a network that is neither, flags that are no bools, or get_by_list without a
-            ParameterTuple, tuple or list.
+            ParameterTuple, tuple or list; when called, as GradOperation.
 
     >>> import graphopt as ms
     >>> square = ms.nn.ForwardValueAndGrad(lambda x: x * x)
@@ -121,6 +124,11 @@ class ForwardValueAndGrad(Cell):
         chosen = self.weights if get_by_list else None
         self._value_and_grad = _ValueAndGradient(network, chosen, get_all, get_by_list, sens_param)
 
+    def _signature(self) -> inspect.Signature | None:
+        if self.sens_param:
+            return super()._signature()
+        return parameters_of(self.network.construct if isinstance(self.network, Cell) else self.network)
+
     def construct(self, *inputs: Any) -> Any:
         return self._value_and_grad(*inputs)
 
@@ -148,6 +156,9 @@ class WithGradCell(Cell):
         self.sens = sens
         self.network_with_loss = network if loss_fn is None else WithLossCell(network, loss_fn)
         self._value_and_grad = loss_and_gradients(self.network_with_loss, self.weights, sens)
+
+    def _signature(self) -> inspect.Signature | None:
+        return parameters_of(self.network_with_loss.construct)
 
     def construct(self, *inputs: Any) -> Any:
         return self._value_and_grad(*inputs)[1]
@@ -194,7 +205,8 @@ class TrainOneStepCell(Cell):
     network: computes the loss. sens: the sensitivity of the loss, everywhere (None: 1). return_grad: also hand out
     the gradients, as {parameter name: gradient}, including sens.
 
-    Shapes: the network's. Errors: TypeError when network or optimizer is of another kind or sens no number;
+    A call that fails, also half way through the optimizer, changes no Parameter.
+    Shapes, Dtypes: the network's. Errors: TypeError when network or optimizer is of another kind or sens no number;
     ValueError when sens is 0.
 
     >>> import graphopt as ms
@@ -224,6 +236,9 @@ class TrainOneStepCell(Cell):
         self.return_grad = check_bool("TrainOneStepCell", "return_grad", return_grad)
         self.network.set_grad()
         self._value_and_grad = loss_and_gradients(self.network, self.weights, sens)
+
+    def _signature(self) -> inspect.Signature | None:
+        return parameters_of(self.network.construct)
 
     def construct(self, *inputs: Any) -> Any:
         if isinstance(self.optimizer, Optimizer):

@@ -4,6 +4,7 @@ Long because every name stands here by itself: the type checker then knows which
 """
 
 from graphopt.common.tensor import Tensor, is_tensor
+from graphopt.ops import functional, operations
 from graphopt.ops.activation import (
     celu,
     elu,
@@ -92,7 +93,10 @@ from graphopt.ops.hooks import (
     InsertGradientOf,
 )
 from graphopt.ops.host import (
+    constexpr,
+    make_range,
     nonzero,
+    tuple_len,
     unique,
 )
 from graphopt.ops.indexing import (
@@ -273,6 +277,8 @@ from graphopt.ops.primitives import (
     Addcdiv,
     Addcmul,
     AddN,
+    ApplyGradientDescent,
+    ApplyMomentum,
     Argmax,
     ArgMaxWithValue,
     Argmin,
@@ -540,6 +546,7 @@ __all__ = [
     "tensor_scatter_sub", "threshold", "tile", "transpose", "tril", "triu", "true_divide", "trunc", "truncate_mod",
     "tuple_to_array", "type_as", "unbind", "uniform", "unique", "unsorted_segment_sum", "unsqueeze", "unstack",
     "value_and_grad", "var", "var_mean", "where", "xlogy", "zeros", "zeros_like",
+    "ApplyGradientDescent", "ApplyMomentum", "constexpr", "functional", "make_range", "operations", "tuple_len",
 ]  # fmt: skip
 
 attach()

@@ -24,7 +24,12 @@ def positive(x: Node) -> Node:
 
 @lift
 def relu(input: Any, inplace: bool = False) -> Any:
-    """max(x, 0), with derivative 0 at 0."""
+    """max(x, 0), with derivative 0 at 0.
+
+    >>> import graphopt as ms
+    >>> ms.ops.relu(ms.Tensor([-1.0, 2.0])).asnumpy().tolist()
+    [0.0, 2.0]
+    """
     x = as_node(input)
     return elementwise.select(elementwise.le(x, zero_of(x)), zero_of(x), x)
 
@@ -40,7 +45,12 @@ def relu6(x: Any) -> Any:
 
 @lift
 def leaky_relu(input: Any, alpha: float = 0.2) -> Any:
-    """x where positive, alpha * x elsewhere."""
+    """x where positive, alpha * x elsewhere.
+
+    >>> import graphopt as ms
+    >>> [round(v, 4) for v in ms.ops.leaky_relu(ms.Tensor([-1.0, 2.0]), 0.1).asnumpy().tolist()]
+    [-0.1, 2.0]
+    """
     x = floating(input)
     return elementwise.select(positive(x), x, x * alpha)
 
@@ -88,6 +98,10 @@ def gelu(input: Any, approximate: str = "none") -> Any:
     """x times the normal distribution function: exact ('none') or by tanh ('tanh').
 
     Errors: ValueError for another `approximate`.
+
+    >>> import graphopt as ms
+    >>> round(float(ms.ops.gelu(ms.Tensor(1.0)).asnumpy()), 4)
+    0.8413
     """
     check_choice("gelu", "approximate", approximate, ("none", "tanh"))
     x = floating(input)
@@ -113,7 +127,12 @@ def silu(input: Any) -> Any:
 
 @lift
 def sigmoid(input: Any) -> Any:
-    """1 / (1 + exp(-x))."""
+    """1 / (1 + exp(-x)).
+
+    >>> import graphopt as ms
+    >>> ms.ops.sigmoid(ms.Tensor([0.0])).asnumpy().tolist()
+    [0.5]
+    """
     return math.sigmoid(floating(input))
 
 
@@ -234,6 +253,10 @@ def softmax(input: Any, axis: Any = -1, *, dtype: DType | None = None) -> Any:
     """exp(x) over its sum along `axis`, without overflow.
 
     Errors: ValueError for an axis that is not there.
+
+    >>> import graphopt as ms
+    >>> ms.ops.softmax(ms.Tensor([1.0, 1.0])).asnumpy().tolist()
+    [0.5, 0.5]
     """
     x = floating(input if dtype is None else to_dtype(as_node(input), dtype_of(dtype)))
     return softmax_node(x, axes_of(axis, x.type.rank, "softmax")) if x.type.rank else x * 0.0 + 1.0
@@ -241,7 +264,12 @@ def softmax(input: Any, axis: Any = -1, *, dtype: DType | None = None) -> Any:
 
 @lift
 def log_softmax(logits: Any, axis: int = -1) -> Any:
-    """log(softmax(x)), without overflow."""
+    """log(softmax(x)), without overflow.
+
+    >>> import graphopt as ms
+    >>> [round(v, 4) for v in ms.ops.log_softmax(ms.Tensor([[1.0, 1.0]])).asnumpy()[0].tolist()]
+    [-0.6931, -0.6931]
+    """
     x = floating(logits)
     return x - log_sum_exp(x, (axis_of(axis, x.type.rank, "log_softmax"),))
 

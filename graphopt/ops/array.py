@@ -22,6 +22,10 @@ def reshape(input: Any, shape: Any) -> Any:
     """The same elements in another shape; one size may be -1.
 
     Errors: ValueError when the sizes do not fit.
+
+    >>> import graphopt as ms
+    >>> ms.ops.reshape(ms.ops.ones((2, 3)), (3, -1)).shape
+    (3, 2)
     """
     x, sizes = as_node(input), list(shape_of(shape, "reshape"))
     if sizes.count(-1) > 1 or any(n < -1 for n in sizes):
@@ -41,6 +45,10 @@ def transpose(input: Any, dims: Any) -> Any:
     """The axes in another order: axis k of the result is axis dims[k] of the input.
 
     Errors: ValueError when dims is no permutation of the axes.
+
+    >>> import graphopt as ms
+    >>> ms.ops.transpose(ms.ops.ones((2, 3)), (1, 0)).shape
+    (3, 2)
     """
     x = as_node(input)
     order = tuple(axis_of(k, x.type.rank, "transpose") for k in shape_of(dims, "transpose"))
@@ -94,7 +102,12 @@ moveaxis = movedim
 
 @lift
 def expand_dims(input_x: Any, axis: int) -> Any:
-    """An axis of size 1 put in at `axis`."""
+    """An axis of size 1 put in at `axis`.
+
+    >>> import graphopt as ms
+    >>> ms.ops.expand_dims(ms.ops.ones((2, 3)), 0).shape
+    (1, 2, 3)
+    """
     x = as_node(input_x)
     at = axis_of(axis, x.type.rank + 1, "expand_dims")
     return shapes.reshape(x, shape=(*x.shape[:at], 1, *x.shape[at:]))
@@ -108,6 +121,10 @@ def squeeze(input: Any, axis: Any = None) -> Any:
     """Axes of size 1 taken out: all, or those named.
 
     Errors: ValueError when a named axis has another size.
+
+    >>> import graphopt as ms
+    >>> ms.ops.squeeze(ms.ops.ones((1, 3, 1))).shape
+    (3,)
     """
     x = as_node(input)
     if axis is None or axis == ():
@@ -120,7 +137,12 @@ def squeeze(input: Any, axis: Any = None) -> Any:
 
 @lift
 def flatten(input: Any, order: str = "C", *, start_dim: int = 1, end_dim: int = -1) -> Any:
-    """The axes start_dim … end_dim as one; order 'F' reads the elements in column-major order."""
+    """The axes start_dim … end_dim as one; order 'F' reads the elements in column-major order.
+
+    >>> import graphopt as ms
+    >>> ms.ops.flatten(ms.ops.ones((2, 3, 4))).shape
+    (2, 12)
+    """
     x = as_node(input)
     if order not in ("C", "F"):
         raise ShapeError(f"flatten: order must be 'C' or 'F', found {order!r}")
@@ -148,6 +170,10 @@ def broadcast_to(input: Any, shape: Any) -> Any:
     """Repeated to a shape; -1 keeps the size of an axis.
 
     Errors: ValueError when the shapes do not fit.
+
+    >>> import graphopt as ms
+    >>> ms.ops.broadcast_to(ms.Tensor([1, 2]), (2, 2)).asnumpy().tolist()
+    [[1, 2], [1, 2]]
     """
     x, sizes = as_node(input), list(shape_of(shape, "broadcast_to"))
     lead = len(sizes) - x.type.rank
@@ -157,7 +183,12 @@ def broadcast_to(input: Any, shape: Any) -> Any:
 
 @lift
 def tile(input: Any, dims: Any) -> Any:
-    """The input repeated dims[k] times along axis k."""
+    """The input repeated dims[k] times along axis k.
+
+    >>> import graphopt as ms
+    >>> ms.ops.tile(ms.Tensor([1, 2]), (2,)).asnumpy().tolist()
+    [1, 2, 1, 2]
+    """
     x, times = as_node(input), shape_of(dims, "tile")
     rank = max(x.type.rank, len(times))
     sizes = (1,) * (rank - x.type.rank) + x.shape
@@ -191,7 +222,12 @@ def repeat_interleave(input: Any, repeats: int, axis: int | None = None) -> Any:
 
 @lift
 def cast(input: Any, dtype: DType | str) -> Any:
-    """The elements in another dtype; floats become integers towards 0. The derivative passes through."""
+    """The elements in another dtype; floats become integers towards 0. The derivative passes through.
+
+    >>> import graphopt as ms
+    >>> ms.ops.cast(ms.Tensor([1.7]), ms.int32).asnumpy().tolist()
+    [1]
+    """
     return to_dtype(as_node(input), dtype_of(dtype))
 
 
@@ -205,6 +241,10 @@ def type_as(input: Any, other: Any) -> Any:
 def stop_gradient(value: Any) -> Any:
     """The value itself, with derivative 0. Numbers and None are handed through; tuples and lists element by
     element.
+
+    >>> import graphopt as ms
+    >>> print(ms.grad(lambda x: x * ms.ops.stop_gradient(x))(ms.Tensor([3.0])))
+    [3.]
     """
     if isinstance(value, (tuple, list)):
         return type(value)(stop_gradient.on_nodes(v) for v in value)

@@ -17,6 +17,8 @@ from graphopt.common.signature import check_call, is_cell, parameters_of, refuse
 from graphopt.common.tensor import Tensor, wrap_array
 from graphopt.common.trace import Trace, active
 from graphopt.errors import layout
+from graphopt.ops.creation import ones_like as ones_like
+from graphopt.ops.creation import zeros_like as zeros_like
 from graphopt.ops.differentiate import NO_SENS, Differentiated, differentiate
 from graphopt.where import here
 

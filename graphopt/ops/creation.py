@@ -18,19 +18,34 @@ from graphopt.ops.promote import as_node, dtype_arg, shape_of, to_dtype
 
 @lift
 def zeros(size: Any, dtype: DType | None = None) -> Any:
-    """Zeros; float32 unless a dtype is given."""
+    """Zeros; float32 unless a dtype is given.
+
+    >>> import graphopt as ms
+    >>> ms.ops.zeros((1, 2)).asnumpy().tolist()
+    [[0.0, 0.0]]
+    """
     return full_node(shape_of(size, "zeros"), 0, dtype_arg(dtype, f32))
 
 
 @lift
 def ones(shape: Any, dtype: DType | None = None) -> Any:
-    """Ones; float32 unless a dtype is given."""
+    """Ones; float32 unless a dtype is given.
+
+    >>> import graphopt as ms
+    >>> ms.ops.ones((1, 2), ms.int32).asnumpy().tolist()
+    [[1, 1]]
+    """
     return full_node(shape_of(shape, "ones"), 1, dtype_arg(dtype, f32))
 
 
 @lift
 def full(size: Any, fill_value: Any, *, dtype: DType | None = None) -> Any:
-    """One number everywhere: float32 for a float, int64 for an int, unless a dtype is given."""
+    """One number everywhere: float32 for a float, int64 for an int, unless a dtype is given.
+
+    >>> import graphopt as ms
+    >>> ms.ops.full((2,), 7.0).asnumpy().tolist()
+    [7.0, 7.0]
+    """
     value = as_node(fill_value)
     return broadcast_node(to_dtype(as_scalar(value), dtype_arg(dtype, value.dtype)), shape_of(size, "full"))
 
@@ -43,14 +58,24 @@ def fill(type: DType, shape: Any, value: Any) -> Any:
 
 @lift
 def zeros_like(input: Any, *, dtype: DType | None = None) -> Any:
-    """Zeros of the input's shape and (unless given) dtype."""
+    """Zeros of the input's shape and (unless given) dtype.
+
+    >>> import graphopt as ms
+    >>> ms.ops.zeros_like(ms.Tensor([1.0, 2.0])).asnumpy().tolist()
+    [0.0, 0.0]
+    """
     x = as_node(input)
     return full_node(x.shape, 0, dtype_arg(dtype, x.dtype))
 
 
 @lift
 def ones_like(input: Any, *, dtype: DType | None = None) -> Any:
-    """Ones of the input's shape and (unless given) dtype."""
+    """Ones of the input's shape and (unless given) dtype.
+
+    >>> import graphopt as ms
+    >>> ms.ops.ones_like(ms.Tensor([3, 4])).asnumpy().tolist()
+    [1, 1]
+    """
     x = as_node(input)
     return full_node(x.shape, 1, dtype_arg(dtype, x.dtype))
 
@@ -73,6 +98,10 @@ def arange(start: Any = 0, end: Any = None, step: Any = 1, *, dtype: DType | Non
     """start, start + step, … below end; arange(n) counts from 0. int64, or float32 when an argument is a float.
 
     Errors: ValueError when step is 0.
+
+    >>> import graphopt as ms
+    >>> ms.ops.arange(1, 6, 2).asnumpy().tolist()
+    [1, 3, 5]
     """
     first, last = (0, start) if end is None else (start, end)
     if step == 0:

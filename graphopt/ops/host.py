@@ -1,6 +1,9 @@
-"""Functions whose result's size depends on values: they run on the host, on tensors that have values."""
+"""Functions that run on the host: on Python values, or on tensors whose values decide the size of the result."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -30,3 +33,37 @@ def nonzero(input: Tensor) -> Tensor:
     [[1], [2]]
     """
     return Tensor(np.argwhere(input.asnumpy()).astype(np.int64))
+
+
+def constexpr(fn: Callable[..., Any] | None = None, get_instance: bool = True, name: str | None = None, **_: Any) -> Any:
+    """`fn` as it is: whatever works on Python values alone runs while the graph is traced. A decorator, with or without
+    arguments.
+
+    >>> import graphopt as ms
+    >>> @ms.ops.constexpr
+    ... def half(n):
+    ...     return n // 2
+    >>> half(7)
+    3
+    """
+    return constexpr if fn is None else fn
+
+
+def make_range(*limits: int) -> tuple[int, ...]:
+    """The ints of range(*limits) as a tuple.
+
+    >>> import graphopt as ms
+    >>> ms.ops.make_range(1, 6, 2)
+    (1, 3, 5)
+    """
+    return tuple(range(*limits))
+
+
+def tuple_len(x: Any) -> int:
+    """The number of elements of a tuple or list.
+
+    >>> import graphopt as ms
+    >>> ms.ops.tuple_len((1, 2))
+    2
+    """
+    return len(x)

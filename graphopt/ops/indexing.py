@@ -27,6 +27,10 @@ def gather(input_params: Any, input_indices: Any, axis: int, batch_dims: int = 0
 
     Shapes: params.shape[:axis] + indices.shape[batch_dims:] + params.shape[axis+1:].
     Errors: TypeError when indices are no integers. Out of range reads 0.
+
+    >>> import graphopt as ms
+    >>> ms.ops.gather(ms.Tensor([10, 20, 30]), ms.Tensor([2, 0]), 0).asnumpy().tolist()
+    [30, 10]
     """
     x, at = as_node(input_params), _indices("gather", input_indices)
     k = axis_of(axis, x.type.rank, "gather")
@@ -155,6 +159,10 @@ def one_hot(indices: Any, depth: int, on_value: Any = 1, off_value: Any = 0, axi
 
     Dtypes: integers in; the dtype of on_value out (int64 for an int, float32 for a float).
     Errors: TypeError when indices are no integers; ValueError when depth is negative.
+
+    >>> import graphopt as ms
+    >>> ms.ops.one_hot(ms.Tensor([1, 0]), 3).asnumpy().tolist()
+    [[0, 1, 0], [1, 0, 0]]
     """
     at = _indices("one_hot", indices)
     if isinstance(depth, bool) or not isinstance(depth, int) or depth < 0:
@@ -173,7 +181,12 @@ def as_scalar(x: Node) -> Node:
 
 @lift
 def where(condition: Any, input: Any, other: Any) -> Any:
-    """input where the condition holds, other elsewhere; shapes broadcast."""
+    """input where the condition holds, other elsewhere; shapes broadcast.
+
+    >>> import graphopt as ms
+    >>> ms.ops.where(ms.Tensor([True, False]), ms.Tensor([1, 2]), ms.Tensor([3, 4])).asnumpy().tolist()
+    [1, 4]
+    """
     a, b = promoted(input, other)
     return elementwise.select(to_dtype(as_node(condition), bool_), a, b)
 
@@ -186,6 +199,10 @@ def masked_fill(input_x: Any, mask: Any, value: Any) -> Any:
     """input_x with `value` where the mask is True.
 
     Errors: TypeError when the mask is not bool.
+
+    >>> import graphopt as ms
+    >>> ms.ops.masked_fill(ms.Tensor([1, 2]), ms.Tensor([True, False]), 0).asnumpy().tolist()
+    [0, 2]
     """
     x, there = as_node(input_x), as_node(mask)
     if there.dtype is not bool_:

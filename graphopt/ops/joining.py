@@ -22,6 +22,10 @@ def concat(tensors: Any, axis: int = 0) -> Any:
     """Tensors joined along an axis.
 
     Errors: ValueError when there is none or other axes differ.
+
+    >>> import graphopt as ms
+    >>> ms.ops.concat((ms.Tensor([1, 2]), ms.Tensor([3]))).asnumpy().tolist()
+    [1, 2, 3]
     """
     nodes = _several("concat", tensors)
     return shapes.concat(*nodes, axis=axis_of(axis, nodes[0].type.rank, "concat"))
@@ -32,7 +36,12 @@ cat = concat
 
 @lift
 def stack(tensors: Any, axis: int = 0) -> Any:
-    """Tensors of one shape joined along a new axis."""
+    """Tensors of one shape joined along a new axis.
+
+    >>> import graphopt as ms
+    >>> ms.ops.stack([ms.Tensor([1, 2]), ms.Tensor([3, 4])]).asnumpy().tolist()
+    [[1, 2], [3, 4]]
+    """
     nodes = _several("stack", tensors)
     at = axis_of(axis, nodes[0].type.rank + 1, "stack")
     if len({n.shape for n in nodes}) > 1:
@@ -66,6 +75,10 @@ def split(tensor: Any, split_size_or_sections: Any, axis: int = 0) -> Any:
     """A tuple of pieces along an axis: of the given size (the last may be smaller), or of the given list of sizes.
 
     Errors: ValueError when the sizes do not add up.
+
+    >>> import graphopt as ms
+    >>> [part.asnumpy().tolist() for part in ms.ops.split(ms.Tensor([1, 2, 3]), 2)]
+    [[1, 2], [3]]
     """
     x = as_node(tensor)
     at = axis_of(axis, x.type.rank, "split")

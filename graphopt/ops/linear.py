@@ -19,6 +19,10 @@ def bias_add(input_x: Any, bias: Any) -> Any:
     """input_x plus bias along axis 1.
 
     Errors: ValueError when bias has not the size of axis 1.
+
+    >>> import graphopt as ms
+    >>> ms.ops.bias_add(ms.Tensor([[1.0, 2.0]]), ms.Tensor([10.0, 20.0])).asnumpy().tolist()
+    [[11.0, 22.0]]
     """
     x, b = promoted(input_x, bias)
     if b.type.rank != 1 or x.type.rank < 2 or x.shape[1] != b.shape[0]:
@@ -43,7 +47,11 @@ def dense(input: Any, weight: Any, bias: Any = None) -> Any:
     """input @ weight.T + bias.
 
     Shapes: (…, in), (out, in), (out,) -> (…, out).
-    Errors: ValueError when sizes do not fit.
+    Errors: ValueError when sizes do not fit, TypeError when the dtypes of input and weight differ.
+
+    >>> import graphopt as ms
+    >>> ms.ops.dense(ms.Tensor([[1.0, 2.0]]), ms.Tensor([[3.0, 4.0]]), ms.Tensor([0.5])).asnumpy().tolist()
+    [[11.5]]
     """
     x, w = _of_one_dtype("dense", input, weight)
     if x.type.rank < 1 or w.type.rank != 2 or x.shape[-1] != w.shape[1]:
@@ -141,7 +149,11 @@ def conv2d(
 
     pad_mode: 'valid' none, 'same' so that H' = ceil(H/stride), 'pad' by `padding`: an int, (h, w) or (top, bottom,
     left, right).
-    Errors: ValueError for shapes or arguments that do not fit.
+    Errors: ValueError for shapes or arguments that do not fit, TypeError when the dtypes of input and weight differ.
+
+    >>> import graphopt as ms
+    >>> ms.ops.conv2d(ms.ops.ones((1, 3, 9, 9)), ms.ops.ones((8, 3, 3, 3)), stride=2).shape
+    (1, 8, 4, 4)
     """
     return _convolution("conv2d", 2, input, weight, bias, stride, pad_mode, padding, dilation, groups)
 

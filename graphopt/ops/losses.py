@@ -50,7 +50,12 @@ def _same_shape(owner: str, a: Any, b: Any) -> tuple[Node, Node]:
 
 @lift
 def mse_loss(input: Any, target: Any, reduction: str = "mean") -> Any:
-    """Squared differences; shapes broadcast."""
+    """Squared differences; shapes broadcast.
+
+    >>> import graphopt as ms
+    >>> float(ms.ops.mse_loss(ms.Tensor([1.0, 2.0]), ms.Tensor([1.0, 4.0])).asnumpy())
+    2.0
+    """
     a, b = promoted_floats(input, target)
     return reduced((a - b) * (a - b), reduction, "mse_loss")
 
@@ -108,6 +113,10 @@ def binary_cross_entropy(logits: Any, labels: Any, weight: Any = None, reduction
     """-(y log p + (1 - y) log(1 - p)) for probabilities p in [0, 1]; logarithms are not below -100.
 
     Errors: ValueError when shapes differ.
+
+    >>> import graphopt as ms
+    >>> round(float(ms.ops.binary_cross_entropy(ms.Tensor([0.5]), ms.Tensor([1.0])).asnumpy()), 4)
+    0.6931
     """
     p, y = _same_shape("binary_cross_entropy", logits, labels)
     loss = -(y * _log_at_least(p, -100.0) + (1.0 - y) * _log_at_least(1.0 - p, -100.0))
@@ -188,6 +197,10 @@ def nll_loss(
 
     Shapes: (N, C, …) and (N, …). 'mean' divides by the weights that count.
     Errors: ValueError for other shapes or reductions.
+
+    >>> import graphopt as ms
+    >>> float(ms.ops.nll_loss(ms.Tensor([[-1.0, -2.0]]), ms.Tensor([1], ms.int32)).asnumpy())
+    2.0
     """
     check_choice("nll_loss", "reduction", reduction, REDUCTIONS)
     x, classes = floating(inputs), as_node(target)
@@ -232,6 +245,10 @@ def cross_entropy(
 
     Shapes: (N, C, …) with (N, …) classes or (N, C, …) probabilities.
     Errors: ValueError for other shapes or reductions, or label_smoothing outside [0, 1].
+
+    >>> import graphopt as ms
+    >>> round(float(ms.ops.cross_entropy(ms.Tensor([[0.0, 0.0]]), ms.Tensor([1], ms.int32)).asnumpy()), 4)
+    0.6931
     """
     check_choice("cross_entropy", "reduction", reduction, REDUCTIONS)
     if not 0 <= label_smoothing <= 1:

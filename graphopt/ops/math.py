@@ -208,6 +208,10 @@ def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
     """input / other; integers give float32. rounding_mode: None, 'floor' or 'trunc'.
 
     Errors: ValueError for another rounding_mode.
+
+    >>> import graphopt as ms
+    >>> ms.ops.div(ms.Tensor([7.0]), 2.0).asnumpy().tolist()
+    [3.5]
     """
     a, b = promoted(input, other)
     if rounding_mode == "floor":
@@ -277,6 +281,10 @@ def clip_by_value(x: Any, clip_value_min: Any = None, clip_value_max: Any = None
 
     The derivative is 1 inside and on both bounds, 0 outside.
     Errors: ValueError when both bounds are None.
+
+    >>> import graphopt as ms
+    >>> ms.ops.clip_by_value(ms.Tensor([-2.0, 0.5, 9.0]), 0.0, 1.0).asnumpy().tolist()
+    [0.0, 0.5, 1.0]
     """
     if clip_value_min is None and clip_value_max is None:
         raise ShapeError("clip_by_value: expected clip_value_min or clip_value_max, found None for both")

@@ -105,6 +105,10 @@ def max_pool2d(
     (int64).
 
     Shapes: (N, C, H, W) -> (N, C, H', W'). stride is kernel_size unless given.
+
+    >>> import graphopt as ms
+    >>> ms.ops.max_pool2d(ms.Tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), 2).asnumpy().tolist()
+    [[[[4.0]]]]
     """
     kernel = int_tuple("max_pool2d", "kernel_size", kernel_size, 2)
     steps = int_tuple("max_pool2d", "stride", kernel_size if stride is None else stride, 2)

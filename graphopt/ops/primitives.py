@@ -33,7 +33,7 @@ from graphopt.ops import (
     reduction,
 )
 from graphopt.ops.promote import promoted
-from graphopt.ops.state import assign, assign_add, assign_sub
+from graphopt.ops.state import apply_momentum, assign, assign_add, assign_sub
 
 
 class Primitive:
@@ -298,6 +298,13 @@ WITH_ARGUMENTS: dict[str, tuple[str, Callable[..., Any]]] = {
     "Assign": ("", lambda s, variable, value: assign(variable, value)),
     "AssignAdd": ("", lambda s, variable, value: assign_add(variable, value)),
     "AssignSub": ("", lambda s, variable, value: assign_sub(variable, value)),
+    "ApplyGradientDescent": ("use_locking=False", lambda s, variable, alpha, delta: assign_sub(variable, delta * alpha)),
+    "ApplyMomentum": (
+        "use_nesterov=False, use_locking=False, gradient_scale=1.0",
+        lambda s, variable, accumulation, learning_rate, gradient, momentum: apply_momentum(
+            variable, accumulation, learning_rate, gradient, momentum, s.use_nesterov, s.gradient_scale
+        ),
+    ),
     "StandardNormal": ("seed=0, seed2=0", lambda s, shape: random.standard_normal(shape)),
     "UniformReal": ("seed=0, seed2=0", lambda s, shape: random.rand(shape)),
 }

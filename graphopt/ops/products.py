@@ -17,6 +17,10 @@ def matmul(input: Any, other: Any) -> Any:
 
     Shapes: (…, m, k), (…, k, n) -> (…, m, n).
     Errors: ValueError when the inner sizes differ or an input has no axis.
+
+    >>> import graphopt as ms
+    >>> ms.ops.matmul(ms.ops.ones((2, 3)), ms.ops.ones((3, 4))).shape
+    (2, 4)
     """
     return linalg.matmul(*promoted(input, other))
 
@@ -46,7 +50,12 @@ def _swapped(x: Node) -> tuple[int, ...]:
 
 @lift
 def bmm(input_x: Any, mat2: Any) -> Any:
-    """The matrix product of two batches (b, m, k) and (b, k, n)."""
+    """The matrix product of two batches (b, m, k) and (b, k, n).
+
+    >>> import graphopt as ms
+    >>> ms.ops.bmm(ms.ops.ones((5, 2, 3)), ms.ops.ones((5, 3, 4))).shape
+    (5, 2, 4)
+    """
     a, b = promoted(input_x, mat2)
     return matmul_flags(a, b, False, False)
 

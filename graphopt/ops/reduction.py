@@ -24,7 +24,12 @@ def _reduce(rule: Callable[..., Node], x: Node, axis: Any, keep_dims: bool, owne
 
 @lift
 def sum(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: DType | None = None) -> Any:
-    """The sum over the axes `dim` (None: all). bool and integer inputs are summed as int64."""
+    """The sum over the axes `dim` (None: all). bool and integer inputs are summed as int64.
+
+    >>> import graphopt as ms
+    >>> ms.ops.sum(ms.Tensor([[1.0, 2.0], [3.0, 4.0]]), 0).asnumpy().tolist()
+    [4.0, 6.0]
+    """
     x = as_node(input)
     if dtype is not None:
         x = to_dtype(x, dtype_of(dtype))
@@ -41,7 +46,12 @@ def reduce_sum(x: Any, axis: Any = (), keep_dims: bool = False) -> Any:
 
 @lift
 def mean(x: Any, axis: Any = None, keep_dims: bool = False) -> Any:
-    """The mean over `axis` (None and (): all axes); integers give float32."""
+    """The mean over `axis` (None and (): all axes); integers give float32.
+
+    >>> import graphopt as ms
+    >>> ms.ops.mean(ms.Tensor([[1.0, 2.0], [3.0, 4.0]]), 1).asnumpy().tolist()
+    [1.5, 3.5]
+    """
     return _mean(floating(x), axes_of(axis, as_node(x).type.rank, "mean"), keep_dims)
 
 
@@ -121,7 +131,12 @@ def _arg(where: Callable[..., Node], x: Node, axis: Any, keepdims: bool, dtype: 
 
 @lift
 def argmax(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
-    """The position (int64) of the first largest element along `dim`; None: in the flattened input."""
+    """The position (int64) of the first largest element along `dim`; None: in the flattened input.
+
+    >>> import graphopt as ms
+    >>> int(ms.ops.argmax(ms.Tensor([1.0, 5.0, 2.0])).asnumpy())
+    1
+    """
     return _arg(reduce.argmax, as_node(input), dim, keepdim, i64)
 
 
@@ -240,6 +255,10 @@ def cumsum(x: Any, axis: int, dtype: DType | None = None) -> Any:
     """Running sums along `axis`.
 
     Cost: O(n log n) reads along the axis.
+
+    >>> import graphopt as ms
+    >>> ms.ops.cumsum(ms.Tensor([1, 2, 3]), 0).asnumpy().tolist()
+    [1, 3, 6]
     """
     node = as_node(x)
     node = node if dtype is None else to_dtype(node, dtype_of(dtype))

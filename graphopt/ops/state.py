@@ -30,7 +30,12 @@ def assign(variable: Parameter, value: Any) -> Tensor:
 
 
 def assign_add(variable: Parameter, value: Any) -> Tensor:
-    """Add `value` to the Parameter; see assign."""
+    """Add `value` to the Parameter; see assign.
+
+    >>> import graphopt as ms
+    >>> ms.ops.assign_add(ms.Parameter(ms.Tensor([1.0]), name="p"), 2.0).asnumpy().tolist()
+    [3.0]
+    """
     return assign(variable, _checked(variable) + value)
 
 
@@ -43,3 +48,27 @@ def _checked(variable: Any) -> Any:
     if not isinstance(variable, Parameter):
         raise TypeError(f"assign: variable must be a Parameter, found {found(variable)}")
     return variable
+
+
+def apply_momentum(
+    variable: Parameter,
+    accumulation: Parameter,
+    learning_rate: Any,
+    gradient: Any,
+    momentum: Any,
+    use_nesterov: bool = False,
+    gradient_scale: float = 1.0,
+) -> Tensor:
+    """accumulation = momentum * accumulation + gradient; variable -= learning_rate * accumulation (with use_nesterov:
+    learning_rate * (gradient + momentum * accumulation)). The variable's new value comes back.
+
+    Errors: TypeError when variable or accumulation is no Parameter; ValueError when shapes differ.
+
+    >>> import graphopt as ms
+    >>> w, v = ms.Parameter(ms.Tensor([1.0]), name="w"), ms.Parameter(ms.Tensor([0.0]), name="v")
+    >>> ms.ops.ApplyMomentum()(w, v, 0.5, ms.Tensor([1.0]), 0.9).asnumpy().tolist()
+    [0.5]
+    """
+    scaled = gradient if gradient_scale == 1.0 else gradient * gradient_scale
+    moved = assign(accumulation, _checked(accumulation) * momentum + scaled)
+    return assign_sub(variable, (scaled + moved * momentum if use_nesterov else moved) * learning_rate)

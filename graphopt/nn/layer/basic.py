@@ -42,7 +42,8 @@ class Dense(Cell):
 
     Shapes: (…, in_channels) -> (…, out_channels). Dtypes: floats.
     Errors: TypeError or ValueError for channels that are no ints > 0, a has_bias that is no bool, another
-            activation, or initial Tensors of another shape; ValueError when the input does not end with in_channels.
+            activation, or initial Tensors of another shape; ValueError when the input does not end with in_channels,
+            TypeError when its dtype is not that of the weight.
 
     >>> import graphopt as ms
     >>> net = ms.nn.Dense(3, 4, activation='relu')
@@ -316,6 +317,9 @@ class Pad(Cell):
 class Norm(Cell):
     """The Euclidean norm over `axis` (() for all axes).
 
+    Shapes: any -> without `axis`, or with size 1 there. Dtypes: floats. Errors: TypeError for an axis that is no int or
+    tuple; ValueError for one that is not there.
+
     >>> import graphopt as ms
     >>> float(ms.nn.Norm()(ms.Tensor([3.0, 4.0])).asnumpy())
     5.0
@@ -333,6 +337,8 @@ class Norm(Cell):
 class ClipByNorm(Cell):
     """x scaled down so that its Euclidean norm over `axis` (None: all) is at most clip_norm.
 
+    Shapes: any, kept; clip_norm broadcasts. Dtypes: floats. Errors: ValueError for an axis that is not there.
+
     >>> import graphopt as ms
     >>> [round(v, 4) for v in ms.nn.ClipByNorm()(ms.Tensor([3.0, 4.0]), ms.Tensor(1.0)).asnumpy().tolist()]
     [0.6, 0.8]
@@ -349,6 +355,9 @@ class ClipByNorm(Cell):
 
 class MatMul(Cell):
     """The matrix product, each input possibly with its last two axes swapped.
+
+    Shapes: as numpy's matmul. Dtypes: any; mixed ones are promoted. Errors: ValueError when inner sizes or leading axes
+    do not fit.
 
     >>> import graphopt as ms
     >>> ms.nn.MatMul(transpose_x2=True)(ms.ops.ones((2, 3)), ms.ops.ones((4, 3))).shape

@@ -89,7 +89,7 @@ class Conv2d(_Conv):
 
     Shapes: (N, in_channels, H, W) -> (N, out_channels, H', W'). Dtypes: floats.
     Errors: TypeError or ValueError for arguments that do not fit, padding without pad_mode 'pad', a data_format
-            other than 'NCHW', or an input with other channels.
+            other than 'NCHW', or an input with other channels or another dtype than the weight.
 
     >>> import graphopt as ms
     >>> net = ms.nn.Conv2d(3, 8, 3, stride=2, has_bias=True)
