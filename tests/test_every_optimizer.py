@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from golden_cases import in_mode
-from graphopt_tools.show import graph_of
 
 import graphopt as ms
 from graphopt import Parameter, Tensor, config, nn
 from graphopt import compile as compiler
+from graphopt_tools.show import graph_of
 from tests.test_optimizers import CALLS, EXPECTED, GOLDENS, OPTIMIZERS, OVERRIDES
 
 NAMES = sorted(set(OPTIMIZERS) - {"Optimizer"})
@@ -46,7 +46,9 @@ def run(optimizer: nn.Optimizer, steps: int, scale: float = 1.0, first: int = 0)
     """Steps with gradients that depend on the parameter's name and the step; then the values of everything."""
     for t in range(first, first + steps):
         gradients = (random(p.shape, len(p.name) + 100 * t) * scale for p in optimizer.parameters)
-        returned = optimizer(tuple(Tensor(g.astype(p.asnumpy().dtype)) for g, p in zip(gradients, optimizer.parameters, strict=True)))
+        returned = optimizer(
+            tuple(Tensor(g.astype(p.asnumpy().dtype)) for g, p in zip(gradients, optimizer.parameters, strict=True))
+        )
         assert returned == (True,) * len(optimizer.parameters)
     return {p.name: p.asnumpy().copy() for p in optimizer.get_parameters()}
 
@@ -183,7 +185,10 @@ def test_lars_hands_decay_and_scale_over(clip: bool) -> None:
     optimizer = nn.LARS(inner, use_clip=clip)
     assert optimizer.need_scale and optimizer.exec_weight_decay and optimizer.decay_flags == (True, True, False, True)
     assert not inner.need_scale and not inner.exec_weight_decay and inner.decay_flags == (False,) * 4
-    assert float(optimizer.get_lr().asnumpy()) == np.float32(0.1) and optimizer.get_lr_parameter(inner.parameters[0]) is inner.learning_rate
+    assert (
+        float(optimizer.get_lr().asnumpy()) == np.float32(0.1)
+        and optimizer.get_lr_parameter(inner.parameters[0]) is inner.learning_rate
+    )
     run(optimizer, 2)
     assert optimizer.global_step is inner.global_step and inner.global_step.asnumpy().tolist() == [2]
 
@@ -212,6 +217,14 @@ def test_lars_stops_before_a_step_past_the_rates(mode: int) -> None:
         with pytest.raises(RuntimeError, match="2 values.*step 2"):
             optimizer((Tensor([1.0, 1.0]),))
     same_bits({q.name: q.asnumpy() for q in optimizer.get_parameters()}, before)
+
+
+def test_lars_leaves_a_zero_parameter_alone_when_a_schedule_starts_at_zero() -> None:
+    p = [Parameter(Tensor([0.0, 0.0]), name="zero"), Parameter(Tensor([3.0, 4.0]), name="p")]
+    optimizer = nn.LARS(nn.Momentum(p, nn.WarmUpLR(0.1, 4), 0.9), use_clip=True)
+    for _ in range(3):
+        optimizer((Tensor([1.0, 1.0]), Tensor([1.0, 1.0])))
+    assert p[0].asnumpy().tolist() == [0.0, 0.0] and np.isfinite(p[1].asnumpy()).all() and p[1].asnumpy()[0] < 3
 
 
 def test_target_of_ftrl_and_proximal_adagrad_takes_any_device() -> None:

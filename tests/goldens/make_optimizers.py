@@ -100,7 +100,7 @@ def record(case, name, kwargs, grouped, scale):
     np.savez_compressed(os.path.join(HERE, f"opt_{case}.npz"), meta=json.dumps(meta, sort_keys=True), **data)
 
 
-CALLS = """
+CALLS = """\
 nn.AdaMax(p,beta1=1.0)
 nn.AdaMax(p,beta1=1)
 nn.AdaMax(p,beta2=0.0)
@@ -156,7 +156,7 @@ nn.Rprop(p,weight_decay=-1)
 nn.Rprop(p,weight_decay='a')
 nn.Rprop(p,learning_rate=-0.1)
 nn.Rprop(p,loss_scale=2.0)
-""".split()
+""".splitlines()
 
 
 class WD(nn.Cell):

@@ -49,9 +49,7 @@ class Adadelta(Optimizer):
         self.rho, self.epsilon = rho, epsilon
         self.accum = self.parameters.clone(prefix="accum", init="zeros")
         self.accum_update = self.parameters.clone(prefix="accum_update", init="zeros")
-        self.keep_arguments(
-            params, learning_rate, rho=rho, epsilon=epsilon, loss_scale=loss_scale, weight_decay=weight_decay
-        )
+        self.keep_arguments(params, learning_rate, rho=rho, epsilon=epsilon, loss_scale=loss_scale, weight_decay=weight_decay)
 
     def construct(self, gradients: Any) -> Any:
         gradients = self.prepared(gradients)

@@ -78,7 +78,8 @@ class ProximalAdagrad(Optimizer):
 
         n += g²;   r = lr/sqrt(n);   z = w - r·g;   w = sign(z)·max(|z| - r·l1, 0)/(1 + r·l2)
 
-    use_locking: no effect. State: `accum.*` (n, accum). Groups, rates, decay, scale: see Optimizer.
+    With accum 0 an element whose first gradient is 0 becomes NaN, as r is infinite there. use_locking: no effect.
+    State: `accum.*` (n, accum). Groups, rates, decay, scale: see Optimizer.
 
     Shapes: gradients as the parameters. Dtypes: float16, bfloat16, float32, float64 parameters.
     Errors: TypeError when accum, l1 or l2 is no float or use_locking no bool; ValueError when one is < 0.

@@ -48,9 +48,7 @@ class AdamWeightDecay(Optimizer):
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
         self.adam_m = self.parameters.clone(prefix="adam_m", init="zeros")
         self.adam_v = self.parameters.clone(prefix="adam_v", init="zeros")
-        self.keep_arguments(
-            params, learning_rate, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay
-        )
+        self.keep_arguments(params, learning_rate, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
 
     def construct(self, gradients: Any) -> Any:
         gradients = self.checked(gradients)

@@ -56,9 +56,7 @@ class ASGD(Optimizer):
         self.mu = ParameterTuple(Parameter(Tensor(np.float32(1)), name=f"mu_{p.name}") for p in self.parameters)
         self.eta = ParameterTuple(Parameter(Tensor(np.float32(0)), name=f"eta_{p.name}") for p in self.parameters)
         self.ax = self.parameters.clone(prefix="ax_", init="zeros")
-        self.keep_arguments(
-            params, learning_rate, lambd=lambd, alpha=alpha, t0=t0, weight_decay=weight_decay
-        )
+        self.keep_arguments(params, learning_rate, lambd=lambd, alpha=alpha, t0=t0, weight_decay=weight_decay)
 
     def construct(self, gradients: Any) -> Any:
         gradients = self.prepared(gradients)

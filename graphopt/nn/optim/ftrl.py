@@ -19,12 +19,13 @@ class FTRL(Optimizer):
         w = (sign(u)·l1 - u) / (n^q/lr + 2·l2)  where |u| > l1,  0 elsewhere
 
     The old weight enters through u alone, so the first step may jump. use_locking: no effect.
-    State: `moments.*` (n, initial_accum), `linear.*` (u, zeros). Groups have no lr; without groups weight_decay goes to
-    every parameter. Decay and scale: see Optimizer.
+    State: `moments.*` (n, initial_accum), `linear.*` (u, zeros). Groups have no lr; without groups weight_decay goes
+    to every parameter. Decay and scale: see Optimizer.
 
     Shapes: gradients as the parameters. Dtypes: float16, bfloat16, float32, float64 parameters.
-    Errors: TypeError when initial_accum, learning_rate, lr_power, l1 or l2 is no float or use_locking no bool; ValueError
-            for initial_accum, l1, l2 < 0, learning_rate <= 0, lr_power > 0, a dynamic rate, or `lr` in a group.
+    Errors: TypeError when initial_accum, learning_rate, lr_power, l1 or l2 is no float or use_locking no bool;
+            ValueError for initial_accum, l1, l2 < 0, learning_rate <= 0, lr_power > 0, a dynamic rate, or `lr` in a
+            group.
     Source: McMahan et al. 2013, Ad click prediction: a view from the trenches.
 
     >>> import graphopt as ms

@@ -23,8 +23,8 @@ class Lamb(Optimizer):
         r = (m/(1 - beta1^t)) / (sqrt(v/(1 - beta2^t)) + eps) + weight_decay·w        t = 1, 2, …
         w -= lr·ratio·r,   ratio = ‖w‖/‖r‖, or 1 when one of the norms is 0
 
-    Norms are over the whole parameter. State: `lamb_m.*`, `lamb_v.*` (zeros). Groups, rates, names that decay spares:
-    see Optimizer; there is no loss_scale.
+    Norms are over the whole parameter. State: `lamb_m.*`, `lamb_v.*` (zeros). Groups, rates, names that decay
+    spares: see Optimizer; there is no loss_scale.
 
     Shapes: gradients as the parameters. Dtypes: float16, bfloat16, float32, float64 parameters.
     Errors: TypeError when beta1, beta2, eps are no floats; ValueError for betas outside (0, 1) or eps <= 0.
@@ -54,9 +54,7 @@ class Lamb(Optimizer):
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
         self.lamb_m = self.parameters.clone(prefix="lamb_m", init="zeros")
         self.lamb_v = self.parameters.clone(prefix="lamb_v", init="zeros")
-        self.keep_arguments(
-            params, learning_rate, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay
-        )
+        self.keep_arguments(params, learning_rate, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
 
     def construct(self, gradients: Any) -> Any:
         gradients = self.checked(gradients)
@@ -72,11 +70,9 @@ class Lamb(Optimizer):
 
     def _shares(self, t: Node) -> tuple[Node, Node]:
         """1/(1 - beta^t) for both betas; 1 - beta^t as -expm1(t·log beta), which keeps the digits for small t."""
-        return tuple(1.0 / -expm1(t * math.log(beta)) for beta in (self.beta1, self.beta2))  # type: ignore[return-value]
+        return 1.0 / -expm1(t * math.log(self.beta1)), 1.0 / -expm1(t * math.log(self.beta2))
 
-    def _rule(
-        self, w: Node, m: Node, v: Node, g: Node, lr: Node, share1: Node, share2: Node, *decay: Node
-    ) -> tuple[Node, ...]:
+    def _rule(self, w: Node, m: Node, v: Node, g: Node, lr: Node, share1: Node, share2: Node, *decay: Node) -> tuple[Node, ...]:
         m = m * self.beta1 + g * (1.0 - self.beta1)
         v = v * self.beta2 + g * g * (1.0 - self.beta2)
         r = m * share1 / (sqrt(v * share2) + self.eps)

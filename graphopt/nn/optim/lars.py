@@ -11,7 +11,8 @@ from graphopt.common.tensor import apply
 from graphopt.ir.graph import Node
 from graphopt.nn.cell import Cell
 from graphopt.nn.optim.optimizer import Optimizer, in_float32, norm
-from graphopt.opdefs.elementwise import maximum, minimum
+from graphopt.opdefs.elementwise import gt, minimum, select
+from graphopt.opdefs.scaffold import zero_of
 
 
 def _no_norm_no_bias(parameter: Parameter) -> bool:
@@ -24,13 +25,13 @@ class LARS(Optimizer):
         rate = coefficient·‖w‖ / (‖g‖ + weight_decay·‖w‖ + epsilon);   use_clip: rate = max(min(rate/lr, 1), 0)
         g = rate·(g + weight_decay·w)                  for parameters that lars_filter keeps; others: g, no decay
 
-    Parameters, global_step, weight decay, names that it spares, and loss_scale are the wrapped optimizer's; its own decay
-    and un-scaling are switched off. A parameter that is all zero stays so. What is returned, and the state, are the
-    wrapped optimizer's.
+    Parameters, global_step, weight decay, names that it spares, and loss_scale are the wrapped optimizer's; its own
+    decay and un-scaling are switched off. A parameter that is all zero stays so. What is returned, and the state,
+    are the wrapped optimizer's.
 
     Shapes: gradients as the parameters. Dtypes: those of the wrapped optimizer.
-    Errors: TypeError when optimizer is no Optimizer, epsilon or coefficient no float, use_clip no bool, lars_filter not
-            callable; ValueError for use_clip with groups of which one has a dynamic rate.
+    Errors: TypeError when optimizer is no Optimizer, epsilon or coefficient no float, use_clip no bool, lars_filter
+            not callable; ValueError for use_clip with groups of which one has a dynamic rate.
     Source: You, Gitman, Ginsburg 2017 (arXiv 1708.03888).
 
     >>> import graphopt as ms
@@ -64,6 +65,9 @@ class LARS(Optimizer):
         self.epsilon, self.coefficient, self.use_clip = epsilon, coefficient, use_clip
         self._take_over(optimizer)
         self.lars_flag = tuple(bool(lars_filter(p)) for p in self.parameters)
+        self.init_args = {
+            "epsilon": epsilon, "coefficient": coefficient, "use_clip": use_clip, "lars_filter": lars_filter,
+        }  # fmt: skip
 
     _TAKEN = (
         "global_step", "parameters", "param_length", "learning_rate", "dynamic_lr", "is_group", "is_group_lr",
@@ -102,7 +106,8 @@ class LARS(Optimizer):
         below = length + size * scalars[0] if decayed else length
         rate = size * self.coefficient / (below + self.epsilon)
         if self.use_clip:
-            rate = maximum(minimum(rate / scalars[-1], 1.0), 0.0)
+            clipped = minimum(rate / scalars[-1], 1.0)  # NaN when both are 0: a zero parameter in a warm-up
+            rate = select(gt(rate, 0.0), clipped, zero_of(rate))
         return (g + w * scalars[0] if decayed else g) * rate
 
     def check_step(self) -> None:

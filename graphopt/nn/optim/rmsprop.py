@@ -19,7 +19,8 @@ class RMSProp(Optimizer):
         centered:  a = decay·a + (1 - decay)·g;   d = s - a² + epsilon
                    where d > 0:  mom = momentum·mom + lr·g/sqrt(d);   w -= mom
 
-    use_locking: no effect. State: `mean_square.*` (s, ones), `moment.*` (mom, zeros), `mean_grad.*` (a, zeros; centered).
+    use_locking: no effect.
+    State: `mean_square.*` (s, ones), `moment.*` (mom, zeros), `mean_grad.*` (a, zeros; with centered).
     Groups, rates, decay, scale: see Optimizer.
 
     Shapes: gradients as the parameters. Dtypes: float16, bfloat16, float32, float64 parameters.

@@ -13,7 +13,7 @@ from graphopt.opdefs.scaffold import zero_of
 
 
 class Rprop(Optimizer):
-    """Each element has a step size of its own, which grows while the gradient keeps its sign and shrinks when it turns.
+    """Each element has a step size of its own: it grows while the gradient keeps its sign and shrinks when that turns.
 
         size = clip(size·f, step_sizes),   f = etaplus where g·prev > 0, etaminus where < 0, 1 where 0
         g = 0 where the sign turned;   w -= sign(g)·size;   prev = g                  (in step 1 size starts as lr)
@@ -22,8 +22,8 @@ class Rprop(Optimizer):
     State: `prev.*`, `step_size.*` (zeros). Groups, rates, decay: see Optimizer; there is no loss_scale.
 
     Shapes: gradients as the parameters. Dtypes: float16, bfloat16, float32, float64 parameters.
-    Errors: TypeError when etas or step_sizes is no tuple of floats; ValueError when it has not two elements, etaminus is
-            outside (0, 1), etaplus <= 1, or the smallest size is above the largest.
+    Errors: TypeError when etas or step_sizes is no tuple of floats; ValueError when it has not two elements,
+            etaminus is outside (0, 1), etaplus <= 1, or the smallest size is above the largest.
     Source: Riedmiller and Braun 1993, A direct adaptive method for faster backpropagation learning.
 
     >>> import graphopt as ms
@@ -77,7 +77,8 @@ class Rprop(Optimizer):
         agreement = g * prev
         turned = lt(agreement, zero_of(agreement))
         kept = agreement * 0.0 + 1.0
-        factor = select(gt(agreement, zero_of(agreement)), kept * self.etaplus, select(turned, kept * self.etaminus, kept))
+        shrunk = select(turned, kept * self.etaminus, kept)
+        factor = select(gt(agreement, zero_of(agreement)), kept * self.etaplus, shrunk)
         size = select(eq(t, 1.0), lr, size) * factor
         size = minimum(maximum(size, self.step_size_min), self.step_size_max)
         g = select(turned, zero_of(g), g)
