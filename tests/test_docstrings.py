@@ -11,13 +11,14 @@ import pytest
 
 import graphopt
 import graphopt.common
+import graphopt.compat
 import graphopt.dataset
 import graphopt.nn
 import graphopt.ops
 import graphopt.train
 from graphopt.ops.primitives import CLASSES, Primitive
 
-PACKAGES = (graphopt.common, graphopt.dataset, graphopt.nn, graphopt.ops, graphopt.train)
+PACKAGES = (graphopt.common, graphopt.compat, graphopt.dataset, graphopt.nn, graphopt.ops, graphopt.train)
 MODULES = sorted(m.name for p in PACKAGES for m in pkgutil.walk_packages(p.__path__, p.__name__ + "."))
 
 
