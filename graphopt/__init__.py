@@ -1,6 +1,7 @@
 """graphopt: whole training steps of neural networks as native CPU code, under MindSpore's API."""
 
-from graphopt import common, context, dataset, nn, ops, train
+from graphopt import amp, common, context, dataset, nn, ops, train
+from graphopt.amp import DynamicLossScaleManager, FixedLossScaleManager, LossScaleManager
 from graphopt.common import dtype as mstype
 from graphopt.common.api import jit, mutable
 from graphopt.common.dtype import (
@@ -37,13 +38,17 @@ __all__ = [
     "GRAPH_MODE",
     "PYNATIVE_MODE",
     "Callback",
+    "DynamicLossScaleManager",
+    "FixedLossScaleManager",
     "LossMonitor",
+    "LossScaleManager",
     "Model",
     "Parameter",
     "ParameterTuple",
     "RunContext",
     "Tensor",
     "TimeMonitor",
+    "amp",
     "bfloat16",
     "bool_",
     "common",

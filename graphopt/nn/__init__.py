@@ -86,6 +86,11 @@ from graphopt.nn.loss import (
     SmoothL1Loss,
     SoftmaxCrossEntropyWithLogits,
 )
+from graphopt.nn.loss_scale import (
+    DynamicLossScaleUpdateCell,
+    FixedLossScaleUpdateCell,
+    TrainOneStepWithLossScaleCell,
+)
 from graphopt.nn.optim import SGD, Adam, Momentum, Optimizer
 from graphopt.nn.wrap import ForwardValueAndGrad, TrainOneStepCell, WithEvalCell, WithGradCell, WithLossCell
 
@@ -119,9 +124,11 @@ __all__ = [
     "Dropout1d",
     "Dropout2d",
     "Dropout3d",
+    "DynamicLossScaleUpdateCell",
     "Embedding",
     "ExponentialDecayLR",
     "FastGelu",
+    "FixedLossScaleUpdateCell",
     "Flatten",
     "ForwardValueAndGrad",
     "GroupNorm",
@@ -174,6 +181,7 @@ __all__ = [
     "Tanhshrink",
     "Threshold",
     "TrainOneStepCell",
+    "TrainOneStepWithLossScaleCell",
     "WarmUpLR",
     "WithEvalCell",
     "WithGradCell",

@@ -1,5 +1,6 @@
 """Training: Model, callbacks, metrics."""
 
+from graphopt.amp.manager import DynamicLossScaleManager, FixedLossScaleManager, LossScaleManager
 from graphopt.train.callback import (
     Callback,
     History,
@@ -35,11 +36,14 @@ __all__ = [
     "MSE",
     "Accuracy",
     "Callback",
+    "DynamicLossScaleManager",
     "Fbeta",
+    "FixedLossScaleManager",
     "History",
     "LambdaCallback",
     "Loss",
     "LossMonitor",
+    "LossScaleManager",
     "Metric",
     "Model",
     "Precision",
