@@ -40,6 +40,7 @@ _NODE_FUNCTIONS = {
     "avg_pool_node", "batch_norm_infer", "batch_norm_train", "dropout_node", "log_sum_exp", "matmul_flags", "max_pool_node",
     "moments", "per_channel", "picked", "pool_padding", "reduced", "softmax_node", "spatial_padding", "take_slices", "weighted",
     "check_probability", "dropped", "dropout_channels", "fresh_key", "stream", "unit", "split_equal",
+    "get_rng_state", "set_rng_state",
 }  # fmt: skip
 
 for _module in (math, array, nn, random, state):
