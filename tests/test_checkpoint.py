@@ -1,4 +1,4 @@
-"""Checkpoints: MindSpore's own files and bytes, continued runs bit by bit, damage, failed saves, loading rules, errors."""
+"""Checkpoints: MindSpore's own files, continued runs bit by bit, damage, failed saves, loading rules, errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,20 @@ from graphopt.train import tensor_files, wait_for_saves, wire
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
 MODES = [ms.PYNATIVE_MODE, ms.GRAPH_MODE]
-KINDS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64", "bool_"]
+KINDS = [
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+    "bool_",
+]
 APPENDED = {"epoch": 3, "rate": 0.25, "done": True, "name": "häß", "nothing": ""}
 FORMATS = ["ckpt", "safetensors"]
 
@@ -43,10 +56,14 @@ def entries() -> dict[str, np.ndarray]:
 
 def same(found: Any, expected: np.ndarray) -> bool:
     array = found.asnumpy()
-    return array.dtype == expected.dtype and array.shape == expected.shape and array.tobytes() == expected.tobytes()
+    return (
+        array.dtype == expected.dtype
+        and array.shape == expected.shape
+        and array.tobytes() == expected.tobytes()
+    )
 
 
-# MindSpore's files --------------------------------------------------------------------------------------------
+# MindSpore's files ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["written.ckpt", "written_crc.ckpt", "written.safetensors"])
@@ -90,8 +107,12 @@ def _parts(data: bytes) -> tuple[Any, bytes]:
 
 
 def adam_step() -> nn.TrainOneStepCell:
-    net = nn.Dense(3, 2, weight_init=Tensor(np.arange(6).reshape(2, 3).astype(np.float32) / 10), bias_init="zeros")
-    return nn.TrainOneStepCell(nn.WithLossCell(net, nn.MSELoss()), nn.Adam(net.trainable_params(), 0.1, use_amsgrad=True))
+    net = nn.Dense(
+        3, 2, weight_init=Tensor(np.arange(6).reshape(2, 3).astype(np.float32) / 10), bias_init="zeros"
+    )
+    return nn.TrainOneStepCell(
+        nn.WithLossCell(net, nn.MSELoss()), nn.Adam(net.trainable_params(), 0.1, use_amsgrad=True)
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -113,7 +134,7 @@ def test_a_training_has_mindspores_names_in_its_order(tmp_path: pathlib.Path) ->
     assert (tmp_path / "again.ckpt").read_bytes() == (GOLDENS / "trained.ckpt").read_bytes()
 
 
-# runs that go on ----------------------------------------------------------------------------------------------
+# runs that go on --------------------------------------------------------------------------------------------
 
 
 class Net(nn.Cell):
@@ -164,7 +185,9 @@ def run(step: nn.Cell, first: int, last: int) -> list[bytes]:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_restored_run_continues_bit_by_bit(name: str, scaled: bool, mode: int, format: str, tmp_path: pathlib.Path) -> None:
+def test_a_restored_run_continues_bit_by_bit(
+    name: str, scaled: bool, mode: int, format: str, tmp_path: pathlib.Path
+) -> None:
     """10 steps, save, 10 more; or load into fresh objects that had other values, and 10 more."""
     needs(format)
     path = str(tmp_path / f"run.{format}")
@@ -186,7 +209,7 @@ def test_a_restored_run_continues_bit_by_bit(name: str, scaled: bool, mode: int,
         assert p.name == q.name and p.asnumpy().tobytes() == q.asnumpy().tobytes(), p.name
 
 
-# round trips --------------------------------------------------------------------------------------------------
+# round trips ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -197,10 +220,13 @@ def test_round_trip(format: str, asynchronous: Any, tmp_path: pathlib.Path) -> N
     values["empty"], values["flat"] = np.zeros((0, 3), np.float32), np.zeros(0, np.int32)
     parameters = [Parameter(Tensor(v), name=n) for n, v in values.items()]
     path = str(tmp_path / "all")
-    ms.save_checkpoint(parameters, path, async_save=asynchronous, format=format, choice_func=lambda n: n != "shape.one")
+    ms.save_checkpoint(
+        parameters, path, async_save=asynchronous, format=format, choice_func=lambda n: n != "shape.one"
+    )
     for p in parameters:  # what is written in the background is what was there
         p.set_data(Tensor(np.zeros(p.shape, p.dtype.numpy)))
     del values["shape.one"]
+    assert set(map(repr, ms.mstype.all_types)) == {repr(p.dtype) for p in parameters}
     loaded = ms.load_checkpoint(f"{path}.{format}", format=format)
     assert set(loaded) == set(values) and all(same(loaded[n], v) for n, v in values.items())
     assert os.listdir(tmp_path) == [f"all.{format}"]
@@ -215,14 +241,18 @@ def test_saving_what_was_loaded(tmp_path: pathlib.Path) -> None:
 def test_safetensors_from_memory() -> None:
     needs("safetensors")
     data = io.BytesIO((GOLDENS / "written.safetensors").read_bytes())
-    assert same(ms.load_checkpoint(data, format="safetensors")["shape.long"], np.arange(300, dtype=np.float32))
+    assert same(
+        ms.load_checkpoint(data, format="safetensors")["shape.long"], np.arange(300, dtype=np.float32)
+    )
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 7, 16, 1 << 20])
 @pytest.mark.parametrize("crc", [False, True])
 def test_large_tensors_stand_in_parts(chunk_bytes: int, crc: bool) -> None:
     file = io.BytesIO()
-    written = [wire.Entry(t, (4, 4), "UInt8", memoryview(bytes(range(k, k + 16)))) for k, t in enumerate("abc")]
+    written = [
+        wire.Entry(t, (4, 4), "UInt8", memoryview(bytes(range(k, k + 16)))) for k, t in enumerate("abc")
+    ]
     wire.write(file, written, crc, chunk_bytes)
     assert wire.read(file.getvalue()) == written
 
@@ -231,12 +261,16 @@ NAMES = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
 
 
 @hypothesis.given(
-    st.dictionaries(NAMES, st.tuples(st.lists(st.integers(0, 2**40), max_size=5), st.binary(max_size=300)), max_size=5),
+    st.dictionaries(
+        NAMES, st.tuples(st.lists(st.integers(0, 2**40), max_size=5), st.binary(max_size=300)), max_size=5
+    ),
     st.booleans(),
 )
 def test_any_entries_round_trip(given: dict[str, tuple[list[int], bytes]], crc: bool) -> None:
     file = io.BytesIO()
-    written = [wire.Entry(t, tuple(dims), "Int8", memoryview(content)) for t, (dims, content) in given.items()]
+    written = [
+        wire.Entry(t, tuple(dims), "Int8", memoryview(content)) for t, (dims, content) in given.items()
+    ]
     wire.write(file, written, crc)
     assert wire.read(file.getvalue()) == written
 
@@ -247,7 +281,7 @@ def test_older_files_write_a_scalar_as_zero_elements(tmp_path: pathlib.Path) -> 
     assert same(ms.load_checkpoint(str(tmp_path / "old.ckpt"))["s"], np.array(2, np.float32))
 
 
-# damage -------------------------------------------------------------------------------------------------------
+# damage -----------------------------------------------------------------------------------------------------
 
 
 def damaged() -> list[tuple[str, bytes, str]]:
@@ -257,7 +291,9 @@ def damaged() -> list[tuple[str, bytes, str]]:
     flipped = bytearray(summed)
     flipped[1000] ^= 4
 
-    def one(tag: str = "a", dims: tuple[int, ...] = (2,), kind: str = "Int8", content: bytes = b"ab") -> bytes:
+    def one(
+        tag: str = "a", dims: tuple[int, ...] = (2,), kind: str = "Int8", content: bytes = b"ab"
+    ) -> bytes:
         file = io.BytesIO()
         wire.write(file, [wire.Entry(tag, dims, kind, memoryview(content))])
         return file.getvalue()
@@ -276,7 +312,7 @@ def damaged() -> list[tuple[str, bytes, str]]:
         ("huge", one(dims=(2**62, 2**62)), "bytes, found 2"),
         ("twice", one() + one("b") + one(), "'a' stands in it twice"),
         ("name", one().replace(b"a\x12", b"\xff\x12"), "UTF-8"),
-        ("no content", b"\x0a\x07\x0a\x01a\x12\x02\x08\x01", "found field"),
+        ("no content", b"\x0a\x07\x0a\x01a\x12\x02\x08\x01", "lacks"),
         ("no tensor", b"\x0a\x03\x0a\x01a", "lacks its name, type or content"),
         ("map", b"\x0a\x05\x0a\x01a\x1a\x00", "field 3"),
         ("number", b"\x0a" + b"\xff" * 11, "number"),
@@ -304,7 +340,9 @@ def test_every_cut_and_flip_is_refused_or_harmless(format: str, crc: bool, tmp_p
     values = {"a": np.arange(3, dtype=np.float32), "b": np.ones((), np.int16)}
     ms.save_checkpoint(values, str(path), format=format, crc_check=crc)
     data = path.read_bytes()
-    spoilt = [data[:k] for k in range(len(data))] + [data[:k] + bytes([data[k] ^ 16]) + data[k + 1 :] for k in range(len(data))]
+    spoilt = [data[:k] for k in range(len(data))] + [
+        data[:k] + bytes([data[k] ^ 16]) + data[k + 1 :] for k in range(len(data))
+    ]
     seen = 0
     for k, wrong in enumerate(spoilt):
         path.write_bytes(wrong)
@@ -324,7 +362,9 @@ def test_every_cut_and_flip_is_refused_or_harmless(format: str, crc: bool, tmp_p
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_failed_save_leaves_the_old_file(format: str, asynchronous: bool, tmp_path: pathlib.Path, monkeypatch: Any) -> None:
+def test_a_failed_save_leaves_the_old_file(
+    format: str, asynchronous: bool, tmp_path: pathlib.Path, monkeypatch: Any
+) -> None:
     needs(format)
     path = tmp_path / f"net.{format}"
     ms.save_checkpoint({"a": np.ones(3, np.float32)}, str(path), format=format)
@@ -336,7 +376,9 @@ def test_a_failed_save_leaves_the_old_file(format: str, asynchronous: bool, tmp_
     with monkeypatch.context() as patch:
         patch.setattr(tensor_files, "_settle", full)
         with pytest.raises(OSError, match="No space"):
-            ms.save_checkpoint({"a": np.zeros(9, np.float32)}, str(path), async_save=asynchronous, format=format)
+            ms.save_checkpoint(
+                {"a": np.zeros(9, np.float32)}, str(path), async_save=asynchronous, format=format
+            )
             wait_for_saves()
     assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]
     ms.save_checkpoint({"a": np.zeros(9, np.float32)}, str(path), format=format)
@@ -357,11 +399,13 @@ def test_a_save_that_is_killed_leaves_the_old_file(tmp_path: pathlib.Path) -> No
         "ms.save_checkpoint({'a': np.zeros(99, np.float32)}, sys.argv[1])\n"
     )
     paths = os.pathsep.join(p for p in sys.path if p)
-    done = subprocess.run([sys.executable, "-c", code, str(path)], env={**os.environ, "PYTHONPATH": paths}, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], env={**os.environ, "PYTHONPATH": paths}, check=False
+    )
     assert done.returncode == 9 and path.read_bytes() == before
 
 
-# loading into a network ---------------------------------------------------------------------------------------
+# loading into a network -------------------------------------------------------------------------------------
 
 
 class Two(nn.Cell):
@@ -449,7 +493,7 @@ def test_loading_compiles_nothing_anew() -> None:
     assert net.compile_cache.compiles == 1
 
 
-# arguments ----------------------------------------------------------------------------------------------------
+# arguments --------------------------------------------------------------------------------------------------
 
 W = Parameter(Tensor([1.0]), name="w")
 NET = Two()
@@ -550,7 +594,16 @@ def test_errors(call: str, error: str, text: str, tmp_path: pathlib.Path) -> Non
     twin = nn.Dense(3, 2)
     for p in twin.get_parameters():
         p.name = f"a.{p.name}"
-    scope = {"ms": ms, "nn": nn, "np": np, "io": io, "NET": NET, "W": W, "TWIN": twin, "Config": ms.CheckpointConfig}
+    scope = {
+        "ms": ms,
+        "nn": nn,
+        "np": np,
+        "io": io,
+        "NET": NET,
+        "W": W,
+        "TWIN": twin,
+        "Config": ms.CheckpointConfig,
+    }
     scope |= {"D": str(tmp_path), "F": str(tmp_path / "x.ckpt"), "N": str(tmp_path / "net.ckpt")}
     if "TWIN" in call:  # a container names its children, this one is to keep the names
         scope["TWIN"] = twin
@@ -600,7 +653,7 @@ def test_safetensors_hold_no_strs(tmp_path: pathlib.Path) -> None:
     assert not os.listdir(tmp_path)
 
 
-# the callback -------------------------------------------------------------------------------------------------
+# the callback -----------------------------------------------------------------------------------------------
 
 
 def model(optimizer: Any = nn.Adam) -> ms.Model:
@@ -642,7 +695,9 @@ def test_model_checkpoint(config: dict[str, Any], names: list[str], tmp_path: pa
 
 
 def test_model_checkpoint_appends_and_restores(tmp_path: pathlib.Path) -> None:
-    config = ms.CheckpointConfig(append_info=["epoch_num", "step_num", {"seed": 5, "who": "me"}], crc_check=True)
+    config = ms.CheckpointConfig(
+        append_info=["epoch_num", "step_num", {"seed": 5, "who": "me"}], crc_check=True
+    )
     assert config.append_dict == {"epoch_num": 0, "step_num": 0, "seed": 5, "who": "me"}
     whole, half = model(), model()
     half_network = half.train_network
@@ -670,7 +725,9 @@ def test_model_checkpoint_with_functions(tmp_path: pathlib.Path) -> None:
     saving = ms.ModelCheckpoint(
         lambda facts: f"step{facts.cur_step_num}",
         lambda facts: str(tmp_path / f"epoch{facts.cur_epoch_num}"),
-        ms.CheckpointConfig(2, format="safetensors") if "safetensors" in sys.modules else ms.CheckpointConfig(2),
+        ms.CheckpointConfig(2, format="safetensors")
+        if "safetensors" in sys.modules
+        else ms.CheckpointConfig(2),
     )
     model().train(2, data(), callbacks=saving)
     found = sorted(str(p.relative_to(tmp_path).with_suffix("")) for p in tmp_path.rglob("*.*"))
@@ -691,7 +748,10 @@ def test_model_checkpoint_when_training_fails(saves: bool, tmp_path: pathlib.Pat
         trained.train(2, data(), callbacks=[saving, ms.train.LambdaCallback(on_train_step_end=fail)])
     assert os.listdir(tmp_path) == (["net-2_2_breakpoint.ckpt"] if saves else [])
     if saves:
-        assert int(ms.load_checkpoint(str(tmp_path / "net-2_2_breakpoint.ckpt"))["global_step"].asnumpy()[0]) == 5
+        assert (
+            int(ms.load_checkpoint(str(tmp_path / "net-2_2_breakpoint.ckpt"))["global_step"].asnumpy()[0])
+            == 5
+        )
 
 
 def test_saved_network_and_policy(tmp_path: pathlib.Path) -> None:
@@ -699,6 +759,10 @@ def test_saved_network_and_policy(tmp_path: pathlib.Path) -> None:
     saving = ms.ModelCheckpoint("net", str(tmp_path), ms.CheckpointConfig(100, saved_network=net))
     ms.Model(net, nn.MSELoss(), nn.SGD(net.trainable_params(), 0.1)).train(1, data(), callbacks=saving)
     assert list(ms.load_checkpoint(saving.latest_ckpt_file_name)) == ["weight", "bias"]
-    policies = [((5, 7, 3, 2), (5, None, 3, None)), ((0, 7, 0, 2), (0, 7, 0, 2)), ((0, 7, 0, 0), (0, 7, 1, 0))]
+    policies = [
+        ((5, 7, 3, 2), (5, None, 3, None)),
+        ((0, 7, 0, 2), (0, 7, 0, 2)),
+        ((0, 7, 0, 0), (0, 7, 1, 0)),
+    ]
     for given, expected in policies:
         assert tuple(ms.CheckpointConfig(*given).get_checkpoint_policy().values()) == (*expected, None)

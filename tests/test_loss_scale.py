@@ -12,6 +12,8 @@ from golden_cases import in_mode
 import graphopt as ms
 from graphopt import Parameter, Tensor, amp, nn, ops
 from graphopt import dataset as ds
+from graphopt.passes.fuse import fuse, materialise
+from graphopt.passes.pipeline import optimize
 
 RECORDED = np.load(pathlib.Path(__file__).parent / "goldens" / "training.npz")
 MODES = [ms.PYNATIVE_MODE, ms.GRAPH_MODE]
@@ -63,6 +65,19 @@ def test_recorded_training(name: str, mode: int) -> None:
             close(net.bias, RECORDED[f"{key}/bias"][t], (t, "bias"))
     if mode == ms.GRAPH_MODE:
         assert step.compile_cache.compiles == 1
+
+
+def test_the_update_stays_one_kernel_for_each_parameter() -> None:
+    """New and old state meet in the kernel that computes the update: nothing is copied afterwards."""
+    net = nn.SequentialCell(nn.Dense(64, 96, activation="relu"), nn.Dense(96, 64))
+    loss_net = nn.WithLossCell(net, nn.MSELoss())
+    optimizer = nn.Adam(net.trainable_params(), 0.01)
+    step = nn.TrainOneStepWithLossScaleCell(loss_net, optimizer, nn.DynamicLossScaleUpdateCell(8.0, 2, 2))
+    x = ops.ones((4, 64))
+    graph = materialise(optimize(step.compile_cache.graph((x, x), {})))
+    places = {n: group.number for group in fuse(graph) for n in group.nodes}
+    large = [new for leaf, new in graph.updates if leaf.type.size >= 64]
+    assert len(large) == 12 and len({places[new] for new in large}) == 4
 
 
 SEQUENCE = RECORDED["overflow_sequence"].astype(bool).tolist()

@@ -28,7 +28,7 @@ class LossScaleManager:
         """Move the scale after a step of a training loop of one's own."""
 
     def get_update_cell(self) -> Cell | None:
-        """The Cell that nn.TrainOneStepWithLossScaleCell calls; None when overflowing updates are not dropped."""
+        """The Cell that nn.TrainOneStepWithLossScaleCell calls; None: overflowing updates are not dropped."""
         return None
 
 
@@ -108,7 +108,7 @@ class DynamicLossScaleManager(LossScaleManager):
             self.bad_step = 0
         if self.bad_step > self.bad_step_max:
             raise RuntimeError(
-                f"DynamicLossScaleManager: {self.bad_step} overflows in a row; lower the learning rate or look for NaN"
+                f"DynamicLossScaleManager: {self.bad_step} overflows in a row; lower the rate or look for NaN"
             )
         self.cur_iter += 1
 

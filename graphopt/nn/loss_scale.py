@@ -157,7 +157,7 @@ class TrainOneStepWithLossScaleCell(TrainOneStepCell):
         self.scale_sense.set_data(sens)
 
     def start_overflow_check(self, pre_cond: Any, compute_input: Any) -> tuple[Any, Any]:
-        """(a status for get_overflow_status, compute_input); there is nothing to clear: the gradients are looked at."""
+        """(a status for get_overflow_status, compute_input); there is nothing to clear."""
         return Tensor(np.zeros(8, np.int32)), compute_input
 
     def get_overflow_status(self, status: Any, compute_output: Any) -> Tensor:
@@ -180,6 +180,9 @@ class TrainOneStepWithLossScaleCell(TrainOneStepCell):
         trace = active()
         if trace is not None and isinstance(overflow, Tensor):
             wanted: Any = ops.reshape(ops.logical_not(overflow), ())
+            # Gradients that wait for the answer keep the update in one kernel, in place. It would otherwise be
+            # computed where each gradient is, before the answer is there, and copied afterwards.
+            gradients = tuple(ops.select(wanted, g, ops.zeros_like(g)) for g in gradients)
             with trace.only_where(trace.node_of(wanted)):
                 self.optimizer(gradients)
         elif not bool(overflow):

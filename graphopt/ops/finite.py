@@ -31,7 +31,8 @@ def all_finite(inputs: Any) -> Tensor:
 def _all_finite(*nodes: Node) -> Node:
     finite = constant(True)
     for n in nodes:
-        finite = bits.logical_and(
-            finite, reduce.reduce_and(math.is_finite(n), axes=tuple(range(n.type.rank)))
-        )
+        flags = math.is_finite(n)
+        if n.type.rank > 1:  # rows first: they are shared among threads
+            flags = reduce.reduce_and(flags, axes=tuple(range(1, n.type.rank)))
+        finite = bits.logical_and(finite, reduce.reduce_and(flags, axes=tuple(range(flags.type.rank))))
     return finite

@@ -10,7 +10,13 @@ from typing import Any
 from graphopt.common.checks import check_bool, check_int, check_type, found
 from graphopt.nn.cell import Cell
 from graphopt.train.callback import Callback, RunContext
-from graphopt.train.serialization import check_appended, check_async, check_secret, save_checkpoint, wait_for_saves
+from graphopt.train.serialization import (
+    check_appended,
+    check_async,
+    check_secret,
+    save_checkpoint,
+    wait_for_saves,
+)
 
 _NUMBERS = ("epoch_num", "step_num")
 
@@ -20,7 +26,7 @@ class CheckpointConfig:
 
     save_checkpoint_steps:   every so many steps; 0 or None: by save_checkpoint_seconds.
     keep_checkpoint_max:     the oldest files above this number are removed; 0 or None: by
-    keep_checkpoint_per_n_minutes: of the files of the last n minutes only the oldest stays; without both, one file.
+    keep_checkpoint_per_n_minutes: of the files of the last n minutes the oldest stays; without both, one file.
     saved_network:           what to save; None: the training Cell, with the optimizer's state.
     append_info:             what else to save: "epoch_num", "step_num", one dict of names and values.
     exception_save:          save too when the training ends with an error, as `…_breakpoint.ckpt`.
@@ -65,7 +71,9 @@ class CheckpointConfig:
                 check_int(owner, name, value, low=0)
         check_type(owner, "saved_network", saved_network, Cell, type(None))
         if not any(numbers.values()):
-            raise ValueError(f"{owner}: one of {', '.join(numbers)} must be > 0, found {list(numbers.values())}")
+            raise ValueError(
+                f"{owner}: one of {', '.join(numbers)} must be > 0, found {list(numbers.values())}"
+            )
         self.exception_save = check_bool(owner, "exception_save", exception_save)
         self.integrated_save = check_bool(owner, "integrated_save", integrated_save)
         check_async(owner, async_save)
@@ -101,7 +109,9 @@ def _append_info(info: Any) -> dict[str, Any] | None:
         elif element in _NUMBERS:
             appended[element] = 0
         else:
-            raise ValueError(f"CheckpointConfig: append_info knows {' and '.join(_NUMBERS)}, found {element!r}")
+            raise ValueError(
+                f"CheckpointConfig: append_info knows {' and '.join(_NUMBERS)}, found {element!r}"
+            )
     if sum(isinstance(element, dict) for element in info or ()) > 1:
         raise TypeError("CheckpointConfig: append_info must hold one dict at most, found several")
     return appended or None
@@ -124,12 +134,17 @@ class ModelCheckpoint(Callback):
     ...     saving = ms.train.ModelCheckpoint("net", folder, ms.train.CheckpointConfig(100))
     """
 
-    def __init__(self, prefix: Any = "CKP", directory: Any = None, config: CheckpointConfig | None = None) -> None:
+    def __init__(
+        self, prefix: Any = "CKP", directory: Any = None, config: CheckpointConfig | None = None
+    ) -> None:
         if not callable(prefix):
             _check_prefix(prefix)
         if not callable(directory):
             directory = os.getcwd() if directory is None else _made(directory)
-        self._config = check_type("ModelCheckpoint", "config", config, CheckpointConfig, type(None)) or CheckpointConfig()
+        self._config = (
+            check_type("ModelCheckpoint", "config", config, CheckpointConfig, type(None))
+            or CheckpointConfig()
+        )
         self._prefix, self._directory = prefix, directory
         if not callable(prefix) and not callable(directory):
             self._prefix = _unused(prefix, directory)
@@ -207,7 +222,7 @@ class ModelCheckpoint(Callback):
             self._trim(1 if config.async_save else 0)
 
     def _trim(self, unwritten: int) -> None:
-        """Remove files of this training that are too many, not counting the last ones that may not be written yet."""
+        """Remove files of this training that are too many, not counting the last, which may be unwritten."""
         most, minutes = self._config.keep_checkpoint_max, self._config.keep_checkpoint_per_n_minutes
         surplus: list[str] = []
         if most:
@@ -224,7 +239,9 @@ class ModelCheckpoint(Callback):
 
 def _check_prefix(prefix: Any) -> str:
     if not isinstance(prefix, str) or "/" in prefix:
-        raise ValueError(f"ModelCheckpoint: prefix must be a str without '/' or a function, found {found(prefix)}")
+        raise ValueError(
+            f"ModelCheckpoint: prefix must be a str without '/' or a function, found {found(prefix)}"
+        )
     return prefix
 
 
@@ -242,7 +259,11 @@ def _unused(prefix: str, folder: str) -> str:
     number = -1
     for file in os.listdir(folder):
         stem, ending = os.path.splitext(file)
-        if ending not in (".ckpt", ".safetensors") or not stem.startswith(prefix) or stem.endswith("_breakpoint"):
+        if (
+            ending not in (".ckpt", ".safetensors")
+            or not stem.startswith(prefix)
+            or stem.endswith("_breakpoint")
+        ):
             continue
         middle, dash, _ = stem.removeprefix(prefix).partition("-")
         if dash and not middle:

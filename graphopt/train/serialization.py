@@ -34,17 +34,18 @@ def save_checkpoint(
     format: str = "ckpt",
     **kwargs: Any,
 ) -> None:
-    """Write Parameters to a file that a MindSpore or `load_checkpoint` reads. The file is there whole or not at all: a
-    save that fails leaves the one before. The name gets the ending `.<format>` if it has another.
+    """Write Parameters to a file that a MindSpore or `load_checkpoint` reads. The file is there whole or not at
+    all: a save that fails leaves the one before. The name gets the ending `.<format>` if it has another.
 
     save_obj:        a Cell (a training Cell has the optimizer's state too), a list of Parameters or of
                      {"name": str, "data": Tensor}, or a dict from names to Parameters, Tensors, arrays or strs.
     integrated_save: no effect: nothing is split between devices.
-    async_save:      True, "thread" or "process": values are copied now and written in the background, one file
-                     after the other; an error is raised by the next save, load or `wait_for_saves`.
+    async_save:      True, "thread" or "process": values are copied now and written by a thread, one file after
+                     the other; an error is raised by the next save, load or `train.wait_for_saves`.
     append_dict:     more entries: int, float, bool, str, Parameter or Tensor.
     choice_func:     from a name to whether it is saved.
-    crc_check:       end the file with the CRC32 of its bytes.
+    crc_check:       end the file with the CRC32 of its bytes. Without, a value that was damaged later, or a file cut
+                     exactly between two entries, is not noticed in a `.ckpt`.
     format:          "ckpt", or "safetensors", which needs the package of that name and holds no strs.
 
     Errors: TypeError or ValueError for arguments that do not fit; ValueError for two Parameters of one name;
@@ -100,7 +101,11 @@ def check_async(owner: str, value: Any) -> None:
 def check_secret(owner: str, key: Any, mode: Any, crc_check: Any, format: str) -> None:
     """enc_key, enc_mode (dec_ for loading) and crc_check; MindSpore raises ValueError for wrong types here."""
     way = "dec" if owner == "load_checkpoint" else "enc"
-    kinds_of = ((f"{way}_key", key, (bytes, type(None))), (f"{way}_mode", mode, str), ("crc_check", crc_check, bool))
+    kinds_of = (
+        (f"{way}_key", key, (bytes, type(None))),
+        (f"{way}_mode", mode, str),
+        ("crc_check", crc_check, bool),
+    )
     for name, value, kinds in kinds_of:
         if not isinstance(value, kinds):
             raise ValueError(f"{owner}: {name} is of the wrong type, found {found(value)}")
@@ -170,9 +175,9 @@ def load_checkpoint(
     """The Parameters (and strs) of a checkpoint file by name; with `net` they are loaded into it too.
 
     ckpt_file_name: a file of that format, for safetensors also a BytesIO.
-    filter_prefix, specify_prefix: a str or several: leave out, or keep only, names that begin so; with one of them
-                    choice_func, from a name to whether it is loaded, has no effect.
-    crc_check:      a sum at the end of a `.ckpt` file is always compared; of a safetensors file when this is True.
+    filter_prefix, specify_prefix: a str or several: leave out, or keep only, names that begin so; with one of
+                    them choice_func, from a name to whether it is loaded, has no effect.
+    crc_check:      compare the sum that a safetensors file notes; that of a `.ckpt` file is always compared.
     strict_load:    see load_param_into_net. remove_redundancy: no effect: nothing is split between devices.
 
     Errors: TypeError or ValueError for arguments that do not fit; ValueError, naming the file and what is wrong,
@@ -197,7 +202,6 @@ def load_checkpoint(
     if choice_func is not None and not callable(choice_func):
         raise ValueError(f"{owner}: choice_func must be a function, found {found(choice_func)}")
     _check_file(ckpt_file_name, format)
-    wait_for_saves()
     loaded: dict[str, Parameter | str] = {}
     for name, value in tensor_files.load(ckpt_file_name, format, crc_check).items():
         if wanted or unwanted:
@@ -207,7 +211,9 @@ def load_checkpoint(
         if take:
             loaded[name] = value if isinstance(value, str) else Parameter(wrap_array(value), name=name)
     if not loaded:
-        raise ValueError(f"{owner}: {ckpt_file_name} has nothing to load; look at the prefixes and choice_func")
+        raise ValueError(
+            f"{owner}: {ckpt_file_name} has nothing to load; look at the prefixes and choice_func"
+        )
     if net is not None:
         load_param_into_net(net, loaded, strict_load)
     return loaded
@@ -229,6 +235,7 @@ def _check_file(file: Any, format: str) -> None:
     check_type("load_checkpoint", "ckpt_file_name", file, str)
     if not file.endswith(format):
         raise ValueError(f"load_checkpoint: {file} does not end with its format, {format!r}")
+    wait_for_saves()
     if not os.path.exists(file):
         raise ValueError(f"load_checkpoint: there is no file {file}")
 
@@ -276,7 +283,9 @@ def load_param_into_net(
     return missing, [name for name in parameter_dict if name not in used]
 
 
-def _behind_prefixes(missing: list[Parameter], given: Mapping[str, Parameter]) -> Iterator[tuple[Parameter, str]]:
+def _behind_prefixes(
+    missing: list[Parameter], given: Mapping[str, Parameter]
+) -> Iterator[tuple[Parameter, str]]:
     """(Parameter, name of its value) for those whose name stands behind a prefix in `given`."""
     while True:
         ends = ((p.name, name) for p in missing for name in given if name.endswith(p.name))

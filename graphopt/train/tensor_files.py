@@ -20,6 +20,7 @@ from graphopt.train import wire
 Values = Mapping[str, "np.ndarray | str"]
 _TYPES = {repr(d): d.numpy for d in DTYPES}
 _SAFE_TYPES = {"BOOL" if d.kind == "b" else d.short.upper(): d.numpy for d in DTYPES}
+_MOST_ZEROS = 1 << 24  # MindSpore itself cannot sum larger numbers than memory has bytes
 _numbers = itertools.count()
 
 
@@ -38,7 +39,7 @@ def save(path: str, values: Values, format: str, crc: bool) -> None:
 
 @contextmanager
 def replacing(path: str) -> Iterator[str]:
-    """The name of a file in the same folder that takes the place of `path` when the block ends without an error."""
+    """The name of a file in the same folder, which becomes `path` when the block ends without an error."""
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name}.{os.getpid()}-{next(_numbers)}.tmp")
     try:
@@ -113,7 +114,7 @@ def _array(entry: wire.Entry) -> np.ndarray:
     return np.frombuffer(entry.content, np.uint8).copy().view(kind).reshape(shape)
 
 
-# safetensors --------------------------------------------------------------------------------------------------
+# safetensors ------------------------------------------------------------------------------------------------
 
 
 def _package() -> Any:
@@ -131,7 +132,9 @@ def _save_safetensors(path: str, values: Values, crc: bool) -> None:
     for name in sorted(values):
         value = values[name]
         if isinstance(value, str):
-            raise ValueError(f"save_checkpoint: a safetensors file holds no str, found {name!r}; use format='ckpt'")
+            raise ValueError(
+                f"save_checkpoint: a safetensors file holds no str, found {name!r}; use format='ckpt'"
+            )
         arrays[name] = np.ascontiguousarray(value).reshape(value.shape)
     metadata = {"format": "ms"} | ({"crc_num": str(_sum(arrays))} if crc else {})
     with replacing(path) as temporary:
@@ -143,9 +146,14 @@ def _save_safetensors(path: str, values: Values, crc: bool) -> None:
 
 
 def _sum(arrays: Mapping[str, np.ndarray]) -> int:
+    """MindSpore's CRC32 of names and values. It takes Python's bytes(array), and bytes(3) are three zeros: so a
+    single integer counts as that many zeros.
+    """
     total = 0
     for name in sorted(arrays):
-        total = zlib.crc32(arrays[name].tobytes(), zlib.crc32(name.encode(), total))
+        array = arrays[name]
+        zeros = array.ndim == 0 and array.dtype.kind in "iu" and 0 <= array <= _MOST_ZEROS
+        total = zlib.crc32(bytes(int(array)) if zeros else array.tobytes(), zlib.crc32(name.encode(), total))
     return total
 
 

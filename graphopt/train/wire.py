@@ -4,8 +4,9 @@
     Value { string tag = 1; Tensor tensor = 2 }
     Tensor { repeated int64 dims = 1; string tensor_type = 2; bytes tensor_content = 3 }
 
-A tensor of many bytes stands in several Values of one tag, one after the other. A str has the type `str`, dims [0]
-and its characters as UTF-32. A file may end in `crc_num` and ten bytes: the CRC32 of all before, big end first.
+A tensor of many bytes stands in several Values of one tag, one after the other. A str has the type `str`,
+dims [0] and its characters as UTF-32. A file may end in `crc_num` and ten bytes: the CRC32 of all before, big
+end first.
 
 Source: the protobuf encoding, protobuf.dev/programming-guides/encoding.
 """
@@ -34,7 +35,9 @@ class DamagedError(ValueError):
     """The bytes are no checkpoint; the text says why."""
 
 
-def write(file: BinaryIO, entries: Iterable[Entry], crc: bool = False, chunk_bytes: int = CHUNK_BYTES) -> None:
+def write(
+    file: BinaryIO, entries: Iterable[Entry], crc: bool = False, chunk_bytes: int = CHUNK_BYTES
+) -> None:
     """Write the entries, and with `crc` the sum of all bytes at the end."""
     total = 0
     for entry in entries:
@@ -89,7 +92,7 @@ def _entry(value: memoryview) -> Entry:
     tensor = dict(fields)
     if not {1, 2} <= set(named) or not {2, 3} <= set(tensor):
         raise DamagedError("an entry lacks its name, type or content")
-    dims = tuple(int(size) for number, size in fields if number == 1)  # type: ignore[call-overload]
+    dims = tuple(int(size) for number, size in fields if number == 1)
     try:
         return Entry(str(named[1], "utf-8"), dims, str(tensor[2], "utf-8"), tensor[3])
     except UnicodeDecodeError:
@@ -97,7 +100,7 @@ def _entry(value: memoryview) -> Entry:
 
 
 def _fields(view: memoryview, known: dict[int, int]) -> Iterator[tuple[int, memoryview]]:
-    """(number, value) of every field of a message, an int for a varint; `known` are the wire types by number."""
+    """(number, value) of a message's fields, an int for a varint; `known` are the wire types by number."""
     at = 0
     while at < len(view):
         key, at = _number(view, at)

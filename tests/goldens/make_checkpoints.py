@@ -1,5 +1,5 @@
-"""Records files written by MindSpore: `python make_checkpoints.py` in an environment that has it. With file names, reads
-those, which graphopt wrote, and prints what MindSpore finds in them.
+"""Records files written by MindSpore: `python make_checkpoints.py` in an environment that has it. With file names,
+reads those, which graphopt wrote, and prints what MindSpore finds in them.
 
 written.ckpt holds all dtypes, shapes and kinds of appended values; written_crc.ckpt is the same with its sum;
 written.safetensors the same without strs; trained.ckpt is a training step with its Adam after three steps, and
@@ -15,7 +15,20 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 HERE = pathlib.Path(__file__).parent
-KINDS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64", "bool_"]
+KINDS = [
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+    "bool_",
+]
 
 
 def entries():
@@ -32,8 +45,12 @@ APPENDED = {"epoch": 3, "rate": 0.25, "done": True, "name": "häß", "nothing": 
 
 def trained():
     """A training step after three steps."""
-    net = nn.Dense(3, 2, weight_init=Tensor(np.arange(6).reshape(2, 3).astype(np.float32) / 10), bias_init="zeros")
-    return nn.TrainOneStepCell(nn.WithLossCell(net, nn.MSELoss()), nn.Adam(net.trainable_params(), 0.1, use_amsgrad=True))
+    net = nn.Dense(
+        3, 2, weight_init=Tensor(np.arange(6).reshape(2, 3).astype(np.float32) / 10), bias_init="zeros"
+    )
+    return nn.TrainOneStepCell(
+        nn.WithLossCell(net, nn.MSELoss()), nn.Adam(net.trainable_params(), 0.1, use_amsgrad=True)
+    )
 
 
 def record():
@@ -45,7 +62,9 @@ def record():
     ms.save_checkpoint(list(listed), str(HERE / names[0]), append_dict=dict(APPENDED))
     ms.save_checkpoint(list(listed), str(HERE / names[1]), append_dict=dict(APPENDED), crc_check=True)
     numbers = {k: v for k, v in APPENDED.items() if not isinstance(v, str)}
-    ms.save_checkpoint(list(listed[:-1]), str(HERE / names[2]), append_dict=numbers, format="safetensors", crc_check=True)
+    ms.save_checkpoint(
+        list(listed[:-1]), str(HERE / names[2]), append_dict=numbers, format="safetensors", crc_check=True
+    )
     step = trained()
     x, y = np.array([[1, 2, 3], [4, 5, 6]], np.float32) / 4, np.array([[1, 0], [0, 1]], np.float32)
     for _ in range(3):
@@ -61,7 +80,12 @@ def record():
 def read(path):
     kind = "safetensors" if path.endswith("safetensors") else "ckpt"
     for name, value in ms.load_checkpoint(path, format=kind, crc_check=True).items():
-        print(name, value if isinstance(value, str) else (value.shape, str(value.dtype), value.asnumpy().astype(float).sum()))
+        print(
+            name,
+            value
+            if isinstance(value, str)
+            else (value.shape, str(value.dtype), value.asnumpy().astype(float).sum()),
+        )
     if "trained" in path:
         print("not loaded:", ms.load_param_into_net(trained(), ms.load_checkpoint(path)))
 
