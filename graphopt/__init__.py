@@ -1,6 +1,7 @@
 """graphopt: whole training steps of neural networks as native CPU code, under MindSpore's API."""
 
-from graphopt import common, context, dataset, nn, ops, train
+from graphopt import amp, common, context, dataset, nn, ops, train
+from graphopt.amp import DynamicLossScaleManager, FixedLossScaleManager, LossScaleManager
 from graphopt.common import dtype as mstype
 from graphopt.common.api import Jitted, jit, mutable
 from graphopt.common.border import guard, guard_class
@@ -27,7 +28,20 @@ from graphopt.common.seed import get_seed, set_seed
 from graphopt.common.tensor import Tensor, from_numpy, is_tensor
 from graphopt.context import GRAPH_MODE, PYNATIVE_MODE, get_context, reset_context, set_context
 from graphopt.ops.composite import GradientFunction, get_grad, grad, value_and_grad
-from graphopt.train import Callback, LossMonitor, Model, RunContext, TimeMonitor, get_metric_fn
+from graphopt.ops.random import get_rng_state, set_rng_state
+from graphopt.train import (
+    Callback,
+    CheckpointConfig,
+    LossMonitor,
+    Model,
+    ModelCheckpoint,
+    RunContext,
+    TimeMonitor,
+    get_metric_fn,
+    load_checkpoint,
+    load_param_into_net,
+    save_checkpoint,
+)
 
 dtype = mstype
 tensor = Tensor
@@ -38,13 +52,19 @@ __all__ = [
     "GRAPH_MODE",
     "PYNATIVE_MODE",
     "Callback",
+    "CheckpointConfig",
+    "DynamicLossScaleManager",
+    "FixedLossScaleManager",
     "LossMonitor",
+    "LossScaleManager",
     "Model",
+    "ModelCheckpoint",
     "Parameter",
     "ParameterTuple",
     "RunContext",
     "Tensor",
     "TimeMonitor",
+    "amp",
     "bfloat16",
     "bool_",
     "common",
@@ -60,6 +80,7 @@ __all__ = [
     "get_context",
     "get_grad",
     "get_metric_fn",
+    "get_rng_state",
     "get_seed",
     "grad",
     "int8",
@@ -68,13 +89,17 @@ __all__ = [
     "int64",
     "is_tensor",
     "jit",
+    "load_checkpoint",
+    "load_param_into_net",
     "mstype",
     "mutable",
     "nn",
     "ops",
     "pytype_to_dtype",
     "reset_context",
+    "save_checkpoint",
     "set_context",
+    "set_rng_state",
     "set_seed",
     "tensor",
     "train",

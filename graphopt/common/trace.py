@@ -22,7 +22,7 @@ from graphopt.common.journal import note
 from graphopt.errors import TraceError, layout
 from graphopt.ir.graph import Graph, Node, input_node, state_node
 from graphopt.ir.types import TensorType
-from graphopt.opdefs.elementwise import alias
+from graphopt.opdefs.elementwise import alias, select
 from graphopt.opdefs.opdef import constant, opdef
 from graphopt.where import here
 
@@ -151,6 +151,18 @@ class Trace:
             for key, node in inside.items():
                 if self._current[key] is node:
                     self._current[key] = before[key]
+
+    @contextmanager
+    def only_where(self, condition: Node) -> Iterator[None]:
+        """What the block assigns to Parameters holds only when `condition`, a bool of shape (), is true; else they
+        keep the value they had. The block is traced either way.
+        """
+        before = dict(self._current)
+        yield
+        for key, node in list(self._current.items()):
+            old = before.get(key, self._states[key][1])
+            if node is not old:
+                self._current[key] = self.compute((select(condition, node, old),))[0]
 
     def compute(self, nodes: Sequence[Node]) -> Sequence[Node]:
         """In a concrete trace, give the nodes (and whatever they need) their values; the nodes again."""

@@ -86,6 +86,11 @@ from graphopt.nn.loss import (
     SmoothL1Loss,
     SoftmaxCrossEntropyWithLogits,
 )
+from graphopt.nn.loss_scale import (
+    DynamicLossScaleUpdateCell,
+    FixedLossScaleUpdateCell,
+    TrainOneStepWithLossScaleCell,
+)
 from graphopt.nn.optim import (
     ASGD,
     FTRL,
@@ -145,9 +150,11 @@ __all__ = [
     "Dropout1d",
     "Dropout2d",
     "Dropout3d",
+    "DynamicLossScaleUpdateCell",
     "Embedding",
     "ExponentialDecayLR",
     "FastGelu",
+    "FixedLossScaleUpdateCell",
     "Flatten",
     "ForwardValueAndGrad",
     "GroupNorm",
@@ -205,6 +212,7 @@ __all__ = [
     "Tanhshrink",
     "Threshold",
     "TrainOneStepCell",
+    "TrainOneStepWithLossScaleCell",
     "WarmUpLR",
     "WithEvalCell",
     "WithGradCell",
