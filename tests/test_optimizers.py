@@ -18,10 +18,19 @@ GOLDENS = pathlib.Path(__file__).parent / "goldens"
 TOLERANCE = 2e-5  # of 1 + |value|, as the recordings recommend
 
 
+def _is_compared(key: str, case: str) -> bool:
+    """Whether a recorded array is a state to compare: not a nameless one, nor AdaFactor's where the recording did
+    not divide the gradients by loss_scale, as the specification asks.
+    """
+    differs = key.startswith("state:exp_avg_sq_") and case == "adafactor_loss_scale"
+    return key.startswith("state:") and "Parameter$" not in key and not differs
+
+
 def _cases() -> list[str]:
     """The derived trajectory where there is one, else the recorded one."""
     names = {p.stem.split("_", 1)[1]: p.stem for p in sorted(GOLDENS.glob("opt_*.npz"))}
-    names |= {p.stem.split("_", 1)[1]: p.stem for p in sorted(GOLDENS.glob("derived_*.npz"))}
+    derived = sorted(p for p in GOLDENS.glob("derived_*.npz") if "_thor_" not in p.stem)
+    names |= {p.stem.split("_", 1)[1]: p.stem for p in derived}
     return sorted(names.values())
 
 
@@ -88,7 +97,7 @@ def test_recorded_trajectory(name: str, mode: int) -> None:
             for n in order:
                 check(params[n], data[f"param:{n}"][t], f"{n} after step {t}")
             for key in data.files:
-                if key.startswith("state:"):
+                if _is_compared(key, meta["name"]):
                     check(state[key[6:]], data[key][t], f"{key} after step {t}")
 
 
@@ -106,11 +115,14 @@ OVERRIDES = {  # where the specification wants something else than the recording
     "nn.Adam(p,'a')": TypeError,
     "nn.Adam(p,{'a':1})": TypeError,
     "nn.Adam([{'params':conv,'lr':'a'},{'params':rest}],0.1)": TypeError,
+    "nn.AdaFactor(p,beta1=1.5)": ValueError,
+    "nn.AdaFactor(p,warmup_init=1)": TypeError,
+    "nn.AdaFactor(p,learning_rate='a',relative_step=False)": TypeError,
     "nn.Adam([{'params':rest,'grad_centralization':True},{'params':conv}],0.1)": ValueError,
     "nn.Adam([{'params':conv},{'params':rest},{'order_params':['conv.weight','fc.weight','fc.bias']}],0.1)": TypeError,
 }
 CALLS = json.loads((GOLDENS / "errors.json").read_text())
-OURS = ("nn.Adam(", "nn.SGD(", "nn.Momentum(", "nn.Optimizer(")
+OURS = ("nn.AdaFactor(", "nn.Adam(", "nn.SGD(", "nn.Momentum(", "nn.Optimizer(")
 EXPECTED = {e["call"]: OVERRIDES.get(e["call"], e["raises"]) for e in CALLS}
 
 
@@ -253,9 +265,7 @@ def test_groups_take_their_own_settings() -> None:
 
 
 @pytest.mark.parametrize("mode", [ms.PYNATIVE_MODE, ms.GRAPH_MODE])
-@pytest.mark.parametrize(
-    ("name", "sens", "scale"), [("plain", None, 1.0), ("sens2", 2.0, 1.0), ("sens8_scale8", 8.0, 8.0)]
-)
+@pytest.mark.parametrize(("name", "sens", "scale"), [("plain", None, 1.0), ("sens2", 2.0, 1.0), ("sens8_scale8", 8.0, 8.0)])
 def test_one_step_training(name: str, sens: float | None, scale: float, mode: int) -> None:
     data = np.load(GOLDENS / "training.npz")
     weight = Tensor(np.arange(6).reshape(2, 3).astype(np.float32) / 10)

@@ -86,7 +86,7 @@ from graphopt.nn.loss import (
     SmoothL1Loss,
     SoftmaxCrossEntropyWithLogits,
 )
-from graphopt.nn.optim import SGD, Adam, Momentum, Optimizer
+from graphopt.nn.optim import SGD, AdaFactor, Adam, Momentum, Optimizer
 from graphopt.nn.wrap import ForwardValueAndGrad, TrainOneStepCell, WithEvalCell, WithGradCell, WithLossCell
 
 __all__ = [
@@ -95,6 +95,7 @@ __all__ = [
     "GELU",
     "GLU",
     "SGD",
+    "AdaFactor",
     "Adam",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",

@@ -1,8 +1,9 @@
 """Optimizers."""
 
+from graphopt.nn.optim.adafactor import AdaFactor
 from graphopt.nn.optim.adam import Adam
 from graphopt.nn.optim.momentum import Momentum
 from graphopt.nn.optim.optimizer import Optimizer
 from graphopt.nn.optim.sgd import SGD
 
-__all__ = ["SGD", "Adam", "Momentum", "Optimizer"]
+__all__ = ["SGD", "AdaFactor", "Adam", "Momentum", "Optimizer"]
