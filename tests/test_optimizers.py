@@ -265,7 +265,9 @@ def test_groups_take_their_own_settings() -> None:
 
 
 @pytest.mark.parametrize("mode", [ms.PYNATIVE_MODE, ms.GRAPH_MODE])
-@pytest.mark.parametrize(("name", "sens", "scale"), [("plain", None, 1.0), ("sens2", 2.0, 1.0), ("sens8_scale8", 8.0, 8.0)])
+@pytest.mark.parametrize(
+    ("name", "sens", "scale"), [("plain", None, 1.0), ("sens2", 2.0, 1.0), ("sens8_scale8", 8.0, 8.0)]
+)
 def test_one_step_training(name: str, sens: float | None, scale: float, mode: int) -> None:
     data = np.load(GOLDENS / "training.npz")
     weight = Tensor(np.arange(6).reshape(2, 3).astype(np.float32) / 10)
