@@ -86,7 +86,7 @@ from graphopt.nn.loss import (
     SmoothL1Loss,
     SoftmaxCrossEntropyWithLogits,
 )
-from graphopt.nn.optim import SGD, AdaFactor, Adam, Momentum, Optimizer
+from graphopt.nn.optim import SGD, AdaFactor, Adam, Momentum, Optimizer, thor
 from graphopt.nn.wrap import ForwardValueAndGrad, TrainOneStepCell, WithEvalCell, WithGradCell, WithLossCell
 
 __all__ = [
@@ -187,5 +187,6 @@ __all__ = [
     "natural_exp_decay_lr",
     "piecewise_constant_lr",
     "polynomial_decay_lr",
+    "thor",
     "warmup_lr",
 ]
