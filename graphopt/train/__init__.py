@@ -28,6 +28,7 @@ from graphopt.train.metrics import (
     rearrange_inputs,
 )
 from graphopt.train.model import Model
+from graphopt.train.train_thor import ConvertModelUtils, ConvertNetUtils
 
 __all__ = [
     "F1",
@@ -35,6 +36,8 @@ __all__ = [
     "MSE",
     "Accuracy",
     "Callback",
+    "ConvertModelUtils",
+    "ConvertNetUtils",
     "Fbeta",
     "History",
     "LambdaCallback",

@@ -200,7 +200,9 @@ class Conv2dThor(Conv2d, ThorLayer):
         low, high = (0, 0, *(a for a, _ in sides)), (0, 0, *(b for _, b in sides))
         filled = pad(wide, constant(0, wide.dtype), low=low, high=high, interior=(0, 0, 0, 0))
         reach = tuple(d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
-        sizes = tuple((m - r - 1) // s + 1 for m, r, s in zip(filled.shape[2:], reach, self.stride, strict=True))
+        sizes = tuple(
+            (m - r - 1) // s + 1 for m, r, s in zip(filled.shape[2:], reach, self.stride, strict=True)
+        )
         parts = [
             reshape(self._shifted(filled, place, sizes), shape=(n, c, 1, prod(sizes)))
             for place in np.ndindex(*self.kernel_size)
@@ -257,7 +259,11 @@ class EmbeddingThor(Embedding, ThorLayer):
         return scatter_add(none, flat, full(flat.shape, 1, self._kind), axis=0)
 
 
-CONVERTED: dict[type[Cell], type[ThorLayer]] = {Dense: DenseThor, Conv2d: Conv2dThor, Embedding: EmbeddingThor}
+CONVERTED: dict[type[Cell], type[ThorLayer]] = {
+    Dense: DenseThor,
+    Conv2d: Conv2dThor,
+    Embedding: EmbeddingThor,
+}
 SPARED = ("rpn_with_loss.rpn_convs_list.", "wide")
 
 

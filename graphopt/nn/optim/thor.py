@@ -228,7 +228,9 @@ class Thor(Optimizer):
     def _check_damping(self) -> None:
         step, length = int(self.cov_step._data()[0]), self.damping.shape[0]
         if step >= length:
-            raise RuntimeError(f"thor: damping has {length} values (steps 0 to {length - 1}), found step {step}")
+            raise RuntimeError(
+                f"thor: damping has {length} values (steps 0 to {length - 1}), found step {step}"
+            )
 
     def construct(self, gradients: Any) -> Any:
         gradients = self.checked(gradients)
@@ -259,7 +261,9 @@ class Thor(Optimizer):
         a, g = _statistics(one.layer)
         gain = (self.batch_size / self.loss_scale) ** 2
         if isinstance(one.layer, EmbeddingThor):
-            ops.assign(one.a_inverse, apply(lambda a, d: 1.0 / (a * (1.0 / self.batch_size) + sqrt(d)), a, damping))
+            ops.assign(
+                one.a_inverse, apply(lambda a, d: 1.0 / (a * (1.0 / self.batch_size) + sqrt(d)), a, damping)
+            )
             ops.assign(one.g_inverse, apply(lambda g, d: _inverse(g * gain, sqrt(d)), g, damping))
         elif isinstance(one.layer, Conv2dThor):
             positions = ops.reshape(one.layer.a_normalizer, ())
@@ -337,6 +341,8 @@ def _from_right(x: Node, factor: Node) -> Node:
     """x · factor; a factor in blocks acts on 128 columns each."""
     if factor.type.rank == 2:
         return dot_general(x, factor, contract=((1,), (0,)), batch=((), ()))
-    made = transpose(dot_general(in_blocks(x, 1), factor, contract=((2,), (1,)), batch=((1,), (0,))), perm=(1, 0, 2))
+    made = transpose(
+        dot_general(in_blocks(x, 1), factor, contract=((2,), (1,)), batch=((1,), (0,))), perm=(1, 0, 2)
+    )
     whole = reshape(made, shape=(x.shape[0], prod(made.shape[1:])))
     return slice_(whole, start=(0, 0), stop=x.shape, step=(1, 1))
