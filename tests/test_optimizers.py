@@ -29,8 +29,7 @@ def _is_compared(key: str, case: str) -> bool:
 def _cases() -> list[str]:
     """The derived trajectory where there is one, else the recorded one."""
     names = {p.stem.split("_", 1)[1]: p.stem for p in sorted(GOLDENS.glob("opt_*.npz"))}
-    derived = sorted(p for p in GOLDENS.glob("derived_*.npz") if "_thor_" not in p.stem)
-    names |= {p.stem.split("_", 1)[1]: p.stem for p in derived}
+    names |= {p.stem.split("_", 1)[1]: p.stem for p in sorted(GOLDENS.glob("derived_*.npz"))}
     return sorted(names.values())
 
 

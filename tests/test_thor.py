@@ -55,7 +55,7 @@ class EmbedNet(nn.Cell):
 
 
 NETS = {"dense": DenseNet, "conv": ConvNet, "embedding": EmbedNet}
-CASES = sorted(p.stem[len("derived_thor_") :] for p in GOLDENS.glob("derived_thor_*.npz"))
+CASES = sorted(p.stem for p in (GOLDENS / "thor").glob("*.npz"))
 
 
 def close(found: Any, expected: np.ndarray, what: str, scale: float = 1.0) -> None:
@@ -67,7 +67,7 @@ def close(found: Any, expected: np.ndarray, what: str, scale: float = 1.0) -> No
 
 def made(name: str) -> tuple[Any, dict[str, Any], nn.Cell, Any]:
     """(arrays, arguments, network with the recorded initial values, optimizer)."""
-    data = np.load(GOLDENS / f"derived_thor_{name}.npz")
+    data = np.load(GOLDENS / "thor" / f"{name}.npz")
     case = json.loads(str(data["meta"]))["case"]
     net = NETS[case.pop("net")]()
     for p in net.get_parameters():
