@@ -120,7 +120,8 @@ OVERRIDES = {  # where the specification wants something else than the recording
     "nn.Adam([{'params':rest,'grad_centralization':True},{'params':conv}],0.1)": ValueError,
     "nn.Adam([{'params':conv},{'params':rest},{'order_params':['conv.weight','fc.weight','fc.bias']}],0.1)": TypeError,
 }
-CALLS = json.loads((GOLDENS / "errors.json").read_text())
+FILES = ("errors", "errors_adafactor_thor")
+CALLS = [e for name in FILES for e in json.loads((GOLDENS / f"{name}.json").read_text())]
 OURS = ("nn.AdaFactor(", "nn.Adam(", "nn.SGD(", "nn.Momentum(", "nn.Optimizer(")
 EXPECTED = {e["call"]: OVERRIDES.get(e["call"], e["raises"]) for e in CALLS}
 

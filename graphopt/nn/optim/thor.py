@@ -293,7 +293,7 @@ class Thor(Optimizer):
 
     def _rule(self, k: int) -> Callable[..., tuple[Node, ...]]:
         """Decay, clipping and momentum of one parameter."""
-        decay = float(self.weight_decay) if self.decay_flags[k] else 0.0
+        decay = float(self._decays[k]) if self.decay_flags[k] else 0.0
 
         def rule(w: Node, v: Node, g: Node, rate: Node, momentum: Node) -> tuple[Node, ...]:
             if decay > 0:
