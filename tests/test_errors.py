@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import mistakes
 import numpy as np
 import pytest
 from mistakes import MISTAKES, Net, ones, step
 
 import graphopt as ms
-import mistakes
 from graphopt import Tensor, config, nn, ops
 from graphopt.ops.random import stream
 

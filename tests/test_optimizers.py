@@ -19,6 +19,14 @@ GOLDENS = pathlib.Path(__file__).parent / "goldens"
 TOLERANCE = 2e-5  # of 1 + |value|, as the recordings recommend
 
 
+def _is_compared(key: str, case: str) -> bool:
+    """Whether a recorded array is a state to compare: not a nameless one, nor AdaFactor's where the recording did
+    not divide the gradients by loss_scale, as the specification asks.
+    """
+    differs = key.startswith("state:exp_avg_sq_") and case == "adafactor_loss_scale"
+    return key.startswith("state:") and "Parameter$" not in key and not differs
+
+
 def _cases() -> list[str]:
     """The derived trajectory where there is one, else the recorded one."""
     names = {p.stem.split("_", 1)[1]: p.stem for p in sorted(GOLDENS.glob("opt_*.npz"))}
@@ -92,7 +100,7 @@ def test_recorded_trajectory(name: str, mode: int) -> None:
             for n in order:
                 check(params[n], data[f"param:{n}"][t], f"{n} after step {t}")
             for key in data.files:
-                if key.startswith("state:"):
+                if _is_compared(key, meta["name"]):
                     check(state[key[6:]], data[key][t], f"{key} after step {t}")
 
 
@@ -110,6 +118,9 @@ OVERRIDES = {  # where the specification wants something else than the recording
     "nn.Adam(p,'a')": TypeError,
     "nn.Adam(p,{'a':1})": TypeError,
     "nn.Adam([{'params':conv,'lr':'a'},{'params':rest}],0.1)": TypeError,
+    "nn.AdaFactor(p,beta1=1.5)": ValueError,
+    "nn.AdaFactor(p,warmup_init=1)": TypeError,
+    "nn.AdaFactor(p,learning_rate='a',relative_step=False)": TypeError,
     "nn.Adam([{'params':rest,'grad_centralization':True},{'params':conv}],0.1)": ValueError,
     "nn.Adam([{'params':conv},{'params':rest},{'order_params':['conv.weight','fc.weight','fc.bias']}],0.1)": TypeError,
     "nn.LARS(3)": TypeError,
@@ -146,7 +157,8 @@ MORE = [  # rows of the specification's tables that were not recorded
         "AdaMax(p)", "Adadelta(p)", "ASGD(p)", "Rprop(p)",
     )),
 ]  # fmt: skip
-RECORDED = [e for name in ("errors", "more_errors") for e in json.loads((GOLDENS / f"{name}.json").read_text())]
+FILES = ("errors", "more_errors", "errors_adafactor_thor")
+RECORDED = [e for name in FILES for e in json.loads((GOLDENS / f"{name}.json").read_text())]
 EXPECTED = {e["call"]: OVERRIDES.get(e["call"], e["raises"]) for e in RECORDED} | dict(MORE)
 OPTIMIZERS = [n for n, v in vars(nn).items() if isinstance(v, type) and issubclass(v, nn.Optimizer)]
 CONSTRUCTED = re.compile(r"^(?:setattr\()?nn\.(\w+)\(")

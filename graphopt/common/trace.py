@@ -58,6 +58,7 @@ class Trace:
     derivatives: parts of the trace with a derivative of their own, in the order they were made.
     guards:      checks on the host that stand before every run of what was traced; they raise.
     checks:      the same for values: (number of the input, check of its array).
+    choices:     what the traced code asked the host, and the answers it went by: {question: (what it asks, answer)}.
     scalars:     nodes that stand for Python floats: in promotions they follow the tensors, as floats do.
     visited:     what the trace read besides tensors: (object, its version), for `common.compiled` to watch.
     """
@@ -72,6 +73,7 @@ class Trace:
         self.scalars: set[Node] = set()
         self.guards: list[Callable[[], None]] = []
         self.checks: list[tuple[int, Callable[[np.ndarray], None]]] = []
+        self.choices: dict[Callable[[], Any], tuple[str, Any]] = {}
         self.visited: dict[int, tuple[Any, int, tuple[Any, ...]]] = {}
         self._states: dict[int, tuple[Parameter, Node]] = {}
         self._current: dict[int, Node] = {}
@@ -229,6 +231,15 @@ class Trace:
             check(self.values[node] if node in self.values else node.attrs["value"])
         elif node in self.inputs:
             self.checks.append((self.inputs.index(node), check))
+
+    def choose(self, what: str, ask: Callable[[], Any]) -> Any:
+        """The answer of `ask`, on which the traced code may branch.
+
+        It is asked again before every run: for another answer the code is traced anew, and both graphs are kept.
+        """
+        if ask not in self.choices:
+            self.choices[ask] = (what, ask())
+        return self.choices[ask][1]
 
     def visit(self, thing: Any, version: int, flags: tuple[Any, ...] = ()) -> None:
         """Note that the trace depends on `thing` as it is in this version, with these flags."""

@@ -97,6 +97,7 @@ from graphopt.nn.optim import (
     LARS,
     SGD,
     Adadelta,
+    AdaFactor,
     Adagrad,
     Adam,
     AdaMax,
@@ -109,6 +110,7 @@ from graphopt.nn.optim import (
     ProximalAdagrad,
     RMSProp,
     Rprop,
+    thor,
 )
 from graphopt.nn.wrap import ForwardValueAndGrad, TrainOneStepCell, WithEvalCell, WithGradCell, WithLossCell
 
@@ -124,6 +126,7 @@ __all__ = [
     "AdaMax",
     "Adadelta",
     "Adagrad",
+    "AdaFactor",
     "Adam",
     "AdamOffload",
     "AdamWeightDecay",
@@ -225,5 +228,6 @@ __all__ = [
     "natural_exp_decay_lr",
     "piecewise_constant_lr",
     "polynomial_decay_lr",
+    "thor",
     "warmup_lr",
 ]

@@ -31,6 +31,7 @@ from graphopt.train.metrics import (
 )
 from graphopt.train.model import Model
 from graphopt.train.serialization import load_checkpoint, load_param_into_net, save_checkpoint, wait_for_saves
+from graphopt.train.train_thor import ConvertModelUtils, ConvertNetUtils
 
 __all__ = [
     "F1",
@@ -40,6 +41,8 @@ __all__ = [
     "Callback",
     "CheckpointConfig",
     "DynamicLossScaleManager",
+    "ConvertModelUtils",
+    "ConvertNetUtils",
     "Fbeta",
     "FixedLossScaleManager",
     "History",

@@ -1,6 +1,7 @@
 """Optimizers."""
 
 from graphopt.nn.optim.adadelta import Adadelta
+from graphopt.nn.optim.adafactor import AdaFactor
 from graphopt.nn.optim.adagrad import Adagrad, ProximalAdagrad
 from graphopt.nn.optim.adam import Adam
 from graphopt.nn.optim.adam_offload import AdamOffload
@@ -16,6 +17,7 @@ from graphopt.nn.optim.optimizer import Optimizer
 from graphopt.nn.optim.rmsprop import RMSProp
 from graphopt.nn.optim.rprop import Rprop
 from graphopt.nn.optim.sgd import SGD
+from graphopt.nn.optim.thor import thor
 
 __all__ = [
     "ASGD",
@@ -25,6 +27,7 @@ __all__ = [
     "AdaMax",
     "Adadelta",
     "Adagrad",
+    "AdaFactor",
     "Adam",
     "AdamOffload",
     "AdamWeightDecay",
@@ -35,4 +38,5 @@ __all__ = [
     "ProximalAdagrad",
     "RMSProp",
     "Rprop",
+    "thor",
 ]

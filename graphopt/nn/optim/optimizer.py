@@ -73,6 +73,7 @@ class Optimizer(Cell):
         self.need_scale = self.loss_scale != 1.0
         self.global_step = Parameter(Tensor(np.zeros(1, np.int32)), name="global_step")
         self.is_group = read.groups is not None
+        self._groups = read.groups or ()
         self.is_group_params_ordered = read.ordered
         self.is_group_lr = False
         self.dynamic_lr = False
