@@ -118,3 +118,24 @@ def test_one_compile_for_all_steps() -> None:
         for _ in range(4):
             optimizer(tuple(ops.ones(v.shape) for v in p))
         assert optimizer.compile_cache.compiles == 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_large_matrix_follows_the_formula(mode: int) -> None:
+    """Column means of 64 rows and more are taken by another way."""
+    rng = np.random.default_rng(2)
+    w = rng.normal(size=(130, 70)).astype(np.float32)
+    p = Parameter(Tensor(w), name="p")
+    optimizer = nn.AdaFactor([p], weight_decay=0.1)
+    w, row, col, moment = w.astype(np.float64), 0.0, 0.0, 0.0
+    with in_mode(mode):
+        for t in range(1, 4):
+            g = rng.normal(size=w.shape).astype(np.float32)
+            optimizer((Tensor(g),))
+            keep, q = 1 - t**-0.8, g.astype(np.float64) ** 2 + 1e-30
+            row, col = keep * row + (1 - keep) * q.mean(1), keep * col + (1 - keep) * q.mean(0)
+            u = g / np.sqrt(np.outer(row / row.mean(), col))
+            rate = min(1e-2, t**-0.5) * max(1e-3, np.sqrt((w**2).mean()))
+            moment = 0.9 * moment + 0.1 * rate * u / max(1.0, np.sqrt((u**2).mean()))
+            w = w - moment - 0.1 * rate * w
+            assert np.abs(p.asnumpy() - w).max() <= 1e-5
