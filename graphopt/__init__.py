@@ -2,7 +2,8 @@
 
 from graphopt import common, context, dataset, nn, ops, train
 from graphopt.common import dtype as mstype
-from graphopt.common.api import jit, mutable
+from graphopt.common.api import Jitted, jit, mutable
+from graphopt.common.border import guard, guard_class
 from graphopt.common.dtype import (
     bfloat16,
     bool_,
@@ -25,7 +26,7 @@ from graphopt.common.parameter import Parameter, ParameterTuple
 from graphopt.common.seed import get_seed, set_seed
 from graphopt.common.tensor import Tensor, from_numpy, is_tensor
 from graphopt.context import GRAPH_MODE, PYNATIVE_MODE, get_context, reset_context, set_context
-from graphopt.ops.composite import get_grad, grad, value_and_grad
+from graphopt.ops.composite import GradientFunction, get_grad, grad, value_and_grad
 from graphopt.train import Callback, LossMonitor, Model, RunContext, TimeMonitor, get_metric_fn
 
 dtype = mstype
@@ -83,3 +84,9 @@ __all__ = [
     "uint64",
     "value_and_grad",
 ]
+
+for _package in (common, common.initializer, context, dataset, nn, ops, train):
+    guard(vars(_package), _package.__name__)
+for _class in (GradientFunction, Jitted, dataset.pipeline.EpochIterator):
+    guard_class(_class)
+guard(globals(), __name__)

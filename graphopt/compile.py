@@ -116,7 +116,9 @@ def compile_graph(graph: Graph, target: Target | None = None) -> Compiled:
 def compiler_key() -> str:
     """The compiler's own sources, as part of every cache key: another compiler never meets this one's code."""
     folder = Path(__file__).parent
-    files = [Path(__file__), *(f for part in ("ir", "opdefs", "passes", "kernel", "llvm") for f in sorted((folder / part).glob("*.py")))]
+    files = [Path(__file__)]
+    for part in ("ir", "opdefs", "passes", "kernel", "llvm"):
+        files += sorted((folder / part).glob("*.py"))
     return key_of(*(f.read_bytes() for f in files))
 
 

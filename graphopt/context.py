@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graphopt import config
+from graphopt.common.checks import meant
 
 GRAPH_MODE = 0
 PYNATIVE_MODE = 1
@@ -144,10 +145,14 @@ def _check(name: str, value: Any) -> None:
 def _check_kind(name: str, value: object) -> None:
     kinds = _KINDS.get(name)
     if kinds is None:
-        raise ValueError(f"set_context: unknown keyword {name!r}; known are {', '.join(sorted(_KINDS))}")
+        raise ValueError(_unknown("set_context", name))
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         expected = " or ".join(k.__name__ for k in kinds)
         raise TypeError(f"set_context: {name} must be {expected}, found {value!r} of type {type(value).__name__}")
+
+
+def _unknown(owner: str, name: object) -> str:
+    return f"{owner}: unknown keyword {name!r}{meant(str(name), _KINDS) or '; known are ' + ', '.join(sorted(_KINDS))}"
 
 
 def _switch(changed: dict[str, Any]) -> None:
@@ -167,7 +172,7 @@ def get_context(attr_key: str) -> Any:
     Errors: ValueError for an unknown keyword.
     """
     if attr_key not in _KINDS:
-        raise ValueError(f"get_context: unknown keyword {attr_key!r}; known are {', '.join(sorted(_KINDS))}")
+        raise ValueError(_unknown("get_context", attr_key))
     return _context.values[attr_key]
 
 

@@ -21,6 +21,12 @@ class DTypeError(GraphError, TypeError):
     """dtypes or kinds of arguments that do not fit."""
 
 
+class NamingError(GraphError, KeyError):
+    """A name that is empty, unknown, or in use for something else."""
+
+    __str__ = Exception.__str__
+
+
 class TraceError(GraphError, RuntimeError):
     """Something that needs a tensor's value while only its type is known."""
 

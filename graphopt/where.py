@@ -6,11 +6,11 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
-from types import CodeType
+from types import CodeType, FrameType
 
-_PACKAGES = (os.path.dirname(os.path.abspath(__file__)) + os.sep,)
+_PACKAGES = frozenset(("graphopt", "graphopt_runtime", "numpy", "contextlib", "functools", "inspect"))
 _ours: dict[CodeType, bool] = {}
 _path: ContextVar[tuple[str, ...]] = ContextVar("graphopt_cell_path", default=())
 _fixed: ContextVar[Where | None] = ContextVar("graphopt_where", default=None)
@@ -29,12 +29,13 @@ class Where:
         return f"{place} in {self.cell}" if self.cell else place
 
 
-def _is_ours(code: CodeType) -> bool:
-    known = _ours.get(code)
+def is_ours(frame: FrameType) -> bool:
+    """Whether a frame runs code of graphopt, or of what graphopt calls to do its work, and not the user's."""
+    known = _ours.get(frame.f_code)
     if known is None:
-        file = code.co_filename
-        known = file.startswith(_PACKAGES) or file.startswith("<")
-        _ours[code] = known
+        module = str(frame.f_globals.get("__name__", ""))
+        known = module.partition(".")[0] in _PACKAGES or frame.f_code.co_filename.startswith("<frozen")
+        _ours[frame.f_code] = known
     return known
 
 
@@ -45,10 +46,15 @@ def here() -> Where | None:
         return fixed
     frame = sys._getframe(1)
     while frame is not None:
-        if not _is_ours(frame.f_code):
-            return Where(frame.f_code.co_filename, frame.f_lineno, ".".join(_path.get()))
+        if not is_ours(frame):
+            return in_cell(frame.f_code.co_filename, frame.f_lineno)
         frame = frame.f_back  # type: ignore[assignment]
     return None
+
+
+def in_cell(file: str, line: int) -> Where:
+    """That line, in the Cell at hand."""
+    return Where(file, line, ".".join(_path.get()))
 
 
 @contextmanager
@@ -61,11 +67,11 @@ def at(where: Where | None) -> Iterator[None]:
         _fixed.reset(token)
 
 
-@contextmanager
-def cell(name: str) -> Iterator[None]:
-    """Nodes made inside belong to the child Cell `name` of the current one."""
-    token = _path.set((*_path.get(), name))
-    try:
-        yield
-    finally:
-        _path.reset(token)
+def enter_cell(name: str) -> Token[tuple[str, ...]]:
+    """From here on, until `leave_cell` gets the result, work belongs to the child Cell `name` of the current one."""
+    return _path.set((*_path.get(), name) if name else _path.get())
+
+
+def leave_cell(token: Token[tuple[str, ...]]) -> None:
+    """Back to the Cell that was current at `enter_cell`."""
+    _path.reset(token)

@@ -21,7 +21,6 @@ from graphopt.opdefs.reduce import reduce_max, reduce_sum
 from graphopt.opdefs.shape import along, broadcast, iota, reshape, transpose
 from graphopt.passes.gradient import vjp
 from graphopt.passes.pipeline import optimize, random_array
-
 from tests.tolerances import assert_close
 
 

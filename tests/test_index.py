@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from graphopt.ir.index import Index, Quotient, Remainder, Var, delinear, index, linear
 
-I, J, K = Var("i", 5), Var("j", 4), Var("k", 3)
-VARS = (I, J, K)
+X, Y, Z = Var("i", 5), Var("j", 4), Var("k", 3)
+VARS = (X, Y, Z)
 POINTS = [dict(zip(VARS, point, strict=True)) for point in product(*(range(v.size) for v in VARS))]
 
 
@@ -91,10 +91,10 @@ def test_the_range_is_a_bound_and_constants_are_known(e: Both) -> None:
 @given(expressions(), expressions(depth=2), expressions(depth=2))
 def test_substitution_evaluates_in_the_new_place(e: Both, a: Both, b: Both) -> None:
     """A variable is replaced by something inside its range: a reading of a and b at that point."""
-    inside = {I: a.index % I.size, J: b.index % J.size}
+    inside = {X: a.index % X.size, Y: b.index % Y.size}
     found = e.index.substitute(inside)
     for point in POINTS:
-        there = {**point, I: a.value(point) % I.size, J: b.value(point) % J.size}
+        there = {**point, X: a.value(point) % X.size, Y: b.value(point) % Y.size}
         assert evaluated(found, point) == e.value(there), (e.index, inside, point)
 
 
@@ -139,13 +139,13 @@ def test_delinear_gives_the_places_of_a_reshape(shape: tuple[int, ...], other: t
 
 def test_regrouping_costs_nothing() -> None:
     """Quotients and remainders that only regroup are gone at once; others stay, as one atom."""
-    i, j = index(I), index(J)
-    both = i * J.size + j
-    assert (both // J.size, both % J.size) == (i, j)
-    assert (both * 3 + index(K)) // 12 == i
-    assert (both + 40) // J.size == i + 10
+    i, j = index(X), index(Y)
+    both = i * Y.size + j
+    assert (both // Y.size, both % Y.size) == (i, j)
+    assert (both * 3 + index(Z)) // 12 == i
+    assert (both + 40) // Y.size == i + 10
     assert (both // 2) // 2 == i
     assert (both // 3 * 3 + both % 3) == both
     assert len((both // 3).terms) == 1 and not (both // 3).is_affine
     assert (i * 8 + j * 2) % 4 == (j * 2) % 4
-    assert i.coefficient(J) == 0 and both.coefficient(I) == J.size
+    assert i.coefficient(Y) == 0 and both.coefficient(X) == Y.size

@@ -228,7 +228,7 @@ GRADIENTS = [
     (lambda p: (), RuntimeError, "of 0"),
     (lambda p: (ops.ones(2), ops.ones(2)), RuntimeError, "of 2"),
     (lambda p: (ops.ones(3),), ValueError, "(3,)"),
-    (lambda p: (np.ones(2, np.float32),), TypeError, "ndarray"),
+    (lambda p: (np.ones(2, np.float32),), TypeError, "numpy array"),
     (lambda p: (ops.ones(2, ms.float64),), TypeError, "Float64"),
 ]
 

@@ -91,7 +91,7 @@ def test_init_draws_values() -> None:
         (lambda: Tensor([1.0]) + None, TypeError, "add: expected a Tensor or a number, found None of type NoneType"),
         (lambda: Tensor([1.0]) * np.ones(1), TypeError,
          "mul: expected a Tensor or a number, found array([1.]) of type ndarray; wrap it: Tensor(array)"),
-        (lambda: Tensor([1, 2])[2], IndexError, "index 2 is out of bounds for axis 0 with size 2"),
+        (lambda: Tensor([1, 2])[2], IndexError, "index: index 2 is out of bounds for axis 0 with size 2; the shape is (2,)"),
         (lambda: Tensor([1, 2])["a"], IndexError,
          "index: expected int, slice, None, Ellipsis, list, numpy array or Tensor, found 'a' of type str"),
         (lambda: Tensor([1, 2])[Tensor([0.5])], IndexError, "index: an index tensor must hold integers or bools, found Float32"),

@@ -321,22 +321,7 @@ def _attach_all() -> None:
         method(function.__name__)(function)
     for name, function in (("and", bitwise_and), ("or", bitwise_or), ("xor", bitwise_xor)):
         method(function.__name__, f"__{name}__", f"__r{name}__")(function)
-    for name in [
-        "exp",
-        "expm1",
-        "log",
-        "log1p",
-        "sqrt",
-        "rsqrt",
-        "tanh",
-        "sigmoid",
-        "erf",
-        "sin",
-        "cos",
-        "floor",
-        "ceil",
-        "trunc",
-    ]:
+    for name in _FUNCTIONS:
         _attach_unary(name, getattr(math, name))
     _attach_unary("round", math.round_)
     for name, op in (("isnan", math.is_nan), ("isinf", math.is_inf), ("isfinite", math.is_finite)):

@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+import numpy as np
+
+from graphopt.ir.graph import Node
+from graphopt.ir.types import TensorType
 
 
 def found(value: Any) -> str:
     """How a wrong value is shown: itself when short, and its type."""
+    tensor_type = getattr(value, "_type", None) or (value.type if isinstance(value, Node) else None)
+    if isinstance(tensor_type, TensorType):
+        return f"a {'Tensor' if isinstance(value, Node) else type(value).__name__} {tensor_type}"
+    if isinstance(value, np.ndarray):
+        return f"a numpy array of shape {value.shape} and dtype {value.dtype}"
     text = repr(value)
+    if "\n" in text or " at 0x" in text:
+        name = getattr(value, "__name__", "")
+        return f"{name} of type {type(value).__name__}" if name else f"an object of type {type(value).__name__}"
     return f"{text if len(text) <= 60 else text[:57] + '...'} of type {type(value).__name__}"
+
+
+# What other libraries call an argument.
+_ELSEWHERE = {
+    "lr": "learning_rate", "bias": "has_bias", "in_features": "in_channels", "out_features": "out_channels", "groups": "group",
+    "params": "params", "dim": "axis", "keepdim": "keepdims", "num_embeddings": "vocab_size", "embedding_dim": "embedding_size",
+    "padding_mode": "pad_mode", "nesterov": "use_nesterov", "amsgrad": "use_amsgrad", "alpha": "negative_slope", "axis": "dim",
+}  # fmt: skip
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """"; did you mean 'x'?" when one of `known` is likely; else nothing."""
+    listed = list(known)
+    near = [_ELSEWHERE[name]] if _ELSEWHERE.get(name) in listed else difflib.get_close_matches(name, listed, 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def check_type(owner: str, name: str, value: Any, *types: type) -> Any:
@@ -50,6 +79,14 @@ def check_positive(owner: str, name: str, value: Any, ints: bool = True) -> floa
     if value <= 0:
         raise ValueError(f"{owner}: {name} must be > 0, found {value}")
     return value
+
+
+def check_format(owner: str, data_format: Any) -> None:
+    """Images are declared as NCHW; how they lie in memory is the compiler's choice."""
+    if data_format != "NCHW":
+        raise ValueError(
+            f"{owner}: data_format must be 'NCHW' on a CPU, found {data_format!r}; the compiler chooses layouts"
+        )
 
 
 def check_between(owner: str, name: str, value: Any, low: float, high: float, ints: bool = True) -> float:

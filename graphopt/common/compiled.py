@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt.common.journal import note
 from graphopt.common.parameter import Parameter
 from graphopt.common.signature import Template, check_call, describe, traced
 from graphopt.common.tensor import Tensor, epoch
@@ -47,6 +48,7 @@ class _Entry:
     watched: tuple[tuple[Any, int, tuple[Any, ...]], ...]
     objects: tuple[Any, ...]
     guards: tuple[Callable[[], None], ...]
+    checks: tuple[tuple[int, Callable[[np.ndarray], None]], ...]
     epoch: int
 
     def stale(self) -> bool:
@@ -64,6 +66,10 @@ class _Entry:
     def run(self, arrays: list[np.ndarray]) -> Any:
         for guard in self.guards:
             guard()
+        for k, check in self.checks:
+            check(arrays[k])
+        for parameter in self.parameters:
+            note(parameter)
         state = [p._data() for p in self.parameters]
         return self.template.fill(self.compiled.run(arrays, state))
 
@@ -188,6 +194,7 @@ class CompiledFunction:
             objects=objects,
             epoch=at,
             guards=tuple(trace.guards),
+            checks=tuple(trace.checks),
         )
 
     def _reason(self, entry: _Entry, dropped: list[_Entry]) -> str:

@@ -58,9 +58,16 @@ def getitem(self: Tensor, index: Any) -> Tensor:
     _check_kinds(items)
     if trace is None or not _traced(self, items, trace):
         values = tuple(_plain(item) for item in items)
-        return to_tensor(np.asarray(self._value("indexing")[values]))
+        return to_tensor(_part(self._value("indexing"), values))
     plan = _plan(self, _expanded(items, self, trace), trace)
     return wrap_node(_take(trace.node_of(self), plan), trace)
+
+
+def _part(array: np.ndarray, values: Any) -> np.ndarray:
+    try:
+        return np.asarray(array[values])
+    except IndexError as error:
+        raise IndexError(f"index: {error}; the shape is {array.shape}") from None
 
 
 @method("__setitem__")
@@ -83,7 +90,7 @@ def setitem(self: Tensor, index: Any, value: Any) -> None:
         return
     fixed = tuple(_known(item, trace) for item in items)
     places = np.arange(self.size).reshape(self.shape)[fixed]
-    self._assign(apply(_replace, self, source.astype(self.dtype), places=places))  # type: ignore[attr-defined]
+    self._assign(apply(_replace, self, source.astype(self.dtype), places=places))
 
 
 def _replace(x: Node, value: Node, *, places: np.ndarray) -> Node:

@@ -141,7 +141,7 @@ def transpose(self: Tensor, *axes: Any) -> Tensor:
     return apply(shape.transpose, self, perm=perm)
 
 
-Tensor.T = property(transpose, doc="The axes in reverse order.")  # type: ignore[attr-defined]
+Tensor.T = property(transpose, doc="The axes in reverse order.")
 
 
 @method("t")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.common.dtype import check_dtype
+from graphopt.common.journal import note
 from graphopt.common.tensor import Tensor, bump, to_array, to_tensor, wrap_array, wrap_node
 from graphopt.common.trace import active, needs_value
 from graphopt.ir.types import TensorType, dtype_of
@@ -142,11 +143,12 @@ class Parameter(Tensor):
             raise ValueError(f"Parameter {self.name}: expected a value of shape {self.shape}, found {value.shape}")
         trace = active()
         if trace is not None:
-            converted = value if value.dtype is self.dtype else value.astype(self.dtype)  # type: ignore[attr-defined]
+            converted = value if value.dtype is self.dtype else value.astype(self.dtype)
             trace.write(self, trace.node_of(converted))
         else:
             source = value._value("assignment")
-            self._data()[...] = source if value.dtype is self.dtype else value.astype(self.dtype)._value("")  # type: ignore[attr-defined]
+            note(self)
+            self._data()[...] = source if value.dtype is self.dtype else value.astype(self.dtype)._value("")
 
     def set_data(self, data: Any, slice_shape: bool = False) -> Parameter:
         """Take over the value of `data`, converted to the Parameter's dtype; with slice_shape also another shape.

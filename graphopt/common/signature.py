@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from graphopt.common.checks import found as shown
+from graphopt.common.checks import meant
 from graphopt.common.tensor import Tensor, wrap_array, wrap_node
 from graphopt.common.trace import Trace
-from graphopt.errors import layout
+from graphopt.errors import DTypeError, layout
 from graphopt.ir.graph import Node
 from graphopt.ir.types import DType, TensorType, f32
 from graphopt.where import here
@@ -48,14 +50,28 @@ def describe(value: Any, path: str, owner: str, arrays: list[np.ndarray], floats
     if callable(value) or hasattr(value, "__dict__"):
         return ("object", id(value))
     expected = "a Tensor, number, str, None, or a tuple, list or dict of these"
-    what = f"{owner}: argument {path} must be {expected}, found {value!r} of type {kind.__name__}"
-    raise TypeError(layout(what, here()))
+    what = f"{owner}: argument {path} must be {expected}, found {shown(value)}"
+    raise DTypeError(layout(what, here()))
 
 
 def refuse_array(value: np.ndarray, path: str, owner: str) -> None:
     """TypeError for a numpy array where a Tensor is expected."""
-    what = f"{owner}: argument {path} must be a Tensor, found a numpy array of shape {value.shape} and dtype {value.dtype}"
-    raise TypeError(layout(what, here(), hint=CURE))
+    found = f"a numpy array of shape {value.shape} and dtype {value.dtype}"
+    raise DTypeError(layout(f"{owner}: argument {path} must be a Tensor, found {found}", here(), hint=CURE))
+
+
+def refuse_value(value: object, path: str, owner: str) -> None:
+    """TypeError for anything that stands where a Tensor is expected."""
+    if isinstance(value, np.ndarray):
+        refuse_array(value, path, owner)
+    hint = "wrap it: Tensor(values)" if isinstance(value, (list, tuple)) else ""
+    raise DTypeError(layout(f"{owner}: argument {path} must be a Tensor, found {shown(value)}", here(), hint=hint))
+
+
+def tensor_arguments(construct: Callable[..., Any]) -> tuple[str, ...]:
+    """The positional parameters of a layer's construct that are annotated as Tensors; "" for the others."""
+    parameters = [p for p in inspect.signature(construct).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    return tuple(p.name if p.annotation == "Tensor" else "" for p in parameters[1:])
 
 
 def traced(value: Any, path: str, trace: Trace, floats: bool = True) -> Any:
@@ -102,7 +118,7 @@ class Template:
             entries = {k: self._take(v, trace) for k, v in value.items()}
             return lambda arrays: {k: part(arrays) for k, part in entries.items()}
         if isinstance(value, np.ndarray):
-            raise TypeError(layout(f"{self._owner}: returned a numpy array; a traced function returns Tensors", here()))
+            raise DTypeError(layout(f"{self._owner}: returned a numpy array; a traced function returns Tensors", here()))
         return lambda arrays: value
 
     def fill(self, arrays: Sequence[np.ndarray]) -> Any:
@@ -145,8 +161,7 @@ def check_call(owner: str, signature: inspect.Signature | None, args: Sequence[A
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
-        expected = f"{owner}{signature}"
-        raise TypeError(layout(f"{owner}: {error}", here(), [f"signature: {expected}"])) from None
+        raise wrong_call(owner, signature, error) from None
     names: list[str] = []
     for parameter in signature.parameters.values():
         if parameter.kind is parameter.VAR_POSITIONAL:
@@ -154,3 +169,20 @@ def check_call(owner: str, signature: inspect.Signature | None, args: Sequence[A
         elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             names.append(parameter.name)
     return names[: len(args)]
+
+
+def wrong_call(owner: str, signature: inspect.Signature, problem: object) -> DTypeError:
+    """The error for arguments that do not fit a signature, which it shows without annotations."""
+    parameters = [p.replace(annotation=p.empty) for p in signature.parameters.values() if p.name != "self"]
+    plain = signature.replace(parameters=parameters, return_annotation=signature.empty)
+    unknown = str(problem).partition("unexpected keyword argument ")[2].strip("'")
+    hint = meant(unknown, [p.name for p in parameters]) if unknown else ""
+    return DTypeError(layout(f"{owner}: {problem}{hint}", here(), [f"signature: {owner}{plain}"]))
+
+
+def operand(name: str, value: Tensor) -> str:
+    """A line of an error: the tensor's type, and where it comes from."""
+    if value._is_parameter:
+        return f"{name}: {value._type}  = Parameter {value.name}"  # type: ignore[attr-defined]
+    node = value._node
+    return f"{name}: {value._type}" + (f"  = {node.op} at {node.where}" if node is not None and node.where is not None else "")

@@ -10,9 +10,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from graphopt.common.attached import Attached
 from graphopt.common.dtype import bool_, check_dtype, float32, of_number
 from graphopt.common.printing import tensor_repr, tensor_str
-from graphopt.common.trace import Trace, active, needs_value
+from graphopt.common.trace import Trace, active, needs_value, value_is_gone
 from graphopt.ir.graph import Node, input_node
 from graphopt.ir.types import DType, TensorType, dtype_of
 from graphopt.opdefs.evaluate import evaluate_nodes
@@ -35,7 +36,7 @@ def bump() -> None:
     _epoch += 1
 
 
-class Tensor:
+class Tensor(Attached):
     """An n-dimensional array of one dtype.
 
     input_data: a Tensor, numpy array (copied; `Tensor.from_numpy` shares), number, or nested lists of numbers.
@@ -156,6 +157,8 @@ class Tensor:
         Errors: TraceError naming `what` when only the type is known.
         """
         if self._array is None:
+            if self._trace is not None and self._trace.finished:
+                raise value_is_gone(self)
             raise needs_value(what, self, hint)
         return self._array
 
@@ -213,7 +216,7 @@ class Tensor:
     def __iter__(self) -> Iterator[Tensor]:
         if self.ndim == 0:
             raise TypeError("iteration over a 0-d tensor")
-        return (self[k] for k in range(self.shape[0]))  # type: ignore[index]
+        return (self[k] for k in range(self.shape[0]))
 
     def __hash__(self) -> int:
         return id(self)
@@ -246,7 +249,7 @@ class Tensor:
         """
         if value.shape != self.shape:
             raise ValueError(f"assignment: expected shape {self.shape}, found {value.shape}")
-        value = value if value.dtype is self.dtype else value.astype(self.dtype)  # type: ignore[attr-defined]
+        value = value if value.dtype is self.dtype else value.astype(self.dtype)
         trace = active()
         if trace is not None and (value._trace is trace or self._trace is trace or value._is_parameter):
             node = trace.node_of(value)
@@ -366,7 +369,7 @@ def as_scalar(tensor: Tensor) -> Tensor:
 def to_tensor(value: Any, dtype: Any = None) -> Tensor:
     """`value` itself when it is a Tensor of that dtype, otherwise converted."""
     if isinstance(value, Tensor):
-        return value if dtype is None or value.dtype is dtype else value.astype(dtype)  # type: ignore[attr-defined]
+        return value if dtype is None or value.dtype is dtype else value.astype(dtype)
     return Tensor(value, dtype)
 
 

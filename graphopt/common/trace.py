@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graphopt.common.journal import note
 from graphopt.errors import TraceError, layout
 from graphopt.ir.graph import Graph, Node, input_node, state_node
 from graphopt.ir.types import TensorType
@@ -56,6 +57,7 @@ class Trace:
     inputs:      leaves in the order they were made.
     derivatives: parts of the trace with a derivative of their own, in the order they were made.
     guards:      checks on the host that stand before every run of what was traced; they raise.
+    checks:      the same for values: (number of the input, check of its array).
     scalars:     nodes that stand for Python floats: in promotions they follow the tensors, as floats do.
     visited:     what the trace read besides tensors: (object, its version), for `common.compiled` to watch.
     """
@@ -69,6 +71,7 @@ class Trace:
         self.derivatives: list[Derivative] = []
         self.scalars: set[Node] = set()
         self.guards: list[Callable[[], None]] = []
+        self.checks: list[tuple[int, Callable[[np.ndarray], None]]] = []
         self.visited: dict[int, tuple[Any, int, tuple[Any, ...]]] = {}
         self._states: dict[int, tuple[Parameter, Node]] = {}
         self._current: dict[int, Node] = {}
@@ -102,10 +105,7 @@ class Trace:
             return self.read(tensor)  # type: ignore[arg-type]
         array = tensor._array
         if array is None:
-            assert tensor._node is not None
-            origin = f"tensor: {tensor._node.type}  = {tensor._node.op} at {tensor._node.where}"
-            hint = "return it from the traced function instead of storing it"
-            raise TraceError(layout("a tensor of a finished trace has no value", here(), [origin], hint))
+            raise value_is_gone(tensor)
         known = self._constants.get(id(tensor))
         if known is not None and known[0] is array:
             return known[1]
@@ -202,6 +202,7 @@ class Trace:
         """Write the updates of a concrete trace into the parameters."""
         fresh = [(parameter, self.values[value].copy()) for parameter, _, value in self.updates()]
         for parameter, array in fresh:
+            note(parameter)
             parameter._data()[...] = array
 
     def guard(self, check: Callable[[], None]) -> None:
@@ -209,6 +210,13 @@ class Trace:
         if self.concrete:
             check()
         self.guards.append(check)
+
+    def check_value(self, node: Node, check: Callable[[np.ndarray], None]) -> None:
+        """Let `check` see a node's value: now when it is known, before every run when it is an input; else never."""
+        if node in self.values or node.op == "constant":
+            check(self.values[node] if node in self.values else node.attrs["value"])
+        elif node in self.inputs:
+            self.checks.append((self.inputs.index(node), check))
 
     def visit(self, thing: Any, version: int, flags: tuple[Any, ...] = ()) -> None:
         """Note that the trace depends on `thing` as it is in this version, with these flags."""
@@ -227,6 +235,14 @@ class Trace:
             unique, k = f"{name}_{k}", k + 1
         self._names.add(unique)
         return unique
+
+
+def value_is_gone(tensor: Tensor) -> TraceError:
+    """The error for using a symbolic tensor after its trace."""
+    node = tensor._node
+    operands = [] if node is None else [f"tensor: {node.type}  = {node.op} at {node.where}"]
+    hint = "return it from the traced function instead of storing it"
+    return TraceError(layout("a tensor of a finished trace has no value", here(), operands, hint))
 
 
 def needs_value(what: str, tensor: Tensor, hint: str) -> TraceError:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt.common.border import border
 from graphopt.common.checks import check_bool, check_int, check_type, found
 from graphopt.common.seed import named_generator, settings
 from graphopt.common.tensor import Tensor
@@ -198,6 +199,7 @@ class EpochIterator:
         self._left -= self._left > 0
         return self._pass(self._counter._next_epoch())
 
+    @border
     def _pass(self, epoch: int) -> Iterator[Any]:
         names = self._source.get_col_names()
         for row in self._source._rows(epoch):

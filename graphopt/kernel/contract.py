@@ -1,22 +1,18 @@
 """The contraction engine: sums of products with affine indices, as register-tiled loop nests.
 
 Dense layers, attention scores and the three convolutions of training differ only in the strides of their operands. A
-tile keeps `rows x vectors` accumulators in registers; each step of the sum loads the few elements the tile needs and
-multiplies every pair. Two forms:
+tile keeps `rows x cols x vectors` accumulators in registers; each step of the sum loads the few elements the tile needs
+and multiplies every pair. `tile.choose` takes the cheapest form and size.
 
-    broadcast  lanes run along an output dimension: vectors of one operand times scalars of the other
-    dot        lanes run along a summed dimension: vectors of both, folded once at the end
-
-`choose` prices every form and tile with a small model (multiply-adds, loads, folds, scattered stores) and takes the
-cheapest. A sum that is long while the output is small is split into a fixed number of parts by a first kernel and put
-together by a second, so the order of addition depends on shapes alone.
+An operand whose order in memory is slow to read along the lanes is copied first. A sum that is long while the output is
+small is split into a fixed number of parts by a first kernel and put together by a second. Either way the order of
+addition depends on shapes alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain, product
+from collections.abc import Callable, Sequence
+from itertools import product
 from math import prod
 
 from graphopt.ir.graph import Node
@@ -24,71 +20,13 @@ from graphopt.ir.index import ZERO, Index, Var, delinear, index, linear
 from graphopt.ir.types import DType, i32
 from graphopt.kernel.loops import Buffer, Const, Expr, Fold, IndexValue, Kernel, Load, Recorder, Stmt, Store, loop, make_kernel
 from graphopt.kernel.lower import LoopsGroup, Lowering, accumulator, lanes_of
-from graphopt.kernel.machine import Machine
+from graphopt.kernel.tile import Operand, Problem, Tiling, choose, size_of, vector_operand
 from graphopt.passes.fuse import Group, dims_of, follow, stored_base
 
-_LATENCY = 4.0  # cycles until a multiply-add's result can be added to
-_FOLD = 8.0  # cycles to fold one vector to a scalar
-_GATHER = 0.7  # cycles per gathered lane
-_STRADDLE = 2.2  # cost of a masked vector load, or of one that crosses cache lines half the time
-_LOOP = 10.0  # cycles around a tile
-_SCATTER = 0.8  # cycles per scattered lane
-_CONFLICT = 1.35  # slowdown when the rows of a panel are a multiple of this many bytes apart and share few cache sets
-_CONFLICT_BYTES = 2048
-_PACKED_BYTES = 1 << 26  # no copies beyond this size
-_FIRST_LEVEL_BYTES = 1 << 15
-_SECOND_LEVEL = 1.5  # cost of a vector load from the second-level cache
 _NEAR_BYTES = 1 << 20  # half of a usual second-level cache
-_BARRIER = 1000.0  # cycles a kernel more costs
 _TASKS = 4  # fewer tiles than this leave threads idle: split the sum
 _LONG_SUM = 1024  # products per output element before splitting pays for the second pass
 _PARTS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Operand:
-    """Where an operand lies, and how far each loop dimension moves in it (in elements)."""
-
-    buffer: Buffer
-    offset: Index
-
-    def stride(self, var: Var | None) -> int:
-        return 0 if var is None else self.offset.coefficient(var)
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A contraction over named dimensions; `c` is the element number in the result."""
-
-    outs: tuple[Var, ...]
-    sums: tuple[Var, ...]
-    a: Operand
-    b: Operand
-    result: tuple[Index, ...]
-    c: Index
-    dtype: DType
-    width: int
-
-
-@dataclass(frozen=True, slots=True)
-class Tiling:
-    """Which dimensions a tile spans, and how far.
-
-    lane:    the dimension of the lanes (of the output in the broadcast form, of the sum in the dot form)
-    vectors: vectors along the lanes (broadcast form)
-    row, col: two more output dimensions (None: none); rows x cols x vectors accumulators
-    packed:  the vector operand is first copied, by a kernel of its own, into the order in which the tiles read it
-    """
-
-    form: str
-    lane: Var
-    row: Var | None
-    col: Var | None
-    rows: int
-    cols: int
-    vectors: int
-    cost: float
-    packed: bool = False
 
 
 def problem_of(group: Group, lowering: Lowering) -> Problem:
@@ -127,144 +65,6 @@ def _merge_sums(sums: tuple[Var, ...], operands: list[Operand]) -> tuple[Var, ..
                 continue
         done.append(v)
     return tuple(done)
-
-
-def choose(p: Problem, machine: Machine) -> Tiling:
-    """The cheapest form and tile.
-
-    Cost: a few thousand evaluations of the model, about 3 ms.
-    """
-    best = Tiling("dot", p.sums[0] if p.sums else Var("one", 1), None, None, 1, 1, 1, float("inf"))
-    for t in chain(_broadcast_tilings(p, machine), _dot_tilings(p, machine)):
-        if t.cost < best.cost:
-            best = t
-    return best
-
-
-def _step(fmas: float, loads: float) -> float:
-    """Cycles of one step of the sum: two multiply-adds and two loads start per cycle; few accumulators wait."""
-    return max(fmas / 2, loads / 2, _LATENCY if fmas < 8 else 0.0)
-
-
-def _load_cost(o: Operand, p: Problem, lane: Var) -> float:
-    """A scalar or an aligned vector costs 1; a vector that straddles cache lines more; a gather most."""
-    stride = o.stride(lane)
-    if stride == 0:
-        return 1.0
-    if stride != 1:
-        return p.width * _GATHER * 2
-    whole = all(c % p.width == 0 for v, c in o.offset.terms if v is not lane) and lane.size % p.width == 0
-    return 1.0 if whole else _STRADDLE
-
-
-def _distance(o: Operand, lane: Var, reach: Sequence[tuple[Var | None, int]]) -> float:
-    """How much dearer vector loads are when what one tile reads of the operand exceeds the first-level cache."""
-    if o.stride(lane) == 0:
-        return 1.0
-    span, count = 1, 1
-    for v, size in reach:
-        stride = abs(o.stride(v))
-        if stride:
-            span += (min(size, _size(v)) - 1) * stride
-            count *= min(size, _size(v))
-    return 1.0 if min(span, count) * o.buffer.dtype.itemsize <= _FIRST_LEVEL_BYTES else _SECOND_LEVEL
-
-
-def _conflicts(o: Operand, p: Problem) -> bool:
-    """Do the panel's rows fall into few sets of the first-level cache?"""
-    rows = p.sums[-1] if p.sums else None
-    if rows is None or rows.size < 64 or o.stride(rows) <= 0:
-        return False
-    return o.stride(rows) * o.buffer.dtype.itemsize % _CONFLICT_BYTES == 0
-
-
-def _parts(size: int, tile: int) -> list[tuple[int, int]]:
-    """(tile size, how many): full tiles and the remainder."""
-    full, rest = divmod(size, tile)
-    return [(tile, full)] * (full > 0) + [(rest, 1)] * (rest > 0)
-
-
-def _size(v: Var | None) -> int:
-    return v.size if v is not None else 1
-
-
-def vector_operand(p: Problem, v: Var) -> Operand | None:
-    """The operand that changes along the lanes, when the other does not: the one worth packing."""
-    for o, other in ((p.a, p.b), (p.b, p.a)):
-        if o.stride(v) and not other.stride(v):
-            return o
-    return None
-
-
-def _broadcast_tilings(p: Problem, machine: Machine) -> Iterator[Tiling]:
-    for v in p.outs:
-        few = -(-v.size // p.width) <= 2
-        others = [u for u in p.outs if u is not v]
-        for m in [*others, None]:
-            yield from _broadcast_tiles(p, machine, v, m, None)
-            for u in others if few and m is not None else ():
-                if u is not m:
-                    yield from _broadcast_tiles(p, machine, v, m, u)
-
-
-def _broadcast_tiles(p: Problem, machine: Machine, v: Var, m: Var | None, u: Var | None) -> Iterator[Tiling]:
-    """Tiles with lanes along `v`, rows along `m`, columns along `u`, with the vector operand in place and packed."""
-    total = -(-v.size // p.width)
-    steps = prod(s.size for s in p.sums)
-    others = prod(w.size for w in p.outs if w is not v and w is not m and w is not u)
-    store = 1.0 if p.c.coefficient(v) == 1 else p.width * _SCATTER
-    vector = vector_operand(p, v)
-    plain = [(o, _load_cost(o, p, v)) for o in (p.a, p.b)]
-    slow = _CONFLICT if vector is not None and _conflicts(vector, p) else 1.0
-    copied = _copied(p, v, vector) if vector is not None else 0
-    copying = 0.0
-    if vector is not None:
-        copying = copied / p.width * (1.0 + _load_cost(vector, p, v)) + _BARRIER
-    packable = vector is not None and copied * vector.buffer.dtype.itemsize <= _PACKED_BYTES
-    for vectors in range(1, min(4, total) + 1) if u is None else (min(2, total),):
-        for cols in (1,) if u is None else range(2, min(6, u.size) + 1):
-            for rows in range(1, min(16, _size(m)) + 1):
-                if rows * vectors * cols + vectors * min(rows, cols) + 2 > machine.vector_registers:
-                    break
-                for packed in (False, True) if packable else (False,):
-                    reach = ((v, vectors * p.width), (m, rows), (u, cols), *((w, w.size) for w in p.sums))
-                    loads = [(o, 1.0 if packed and o is vector else c * _distance(o, v, reach)) for o, c in plain]
-                    cost = 0.0
-                    shares = product(_parts(_size(m), rows), _parts(total, vectors), _parts(_size(u), cols))
-                    for (mt, mc), (nt, nc), (ut, uc) in shares:
-                        moved = sum(
-                            c * (mt if o.stride(m) else 1) * (nt if o.stride(v) else 1) * (ut if o.stride(u) else 1)
-                            for o, c in loads
-                        )
-                        fmas = mt * nt * ut
-                        step = _step(fmas, moved) * (1.0 if packed else slow)
-                        cost += mc * nc * uc * (step * steps + fmas * (store + 1.0) + _LOOP)
-                    yield Tiling("broadcast", v, m, u, rows, cols, vectors, cost * others + (copying if packed else 0.0), packed)
-
-
-def _copied(p: Problem, v: Var, vector: Operand) -> int:
-    """Elements of a packed copy: one per lane, step of the sum and outer dimension that the operand depends on."""
-    outer = prod(u.size for u in p.outs if u is not v and vector.stride(u))
-    return outer * -(-v.size // p.width) * p.width * prod(s.size for s in p.sums)
-
-
-def _dot_tilings(p: Problem, machine: Machine) -> Iterator[Tiling]:
-    for r in p.sums:
-        if p.a.stride(r) != 1 or p.b.stride(r) != 1:
-            continue
-        blocks = -(-r.size // p.width) * prod(s.size for s in p.sums if s is not r)
-        a, b = (_load_cost(o, p, r) for o in (p.a, p.b))
-        rows_of: list[Var | None] = [u for u in p.outs if p.a.stride(u) and not p.b.stride(u)] or [None]
-        cols_of: list[Var | None] = [u for u in p.outs if p.b.stride(u) and not p.a.stride(u)] or [None]
-        for m, n in product(rows_of, cols_of):
-            others = prod(u.size for u in p.outs if u is not m and u is not n)
-            for rows, cols in product(range(1, min(8, _size(m)) + 1), range(1, min(8, _size(n)) + 1)):
-                if rows * cols + rows + cols > machine.vector_registers:
-                    continue
-                cost = 0.0
-                for (mt, mc), (nt, nc) in product(_parts(_size(m), rows), _parts(_size(n), cols)):
-                    cost += mc * nc * (_step(mt * nt, mt * a + nt * b) * blocks + mt * nt * _FOLD + _LOOP)
-                yield Tiling("dot", r, m, n, rows, cols, 1, cost * others)
 
 
 Piece = tuple[int, int, int]
@@ -581,7 +381,7 @@ def _split(p: Problem, t: Tiling) -> int | None:
     steps = prod(v.size for v in p.sums)
     by_lane = t.form == "broadcast"
     tiles = prod(v.size for v in p.outs if v is not t.row and v is not t.col and not (by_lane and v is t.lane))
-    tiles *= -(-_size(t.row) // t.rows) * -(-_size(t.col) // t.cols)
+    tiles *= -(-size_of(t.row) // t.rows) * -(-size_of(t.col) // t.cols)
     tiles *= -(-t.lane.size // (t.vectors * p.width)) if by_lane else 1
     if tiles >= _TASKS or steps < _LONG_SUM:
         return None

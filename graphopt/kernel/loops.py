@@ -291,6 +291,69 @@ def check(kernel: Kernel) -> None:
     visit(kernel.body, 0, False)
 
 
+class _Signature:
+    """Numbers buffers, variables and expressions in order of appearance."""
+
+    def __init__(self, kernel: Kernel):
+        self.parts: list[str] = [str(kernel.width)]
+        self.buffers = {b: f"b{k}" for k, b in enumerate((*kernel.params, *kernel.locals))}
+        self.parts += [f"{n}:{b.dtype.short}{b.size if b.local else ''}" for b, n in self.buffers.items()]
+        self.vars: dict[Var, str] = {}
+        self.known: dict[int, str] = {}
+        self.body(kernel.body)
+
+    def body(self, body: Sequence[Stmt]) -> None:
+        for s in body:
+            if isinstance(s, For):
+                name = self.vars.setdefault(s.var, f"v{len(self.vars)}")
+                self.parts.append(f"{s.kind} {name}<{s.var.size}{{")
+            elif isinstance(s, If):
+                self.parts.append(f"if {self.expr(s.condition)}{{")
+            else:
+                self.parts.append(f"{self.buffers[s.buffer]}[{self.index(s.index)}]={self.expr(s.value)}")
+                continue
+            self.body(s.body)
+            self.parts.append("}")
+
+    def index(self, i: Index) -> str:
+        parts = [str(i.const)]
+        for atom, c in i.terms:
+            if isinstance(atom, Var):
+                parts.append(f"{c}{self.vars[atom]}")
+            elif isinstance(atom, Loaded):
+                parts.append(f"{c}[{self.expr(atom.value)}]")
+            else:
+                parts.append(f"{c}({self.index(atom.index)}){'/' if isinstance(atom, Quotient) else '%'}{atom.by}")
+        return "+".join(parts)
+
+    def expr(self, e: Expr) -> str:
+        known = self.known.get(id(e))
+        if known is not None:
+            return known
+        if isinstance(e, Const):
+            return f"{e.value!r}:{e.dtype.short}"
+        if isinstance(e, Load):
+            mask = "" if e.mask is None or e.other is None else f"?{self.expr(e.mask)}|{self.expr(e.other)}"
+            text = f"{self.buffers[e.buffer]}[{self.index(e.index)}]{mask}"
+        elif isinstance(e, IndexValue):
+            text = f"{e.dtype.short}({self.index(e.index)})"
+        elif isinstance(e, Fold):
+            text = f"fold_{e.name}({self.buffers[e.buffer]}[{self.index(e.offset)}:{e.lanes}])"
+        else:
+            text = f"{e.name}:{e.dtype.short}({','.join([self.expr(a) for a in e.args])}){e.extra or ''}"
+        self.known[id(e)] = name = f"e{len(self.known)}"
+        self.parts.append(f"{name}={text}")
+        return name
+
+
+def signature(kernel: Kernel) -> str:
+    """Equal for kernels that are the same code, whatever their buffers, variables and name are called.
+
+    Cost: linear in the kernel's text, far less than emitting it.
+    """
+    return "\n".join(_Signature(kernel).parts)
+
+
 def loop(kind: str, name: str, size: int, body: Any) -> list[Stmt]:
     """`size` iterations of `body(index)`, which returns statements; loops of one iteration vanish (but not lanes)."""
     if size == 0:

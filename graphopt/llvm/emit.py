@@ -14,7 +14,7 @@ from typing import Any
 from graphopt.errors import CompileError
 from graphopt.ir.index import Index, Loaded, Quotient, Remainder, Var, index
 from graphopt.ir.types import DType, bool_, i64
-from graphopt.kernel.loops import Buffer, Const, Expr, Fold, For, If, IndexValue, Kernel, Load, Stmt, Store, statements
+from graphopt.kernel.loops import Buffer, Const, Expr, Fold, For, If, IndexValue, Kernel, Load, Stmt, Store, signature, statements
 from graphopt.kernel.machine import Machine
 from graphopt.llvm.scalars import LLVMScalars, Val, type_of
 
@@ -36,8 +36,9 @@ class _Lane:
 class KernelEmitter(LLVMScalars):
     """One kernel as an LLVM function."""
 
-    def __init__(self, kernel: Kernel, machine: Machine):
+    def __init__(self, kernel: Kernel, machine: Machine, constants: dict[str, str] | None = None):
         super().__init__(machine)
+        self.globals = {} if constants is None else constants
         self.kernel = kernel
         self.vars: dict[Var, int | str] = {}
         self.lane: _Lane | None = None
@@ -251,8 +252,7 @@ class KernelEmitter(LLVMScalars):
         m = self.memory_element(e.buffer.dtype)
         address = self._address(e.buffer, e.index)
         if mask is not None:
-            safe = "@safe"
-            self.globals.setdefault("private unnamed_addr constant [16 x i8] zeroinitializer, align 16", safe)
+            safe = self.globals.setdefault("private unnamed_addr constant [16 x i8] zeroinitializer, align 16", "@safe")
             address = self.pure(f"select i1 {mask.ref}, ptr {address}, ptr {safe}")
         key = f"{self._names[e.buffer]},{address}"
         if key not in self._loads:
@@ -275,7 +275,7 @@ class KernelEmitter(LLVMScalars):
         if atom is lane.var and c == 2:
             last = 2 * (lane.active - 1)
             halves = [self._load_part(e, rest + k * lane.width, last + 1 - k * lane.width, m, lane) for k in (0, 1)]
-            order = range(0, 2 * lane.width, 2)
+            order = list(range(0, 2 * lane.width, 2))
         elif isinstance(atom, Quotient) and c == 1 and atom.index == index(lane.var):
             halves = [self._load_part(e, rest, -(-lane.active // atom.by), m, lane), "poison"]
             order = [k // atom.by for k in range(lane.width)]
@@ -439,16 +439,19 @@ class StepCall:
 def emit_step(entry: str, kernels: Sequence[Kernel], calls: Sequence[StepCall], machine: Machine, triple: str) -> str:
     """The module of a step: its kernels and `entry(thread, team, args, arena, scratch, barrier)`."""
     functions: list[str] = []
+    known_as: dict[str, str] = {}  # equal kernels (layers of one shape) are one function
+    names: list[str] = []
     declared: dict[str, str] = {}
-    tables: list[str] = []
-    for k, kernel in enumerate(kernels):
-        emitter = KernelEmitter(kernel, machine)
-        text = emitter.function(f"k{k}")
-        for body, name in emitter.globals.items():
-            text = text.replace(name + ",", f"@k{k}.{name[1:]},").replace(name + "\n", f"@k{k}.{name[1:]}\n")
-            tables.append(f"@k{k}.{name[1:]} = {body}")
-        functions.append(text)
-        declared |= emitter.declared
+    constants: dict[str, str] = {}
+    for kernel in kernels:
+        key = signature(kernel)
+        if key not in known_as:
+            emitter = KernelEmitter(kernel, machine, constants)
+            known_as[key] = f"k{len(functions)}"
+            functions.append(emitter.function(known_as[key]))
+            declared |= emitter.declared
+        names.append(known_as[key])
+    tables = [f"{name} = {body}" for body, name in constants.items()]
     bits = machine.vector_bytes * 8
     lines = [f"define void @{entry}(i64 %thread, i64 %team, ptr %args, ptr %arena, ptr %scratch, ptr %barrier) #0 {{", "entry:"]
     known: dict[tuple[str, int], str] = {}
@@ -477,7 +480,7 @@ def emit_step(entry: str, kernels: Sequence[Kernel], calls: Sequence[StepCall], 
         elif not serial:
             lines += [f"  br i1 %first, label %s{n}, label %e{n}", f"s{n}:"]
             serial, gate = True, n
-        lines.append(f"  call void @k{call.kernel}({share}{pointers})")
+        lines.append(f"  call void @{names[call.kernel]}({share}{pointers})")
         following = calls[n + 1] if n + 1 < len(calls) else None
         if serial and (following is None or following.parallel or following.barrier):
             lines += [f"  br label %e{gate}", f"e{gate}:"]

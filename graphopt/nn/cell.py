@@ -10,15 +10,18 @@ from typing import Any
 import numpy as np
 
 from graphopt import context
+from graphopt.common.border import told
 from graphopt.common.compiled import CompiledFunction
 from graphopt.common.derivative import with_derivative
 from graphopt.common.dtype import bfloat16, float16, float32
+from graphopt.common.journal import UndoneOnError
 from graphopt.common.parameter import PARAMETER_NAME_DEFAULT, Parameter, ParameterTuple
-from graphopt.common.signature import check_call, parameters_of, refuse_array
+from graphopt.common.signature import parameters_of, refuse_array, refuse_value, tensor_arguments
 from graphopt.common.tensor import Tensor, bump
 from graphopt.common.trace import active
+from graphopt.errors import NamingError
 from graphopt.ir.types import DType
-from graphopt.where import cell as cell_path
+from graphopt.where import enter_cell, leave_cell
 
 _MISSING = object()
 _OWN = frozenset(("_version", "_last_change", "_traced", "_steps", "_scope_name", "_computing", "_training", "_grad")) | {
@@ -70,6 +73,8 @@ class Cell:
     _traced = False
     _computing = False
     _scope_name = ""
+    _wants_tensors: tuple[str, ...] = ()
+    _unnamed: tuple[str, ...] = ()  # children that do not show in the paths of Cells
 
     def __init__(self, auto_prefix: bool = True, flags: dict[str, Any] | None = None):
         self._params: OrderedDict[str, Parameter] = OrderedDict()
@@ -95,14 +100,14 @@ class Cell:
         cells = self.__dict__.get("_cells")
         if cells is not None and name in cells:
             return cells[name]
-        raise AttributeError(f"The {type(self).__name__!r} object has no attribute {name!r}.")
+        raise AttributeError(f"The {type(self).__name__!r} object has no attribute {name!r}.", name=name, obj=self)
 
     def _read_parameter(self, parameter: Parameter) -> Any:
         """A Parameter as `construct` sees it: in the dtype of `to_float` while it runs, when training changes it."""
         kind = self._to_float
         if kind is None or not self._computing or not parameter.requires_grad or not parameter.dtype.is_float:
             return parameter
-        return parameter if parameter.dtype is kind else parameter.astype(kind)  # type: ignore[attr-defined]
+        return parameter if parameter.dtype is kind else parameter.astype(kind)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _OWN or (isinstance(getattr(type(self), name, None), property)):
@@ -146,7 +151,7 @@ class Cell:
         self.__dict__.pop(name, None)
         self._params.pop(name, None)
         self._cells[name] = value
-        value._scope_name = name
+        value._scope_name = "" if name in self._unnamed else name
         if self._auto_prefix:
             value.update_parameters_name(name + ".")
 
@@ -199,24 +204,37 @@ class Cell:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if "_params" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__}: call super().__init__() in __init__")
-        trace = active()
-        if trace is not None:
-            trace.watch(self)
-            if not self._scope_name:
-                return self._run(args, kwargs)
-            with cell_path(self._scope_name):
-                return self._run(args, kwargs)
-        if context.graph_mode():
-            return self._compiled()(args, kwargs)
-        self._refuse_arrays(args)
+        token = enter_cell(self._scope_name)
         try:
-            return self._run(args, kwargs)
-        except TypeError:
-            check_call(self._label(), parameters_of(self.construct), args, kwargs)
-            raise
+            trace = active()
+            if self._wants_tensors:
+                self._check_tensors(args)
+            if trace is not None:
+                trace.watch(self)
+                return self._run(args, kwargs)
+            if context.graph_mode():
+                return self._compiled()(args, kwargs)
+            self._refuse_arrays(args)
+            with UndoneOnError():
+                return self._run(args, kwargs)
+        except Exception as error:
+            raise told(error, self.construct, args, kwargs, self._label()) from error.__cause__
+        finally:
+            leave_cell(token)
 
     def _label(self) -> str:
         return type(self).__name__
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__module__.startswith("graphopt.") and "construct" in vars(cls):
+            cls._wants_tensors = tensor_arguments(cls.construct)
+
+    def _check_tensors(self, args: tuple[Any, ...]) -> None:
+        """Refuse containers where a layer takes a Tensor; numbers become 0-d Tensors as in any op."""
+        for value, name in zip(args, self._wants_tensors, strict=False):
+            if name and not isinstance(value, (Tensor, int, float, np.generic)):
+                refuse_value(value, name, self._label())
 
     def _refuse_arrays(self, args: Iterable[Any]) -> None:
         if any(isinstance(a, np.ndarray) for a in args):
@@ -297,7 +315,7 @@ class Cell:
             kind = type(child_cell).__name__
             raise TypeError(f"insert_child_to_cell: child_cell must be Cell, found {child_cell!r} of type {kind}")
         if not child_name or "." in child_name or (hasattr(self, child_name) and child_name not in self._cells):
-            raise KeyError(f"insert_child_to_cell: child_name {child_name!r} is empty, holds a '.', or is in use")
+            raise NamingError(f"insert_child_to_cell: child_name {child_name!r} is empty, holds a '.', or is in use")
         self._note_change(child_name, child_cell)
         self._cells[child_name] = child_cell
         if child_cell is not None:
@@ -316,9 +334,9 @@ class Cell:
         if not isinstance(param, Parameter):
             raise TypeError(f"insert_param_to_cell: param must be Parameter, found {param!r} of type {type(param).__name__}")
         if not param_name or (check_name_contain_dot and "." in param_name):
-            raise KeyError(f"insert_param_to_cell: param_name must be a name without '.', found {param_name!r}")
+            raise NamingError(f"insert_param_to_cell: param_name must be a name without '.', found {param_name!r}")
         if param_name in self.__dict__ or param_name in self._cells:
-            raise KeyError(f"insert_param_to_cell: {param_name!r} is in use for something that is no Parameter")
+            raise NamingError(f"insert_param_to_cell: {param_name!r} is in use for something that is no Parameter")
         if param.name == PARAMETER_NAME_DEFAULT:
             param.name = param_name
         self._params[param_name] = param
@@ -515,7 +533,7 @@ class Cell:
 
 def _to_kind(value: Any, kind: DType) -> Any:
     if isinstance(value, Tensor):
-        return value.astype(kind) if value.dtype.is_float and value.dtype is not kind else value  # type: ignore[attr-defined]
+        return value.astype(kind) if value.dtype.is_float and value.dtype is not kind else value
     if isinstance(value, (tuple, list)):
         return type(value)(_to_kind(v, kind) for v in value)
     return value

@@ -6,12 +6,13 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from graphopt.common.checks import found
 from graphopt.nn.cell import Cell
 
 
 def _check_cell(owner: str, cell: Any) -> Cell:
     if not isinstance(cell, Cell):
-        raise TypeError(f"{owner}: each element must be a Cell, found {cell!r} of type {type(cell).__name__}")
+        raise TypeError(f"{owner}: each element must be a Cell, found {found(cell)}")
     return cell
 
 
@@ -21,7 +22,7 @@ def _position(owner: str, index: Any, count: int, end: int = 0) -> int:
     Errors: TypeError when it is no int, IndexError when it is out of range.
     """
     if isinstance(index, bool) or not isinstance(index, int):
-        raise TypeError(f"{owner}: an index must be int or slice, found {index!r} of type {type(index).__name__}")
+        raise TypeError(f"{owner}: an index must be int or slice, found {found(index)}")
     if not -count <= index < count + end:
         raise IndexError(f"{owner}: index {index} is out of range for {count} Cells")
     return index % count if count and index != count else index

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from graphopt import ops
 from graphopt.common.checks import check_bool, check_choice, check_int, check_number, check_positive, check_type
+from graphopt.common.ranges import check_range
+from graphopt.common.signature import operand
 from graphopt.common.tensor import Tensor
+from graphopt.errors import DTypeError, ShapeError, layout
 from graphopt.nn.cell import Cell
+from graphopt.where import here
 
 REDUCTIONS = ("none", "mean", "sum")
 
@@ -54,12 +60,35 @@ class LossBase(Cell):
 
 
 def _same(owner: str, logits: Any, labels: Any) -> None:
-    """Two Tensors.
+    """Two Tensors that broadcast.
 
-    Errors: TypeError naming the one that is none.
+    Errors: TypeError naming the one that is none; ShapeError when they do not.
     """
     check_type(owner, "logits", logits, Tensor)
     check_type(owner, "labels", labels, Tensor)
+    try:
+        np.broadcast_shapes(logits.shape, labels.shape)
+    except ValueError:
+        raise _unfit(owner, f"logits {logits.shape} and labels {labels.shape} do not fit", logits, labels) from None
+
+
+def _unfit(owner: str, what: str, logits: Tensor, labels: Tensor, hint: str = "") -> ShapeError:
+    operands = [operand("logits", logits), operand("labels", labels)]
+    return ShapeError(layout(f"{owner}: {what}", here(), operands, hint))
+
+
+def _classes(owner: str, logits: Any, labels: Any, ignored: int | None) -> None:
+    """Two Tensors, the labels integer classes of axis 1 of the logits.
+
+    Errors: TypeError or ShapeError when they are not.
+    """
+    check_type(owner, "logits", logits, Tensor)
+    check_type(owner, "labels", labels, Tensor)
+    if not labels.dtype.is_integer:
+        operands, hint = [operand("labels", labels)], "convert them: labels.astype(ms.int32)"
+        raise DTypeError(layout(f"{owner}: labels must be integer classes, found {labels.dtype!r}", here(), operands, hint))
+    if logits.ndim:
+        check_range(owner, "label", labels, logits.shape[1 if logits.ndim > 1 else 0], ignored)
 
 
 class L1Loss(LossBase):
@@ -75,7 +104,7 @@ class L1Loss(LossBase):
 
     def construct(self, logits: Tensor, labels: Tensor) -> Any:
         _same("L1Loss", logits, labels)
-        return self.get_loss(ops.abs(logits - labels))  # type: ignore[operator]
+        return self.get_loss(ops.abs(logits - labels))
 
 
 class MAELoss(L1Loss):
@@ -100,7 +129,7 @@ class MSELoss(LossBase):
 
     def construct(self, logits: Tensor, labels: Tensor) -> Any:
         _same("MSELoss", logits, labels)
-        return self.get_loss(ops.square(logits - labels))  # type: ignore[operator]
+        return self.get_loss(ops.square(logits - labels))
 
 
 class RMSELoss(LossBase):
@@ -221,9 +250,19 @@ class SoftmaxCrossEntropyWithLogits(LossBase):
 
     def construct(self, logits: Tensor, labels: Tensor) -> Any:
         owner = "SoftmaxCrossEntropyWithLogits"
-        _same(owner, logits, labels)
+        check_type(owner, "logits", logits, Tensor)
+        check_type(owner, "labels", labels, Tensor)
         if logits.ndim != 2:
             raise ValueError(f"{owner}: expected logits (N, C), found shape {logits.shape}")
+        if self.sparse and labels.size != logits.shape[0]:
+            hint = "sparse=False takes one probability per class" if labels.shape == logits.shape else ""
+            raise _unfit(owner, f"labels must be {logits.shape[0]} classes, found shape {labels.shape}", logits, labels, hint)
+        if not self.sparse and labels.shape != logits.shape:
+            hint = "sparse=True takes classes" if labels.ndim == 1 else ""
+            what = f"labels must be probabilities of shape {logits.shape}, found shape {labels.shape}"
+            raise _unfit(owner, what, logits, labels, hint)
+        if self.sparse:
+            _classes(owner, logits, labels, None)
         if not self.sparse:
             return self.get_loss(ops.softmax_cross_entropy_with_logits(logits, labels)[0])
         return ops.cross_entropy(logits, ops.reshape(labels, (-1,)), ignore_index=-1, reduction=self.reduction)
@@ -258,7 +297,10 @@ class CrossEntropyLoss(LossBase):
         self.label_smoothing = float(label_smoothing)
 
     def construct(self, logits: Tensor, labels: Tensor) -> Any:
-        _same("CrossEntropyLoss", logits, labels)
+        check_type("CrossEntropyLoss", "logits", logits, Tensor)
+        check_type("CrossEntropyLoss", "labels", labels, Tensor)
+        if not labels.dtype.is_float:
+            _classes("CrossEntropyLoss", logits, labels, self.ignore_index)
         return ops.cross_entropy(logits, labels, self.weight, self.ignore_index, self.reduction, self.label_smoothing)
 
 
@@ -279,7 +321,7 @@ class NLLLoss(LossBase):
         self.ignore_index = check_int("NLLLoss", "ignore_index", ignore_index)
 
     def construct(self, logits: Tensor, labels: Tensor) -> Any:
-        _same("NLLLoss", logits, labels)
+        _classes("NLLLoss", logits, labels, self.ignore_index)
         return ops.nll_loss(logits, labels, self.weight, self.ignore_index, self.reduction)
 
 

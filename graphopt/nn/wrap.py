@@ -28,6 +28,8 @@ class WithLossCell(Cell):
     4.0
     """
 
+    _unnamed = ("_backbone",)
+
     def __init__(self, backbone: Cell, loss_fn: Any) -> None:
         super().__init__(auto_prefix=False)
         self._backbone = check_type("WithLossCell", "backbone", backbone, Cell)
@@ -52,6 +54,8 @@ class WithEvalCell(Cell):
     >>> [v.asnumpy().tolist() for v in net(ms.Tensor([1.0]), ms.Tensor([3.0]))]
     [4.0, [1.0], [3.0]]
     """
+
+    _unnamed = ("_network",)
 
     def __init__(self, network: Cell, loss_fn: Any, add_cast_fp32: bool = False) -> None:
         super().__init__(auto_prefix=False)
@@ -90,6 +94,8 @@ class ForwardValueAndGrad(Cell):
     >>> [float(v.asnumpy()) for v in square(ms.Tensor(3.0))]
     [9.0, 6.0]
     """
+
+    _unnamed = ("network",)
 
     def __init__(
         self,
@@ -131,6 +137,8 @@ class WithGradCell(Cell):
     >>> [g.asnumpy().tolist() for g in grad(ms.Tensor([[2.0]]), ms.Tensor([[1.0]]))]
     [[[4.0]]]
     """
+
+    _unnamed = ("network", "network_with_loss")
 
     def __init__(self, network: Cell, loss_fn: Any = None, sens: Any = None) -> None:
         super().__init__(auto_prefix=False)
@@ -198,6 +206,8 @@ class TrainOneStepCell(Cell):
     >>> [round(v, 4) for v in net.weight.asnumpy()[0].tolist()]
     [0.6]
     """
+
+    _unnamed = ("network",)
 
     def __init__(self, network: Cell, optimizer: Cell, sens: Any = None, return_grad: bool = False) -> None:
         super().__init__(auto_prefix=False)

@@ -179,7 +179,10 @@ def matmul(a: Node, b: Node) -> Node:
         if x.type.rank == 0:
             raise _refused(f"expects vectors or matrices, found a scalar (input {k})", a, b)
     inner = max(b.type.rank - 2, 0)
-    if a.type.rank == 1 or b.type.rank <= 2 or a.shape[-1] != b.shape[inner]:
+    if a.shape[-1] != b.shape[inner]:
+        sizes = f"{a.shape[-1]} (axis {a.type.rank - 1} of input 0), {b.shape[inner]} (axis {inner} of input 1)"
+        raise _refused(f"inner sizes differ: {sizes}", a, b)
+    if a.type.rank == 1 or b.type.rank <= 2:
         return dot_general(a, b, contract=((a.type.rank - 1,), (inner,)), batch=NO_AXES)
     lead = _broadcast_lead(a, b)
     axes = tuple(range(len(lead)))
@@ -188,7 +191,8 @@ def matmul(a: Node, b: Node) -> Node:
 
 
 def _refused(what: str, a: Node, b: Node) -> ShapeError:
-    return ShapeError(layout(f"matmul: {what}", here(), [f"input 0: {a.type}", f"input 1: {b.type}"]))
+    origins = [f"  = {x.op} at {x.where}" if x.where is not None else "" for x in (a, b)]
+    return ShapeError(layout(f"matmul: {what}", here(), [f"input 0: {a.type}{origins[0]}", f"input 1: {b.type}{origins[1]}"]))
 
 
 def _broadcast_lead(a: Node, b: Node) -> tuple[int, ...]:

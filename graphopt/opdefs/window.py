@@ -303,12 +303,20 @@ def _(
     return (reduce_window_sum(apart, **_attrs(window, dilation=dilation)),)
 
 
+def _unpool_sample(shape: tuple[int, ...], sizes: Sizes, window: Sizes) -> Sample:
+    return Sample(
+        [shape],
+        {"sizes": sizes, "window": window},
+        values=lambda rng, dtype: _unpool_values(rng, dtype, shape, sizes, window),
+    )
+
+
 @op(
     [
-        Sample([(3, 4, 5)], {"sizes": (8, 10), "window": (2, 2)}, values=lambda rng, d: _unpool_values(rng, d, (3, 4, 5), (8, 10), (2, 2))),
-        Sample([(2, 3)], {"sizes": (11,), "window": (3,)}, values=lambda rng, d: _unpool_values(rng, d, (2, 3), (11,), (3,))),
-        Sample([(2, 17)], {"sizes": (34,), "window": (2,)}, values=lambda rng, d: _unpool_values(rng, d, (2, 17), (34,), (2,))),
-        Sample([(1, 1)], {"sizes": (1, 1), "window": (1, 1)}, values=lambda rng, d: _unpool_values(rng, d, (1, 1), (1, 1), (1, 1))),
+        _unpool_sample((3, 4, 5), (8, 10), (2, 2)),
+        _unpool_sample((2, 3), (11,), (3,)),
+        _unpool_sample((2, 17), (34,), (2,)),
+        _unpool_sample((1, 1), (1, 1), (1, 1)),
     ],
     "movement",
     NUMBERS,
@@ -350,7 +358,7 @@ def _(x: np.ndarray, positions: np.ndarray, *, sizes: Sizes, window: Sizes) -> n
     rows = x.reshape(prod(x.shape[:lead]), prod(x.shape[lead:]))
     result = np.zeros((rows.shape[0], prod(sizes)), x.dtype)
     np.put_along_axis(result, positions.reshape(rows.shape), rows, axis=1)
-    return result.reshape(*x.shape[:lead], *sizes)
+    return result.reshape((*x.shape[:lead], *sizes))
 
 
 @unpool.at

@@ -1,157 +1,545 @@
-"""The functional API and the operator classes, under MindSpore's names."""
+"""The functional API and the operator classes, under MindSpore's names.
 
-from typing import TYPE_CHECKING, Any
+Long because every name stands here by itself: the type checker then knows which there are.
+"""
 
-import numpy as np
+from graphopt.common.tensor import Tensor, is_tensor
+from graphopt.ops.activation import (
+    celu,
+    elu,
+    fast_gelu,
+    gelu,
+    glu,
+    hardshrink,
+    hardsigmoid,
+    hardswish,
+    hardtanh,
+    hsigmoid,
+    hswish,
+    leaky_relu,
+    log_softmax,
+    logsigmoid,
+    mish,
+    prelu,
+    relu,
+    relu6,
+    selu,
+    sigmoid,
+    silu,
+    softmax,
+    softmin,
+    softplus,
+    softshrink,
+    softsign,
+    tanhshrink,
+    threshold,
+)
+from graphopt.ops.array import (
+    broadcast_to,
+    cast,
+    deepcopy,
+    depend,
+    dtype,
+    expand_dims,
+    flatten,
+    identity,
+    moveaxis,
+    movedim,
+    numel,
+    permute,
+    rank,
+    ravel,
+    repeat_elements,
+    repeat_interleave,
+    reshape,
+    shape,
+    size,
+    squeeze,
+    stop_gradient,
+    swapaxes,
+    swapdims,
+    t,
+    tile,
+    transpose,
+    type_as,
+    unsqueeze,
+)
+from graphopt.ops.composite import (
+    GradOperation,
+    get_grad,
+    grad,
+    value_and_grad,
+)
+from graphopt.ops.creation import (
+    arange,
+    eye,
+    fill,
+    full,
+    full_like,
+    linspace,
+    ones,
+    ones_like,
+    scalar_to_tensor,
+    tuple_to_array,
+    zeros,
+    zeros_like,
+)
+from graphopt.ops.creation import (
+    range_ as range,
+)
+from graphopt.ops.hooks import (
+    HookBackward,
+    InsertGradientOf,
+)
+from graphopt.ops.host import (
+    nonzero,
+    unique,
+)
+from graphopt.ops.indexing import (
+    diag,
+    gather,
+    gather_d,
+    gather_elements,
+    gather_nd,
+    index_select,
+    masked_fill,
+    meshgrid,
+    one_hot,
+    scatter_nd,
+    select,
+    tensor_scatter_add,
+    tensor_scatter_elements,
+    tensor_scatter_sub,
+    tril,
+    triu,
+    unsorted_segment_sum,
+    where,
+)
+from graphopt.ops.joining import (
+    cat,
+    chunk,
+    concat,
+    flip,
+    narrow,
+    pad,
+    reverse,
+    roll,
+    slice,
+    split,
+    stack,
+    strided_slice,
+    unbind,
+    unstack,
+)
+from graphopt.ops.linear import (
+    bias_add,
+    conv1d,
+    conv2d,
+    conv3d,
+    dense,
+)
+from graphopt.ops.losses import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    cosine_similarity,
+    cross_entropy,
+    huber_loss,
+    kl_div,
+    l1_loss,
+    mse_loss,
+    nll_loss,
+    smooth_l1_loss,
+    softmax_cross_entropy_with_logits,
+)
+from graphopt.ops.math import (
+    abs,
+    absolute,
+    accumulate_n,
+    acosh,
+    add,
+    addcdiv,
+    addcmul,
+    addn,
+    arccosh,
+    arcsinh,
+    arctanh,
+    asinh,
+    atanh,
+    bitwise_and,
+    bitwise_left_shift,
+    bitwise_not,
+    bitwise_or,
+    bitwise_right_shift,
+    bitwise_xor,
+    ceil,
+    clamp,
+    clip,
+    clip_by_value,
+    cos,
+    cosh,
+    div,
+    div_no_nan,
+    divide,
+    eq,
+    equal,
+    erf,
+    erfc,
+    exp,
+    expm1,
+    floor,
+    floor_div,
+    floor_divide,
+    floor_mod,
+    floormod,
+    fmod,
+    ge,
+    greater,
+    greater_equal,
+    gt,
+    hypot,
+    inv,
+    invert,
+    isfinite,
+    isinf,
+    isnan,
+    le,
+    lerp,
+    less,
+    less_equal,
+    log,
+    log1p,
+    log2,
+    log10,
+    logical_and,
+    logical_not,
+    logical_or,
+    logical_xor,
+    lt,
+    maximum,
+    minimum,
+    mod,
+    mul,
+    multiply,
+    ne,
+    neg,
+    negative,
+    not_equal,
+    pow,
+    realdiv,
+    reciprocal,
+    remainder,
+    rint,
+    round,
+    rsqrt,
+    sign,
+    sin,
+    sinh,
+    sqrt,
+    square,
+    squared_difference,
+    sub,
+    subtract,
+    tan,
+    tanh,
+    tensor_add,
+    tensor_div,
+    tensor_mul,
+    tensor_pow,
+    true_divide,
+    trunc,
+    truncate_mod,
+    xlogy,
+)
+from graphopt.ops.methods import attach
+from graphopt.ops.normalization import (
+    batch_norm,
+    group_norm,
+    l2_normalize,
+    layer_norm,
+    rms_norm,
+)
+from graphopt.ops.pooling import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    avg_pool1d,
+    avg_pool2d,
+    max_pool2d,
+)
+from graphopt.ops.primitives import (
+    Abs,
+    AccumulateNV2,
+    Acosh,
+    Add,
+    Addcdiv,
+    Addcmul,
+    AddN,
+    Argmax,
+    ArgMaxWithValue,
+    Argmin,
+    ArgMinWithValue,
+    Asinh,
+    Assign,
+    AssignAdd,
+    AssignSub,
+    Atanh,
+    AvgPool,
+    BatchMatMul,
+    BatchNorm,
+    BCEWithLogitsLoss,
+    BiasAdd,
+    BinaryCrossEntropy,
+    BitwiseAnd,
+    BitwiseOr,
+    BitwiseXor,
+    BroadcastTo,
+    Cast,
+    Ceil,
+    Concat,
+    Conv2D,
+    Cos,
+    Cosh,
+    CumSum,
+    Depend,
+    Diag,
+    Div,
+    DivNoNan,
+    Dropout,
+    DType,
+    Elu,
+    EmbeddingLookup,
+    Equal,
+    Erf,
+    Erfc,
+    Exp,
+    ExpandDims,
+    Expm1,
+    Eye,
+    FastGeLU,
+    Fill,
+    Flatten,
+    Floor,
+    FloorDiv,
+    FloorMod,
+    Gather,
+    GatherD,
+    GatherNd,
+    GeLU,
+    Greater,
+    GreaterEqual,
+    HSigmoid,
+    HSwish,
+    Identity,
+    Inv,
+    Invert,
+    IsFinite,
+    IsInf,
+    IsNan,
+    KLDivLoss,
+    L2Normalize,
+    LayerNorm,
+    LeakyReLU,
+    Lerp,
+    Less,
+    LessEqual,
+    LinSpace,
+    Log,
+    Log1p,
+    LogicalAnd,
+    LogicalNot,
+    LogicalOr,
+    LogicalXor,
+    LogSoftmax,
+    MaskedFill,
+    MatMul,
+    Maximum,
+    MaxPool,
+    MaxPoolWithArgmax,
+    Minimum,
+    Mish,
+    Mod,
+    Mul,
+    Neg,
+    NLLLoss,
+    NotEqual,
+    OneHot,
+    Ones,
+    OnesLike,
+    Pad,
+    Pow,
+    PReLU,
+    Primitive,
+    Range,
+    Rank,
+    RealDiv,
+    Reciprocal,
+    ReduceAll,
+    ReduceAny,
+    ReduceMax,
+    ReduceMean,
+    ReduceMin,
+    ReduceProd,
+    ReduceSum,
+    ReLU,
+    ReLU6,
+    Reshape,
+    ReverseV2,
+    Rint,
+    Round,
+    Rsqrt,
+    ScalarToTensor,
+    ScatterNd,
+    Select,
+    SeLU,
+    Shape,
+    Sigmoid,
+    Sign,
+    SiLU,
+    Sin,
+    Sinh,
+    Size,
+    Slice,
+    SmoothL1Loss,
+    Softmax,
+    SoftmaxCrossEntropyWithLogits,
+    Softplus,
+    Softsign,
+    SparseGatherV2,
+    SparseSoftmaxCrossEntropyWithLogits,
+    Split,
+    Sqrt,
+    Square,
+    SquaredDifference,
+    Squeeze,
+    Stack,
+    StandardNormal,
+    StopGradient,
+    StridedSlice,
+    Sub,
+    Tan,
+    Tanh,
+    TensorAdd,
+    TensorScatterAdd,
+    TensorScatterSub,
+    Tile,
+    Transpose,
+    Trunc,
+    TupleToArray,
+    UniformReal,
+    Unique,
+    UnsortedSegmentSum,
+    Unstack,
+    Xlogy,
+    Zeros,
+    ZerosLike,
+)
+from graphopt.ops.products import (
+    addmm,
+    baddbmm,
+    bmm,
+    ger,
+    matmul,
+    mm,
+    mv,
+    outer,
+    tensor_dot,
+)
+from graphopt.ops.random import (
+    bernoulli,
+    dropout,
+    normal,
+    rand,
+    rand_like,
+    randint,
+    randint_like,
+    randn,
+    randn_like,
+    randperm,
+    shuffle,
+    standard_normal,
+    uniform,
+)
+from graphopt.ops.reduction import (
+    all,
+    amax,
+    amin,
+    any,
+    argmax,
+    argmax_with_value,
+    argmin,
+    argmin_with_value,
+    clip_by_global_norm,
+    clip_by_norm,
+    count_nonzero,
+    cumsum,
+    logsumexp,
+    max,
+    mean,
+    min,
+    norm,
+    prod,
+    reduce_mean,
+    reduce_sum,
+    std,
+    std_mean,
+    sum,
+    var,
+    var_mean,
+)
+from graphopt.ops.state import (
+    assign,
+    assign_add,
+    assign_sub,
+)
 
-from graphopt.common.tensor import Tensor as Tensor
-from graphopt.common.tensor import is_tensor as is_tensor
-from graphopt.ops import array, math, nn, random, state
-from graphopt.ops.composite import GradOperation as GradOperation
-from graphopt.ops.composite import get_grad as get_grad
-from graphopt.ops.composite import grad as grad
-from graphopt.ops.composite import value_and_grad as value_and_grad
-from graphopt.ops.hooks import HookBackward as HookBackward
-from graphopt.ops.hooks import InsertGradientOf as InsertGradientOf
-from graphopt.ops.lift import Lifted
-from graphopt.ops.primitives import CLASSES, Primitive
+__all__ = [
+    "Abs", "AccumulateNV2", "Acosh", "Add", "AddN", "Addcdiv", "Addcmul", "ArgMaxWithValue", "ArgMinWithValue",
+    "Argmax", "Argmin", "Asinh", "Assign", "AssignAdd", "AssignSub", "Atanh", "AvgPool", "BCEWithLogitsLoss",
+    "BatchMatMul", "BatchNorm", "BiasAdd", "BinaryCrossEntropy", "BitwiseAnd", "BitwiseOr", "BitwiseXor",
+    "BroadcastTo", "Cast", "Ceil", "Concat", "Conv2D", "Cos", "Cosh", "CumSum", "DType", "Depend", "Diag", "Div",
+    "DivNoNan", "Dropout", "Elu", "EmbeddingLookup", "Equal", "Erf", "Erfc", "Exp", "ExpandDims", "Expm1", "Eye",
+    "FastGeLU", "Fill", "Flatten", "Floor", "FloorDiv", "FloorMod", "Gather", "GatherD", "GatherNd", "GeLU",
+    "GradOperation", "Greater", "GreaterEqual", "HSigmoid", "HSwish", "HookBackward", "Identity", "InsertGradientOf",
+    "Inv", "Invert", "IsFinite", "IsInf", "IsNan", "KLDivLoss", "L2Normalize", "LayerNorm", "LeakyReLU", "Lerp",
+    "Less", "LessEqual", "LinSpace", "Log", "Log1p", "LogSoftmax", "LogicalAnd", "LogicalNot", "LogicalOr",
+    "LogicalXor", "MaskedFill", "MatMul", "MaxPool", "MaxPoolWithArgmax", "Maximum", "Minimum", "Mish", "Mod", "Mul",
+    "NLLLoss", "Neg", "NotEqual", "OneHot", "Ones", "OnesLike", "PReLU", "Pad", "Pow", "Primitive", "Range", "Rank",
+    "ReLU", "ReLU6", "RealDiv", "Reciprocal", "ReduceAll", "ReduceAny", "ReduceMax", "ReduceMean", "ReduceMin",
+    "ReduceProd", "ReduceSum", "Reshape", "ReverseV2", "Rint", "Round", "Rsqrt", "ScalarToTensor", "ScatterNd",
+    "SeLU", "Select", "Shape", "SiLU", "Sigmoid", "Sign", "Sin", "Sinh", "Size", "Slice", "SmoothL1Loss", "Softmax",
+    "SoftmaxCrossEntropyWithLogits", "Softplus", "Softsign", "SparseGatherV2", "SparseSoftmaxCrossEntropyWithLogits",
+    "Split", "Sqrt", "Square", "SquaredDifference", "Squeeze", "Stack", "StandardNormal", "StopGradient",
+    "StridedSlice", "Sub", "Tan", "Tanh", "Tensor", "TensorAdd", "TensorScatterAdd", "TensorScatterSub", "Tile",
+    "Transpose", "Trunc", "TupleToArray", "UniformReal", "Unique", "UnsortedSegmentSum", "Unstack", "Xlogy", "Zeros",
+    "ZerosLike", "abs", "absolute", "accumulate_n", "acosh", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "add",
+    "addcdiv", "addcmul", "addmm", "addn", "all", "amax", "amin", "any", "arange", "arccosh", "arcsinh", "arctanh",
+    "argmax", "argmax_with_value", "argmin", "argmin_with_value", "asinh", "assign", "assign_add", "assign_sub",
+    "atanh", "avg_pool1d", "avg_pool2d", "baddbmm", "batch_norm", "bernoulli", "bias_add", "binary_cross_entropy",
+    "binary_cross_entropy_with_logits", "bitwise_and", "bitwise_left_shift", "bitwise_not", "bitwise_or",
+    "bitwise_right_shift", "bitwise_xor", "bmm", "broadcast_to", "cast", "cat", "ceil", "celu", "chunk", "clamp",
+    "clip", "clip_by_global_norm", "clip_by_norm", "clip_by_value", "concat", "conv1d", "conv2d", "conv3d", "cos",
+    "cosh", "cosine_similarity", "count_nonzero", "cross_entropy", "cumsum", "deepcopy", "dense", "depend", "diag",
+    "div", "div_no_nan", "divide", "dropout", "dtype", "elu", "eq", "equal", "erf", "erfc", "exp", "expand_dims",
+    "expm1", "eye", "fast_gelu", "fill", "flatten", "flip", "floor", "floor_div", "floor_divide", "floor_mod",
+    "floormod", "fmod", "full", "full_like", "gather", "gather_d", "gather_elements", "gather_nd", "ge", "gelu",
+    "ger", "get_grad", "glu", "grad", "greater", "greater_equal", "group_norm", "gt", "hardshrink", "hardsigmoid",
+    "hardswish", "hardtanh", "hsigmoid", "hswish", "huber_loss", "hypot", "identity", "index_select", "inv", "invert",
+    "is_tensor", "isfinite", "isinf", "isnan", "kl_div", "l1_loss", "l2_normalize", "layer_norm", "le", "leaky_relu",
+    "lerp", "less", "less_equal", "linspace", "log", "log10", "log1p", "log2", "log_softmax", "logical_and",
+    "logical_not", "logical_or", "logical_xor", "logsigmoid", "logsumexp", "lt", "masked_fill", "matmul", "max",
+    "max_pool2d", "maximum", "mean", "meshgrid", "min", "minimum", "mish", "mm", "mod", "moveaxis", "movedim",
+    "mse_loss", "mul", "multiply", "mv", "narrow", "ne", "neg", "negative", "nll_loss", "nonzero", "norm", "normal",
+    "not_equal", "numel", "one_hot", "ones", "ones_like", "outer", "pad", "permute", "pow", "prelu", "prod", "rand",
+    "rand_like", "randint", "randint_like", "randn", "randn_like", "randperm", "range", "rank", "ravel", "realdiv",
+    "reciprocal", "reduce_mean", "reduce_sum", "relu", "relu6", "remainder", "repeat_elements", "repeat_interleave",
+    "reshape", "reverse", "rint", "rms_norm", "roll", "round", "rsqrt", "scalar_to_tensor", "scatter_nd", "select",
+    "selu", "shape", "shuffle", "sigmoid", "sign", "silu", "sin", "sinh", "size", "slice", "smooth_l1_loss",
+    "softmax", "softmax_cross_entropy_with_logits", "softmin", "softplus", "softshrink", "softsign", "split", "sqrt",
+    "square", "squared_difference", "squeeze", "stack", "standard_normal", "std", "std_mean", "stop_gradient",
+    "strided_slice", "sub", "subtract", "sum", "swapaxes", "swapdims", "t", "tan", "tanh", "tanhshrink", "tensor_add",
+    "tensor_div", "tensor_dot", "tensor_mul", "tensor_pow", "tensor_scatter_add", "tensor_scatter_elements",
+    "tensor_scatter_sub", "threshold", "tile", "transpose", "tril", "triu", "true_divide", "trunc", "truncate_mod",
+    "tuple_to_array", "type_as", "unbind", "uniform", "unique", "unsorted_segment_sum", "unsqueeze", "unstack",
+    "value_and_grad", "var", "var_mean", "where", "xlogy", "zeros", "zeros_like",
+]  # fmt: skip
 
-if TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any:
-        """The names below are made from tables."""
-
-
-_HIDDEN = {"lift", "fmod_floor"}
-
-
-def _public(module: Any) -> dict[str, Any]:
-    """The functions a module offers."""
-    names = {}
-    for name, value in vars(module).items():
-        if name.startswith("_") or name in _HIDDEN:
-            continue
-        if isinstance(value, Lifted) or (callable(value) and getattr(value, "__module__", "") == module.__name__):
-            names[name] = value
-    return names
-
-
-_NODE_FUNCTIONS = {
-    "avg_pool_node", "batch_norm_infer", "batch_norm_train", "dropout_node", "log_sum_exp", "matmul_flags", "max_pool_node",
-    "moments", "per_channel", "picked", "pool_padding", "reduced", "softmax_node", "spatial_padding", "take_slices", "weighted",
-    "check_probability", "dropped", "dropout_channels", "fresh_key", "stream", "unit", "split_equal",
-}  # fmt: skip
-
-for _module in (math, array, nn, random, state):
-    globals().update({k: v for k, v in _public(_module).items() if k not in _NODE_FUNCTIONS})
-globals().update(CLASSES)
-globals()["range"] = array.range_
-
-
-def batch_norm(
-    input_x: Any,
-    running_mean: Any,
-    running_var: Any,
-    weight: Any,
-    bias: Any,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    """Channels (axis 1) normalised by the running statistics, or when training by the batch's.
-
-    Training moves Parameters running_mean and running_var by `momentum` towards the batch's mean and unbiased
-    variance.
-    """
-    op: Any = CLASSES["BatchNorm"](is_training=training, epsilon=eps, momentum=momentum)
-    return op(input_x, weight, bias, running_mean, running_var)[0]
-
-
-def unique(input: Tensor) -> tuple[Tensor, Tensor]:
-    """(distinct elements in order of appearance, the position among them of every element). Its size depends on
-    values, so it works on tensors that have values only.
-    """
-    flat = input.asnumpy().reshape(-1)
-    values, first, inverse = np.unique(flat, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    places = np.argsort(order)
-    return Tensor(values[order]), Tensor(places[inverse].astype(np.int32).reshape(input.shape))
-
-
-def nonzero(input: Tensor) -> Tensor:
-    """The positions of the elements that are not 0, one row each. Works on tensors that have values only."""
-    return Tensor(np.argwhere(input.asnumpy()).astype(np.int64))
-
-
-class Unique(Primitive):
-    """`ops.Unique()(x)`: see `ops.unique`.
-
-    >>> import graphopt as ms
-    >>> values, positions = ms.ops.Unique()(ms.Tensor([3, 1, 3]))
-    >>> values.asnumpy().tolist(), positions.asnumpy().tolist()
-    ([3, 1], [0, 1, 0])
-    """
-
-    def __init__(self) -> None:
-        super().__init__("Unique")
-        self.name = "Unique"
-
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return unique(x)
-
-
-def _attach() -> None:
-    """Functions that Tensors offer as methods, where there is none yet."""
-    for name in [
-        "softmax",
-        "log_softmax",
-        "relu",
-        "gather",
-        "gather_elements",
-        "masked_fill",
-        "select",
-        "where",
-        "tril",
-        "triu",
-        "flip",
-        "roll",
-        "cumsum",
-        "logsumexp",
-        "stop_gradient",
-        "bmm",
-        "mv",
-        "outer",
-        "addmm",
-        "square",
-        "log2",
-        "log10",
-        "tan",
-        "sinh",
-        "cosh",
-        "asinh",
-        "acosh",
-        "atanh",
-        "erfc",
-        "xlogy",
-        "fmod",
-        "repeat_interleave",
-        "unbind",
-        "chunk",
-        "narrow",
-        "movedim",
-        "moveaxis",
-        "index_select",
-        "count_nonzero",
-        "type_as",
-        "isfinite",
-        "gelu",
-        "silu",
-    ]:
-        if not hasattr(Tensor, name):
-            setattr(Tensor, name, globals()[name])
-    for name in ("unique", "nonzero"):
-        if not hasattr(Tensor, name):
-            setattr(Tensor, name, globals()[name])
-
-
-_attach()
+attach()

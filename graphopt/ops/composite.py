@@ -10,7 +10,7 @@ import numpy as np
 
 from graphopt import context
 from graphopt.common.api import Jitted
-from graphopt.common.checks import check_bool
+from graphopt.common.checks import check_bool, found
 from graphopt.common.compiled import CompiledFunction
 from graphopt.common.parameter import Parameter, ParameterTuple
 from graphopt.common.signature import check_call, is_cell, parameters_of, refuse_array
@@ -42,7 +42,7 @@ class GradientFunction:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not callable(self.fn):
-            raise TypeError(f"{self._owner}: fn must be a Cell or a function, found {self.fn!r} of type {type(self.fn).__name__}")
+            raise TypeError(f"{self._owner}: fn must be a Cell or a function, found {found(self.fn)}")
         if active() is not None:
             return self._inline(*args, **kwargs)
         if context.graph_mode() or isinstance(self.fn, Jitted):
@@ -135,10 +135,10 @@ def check_weights(owner: str, weights: Any) -> Weights:
         return weights
     expected = "a Parameter, or a ParameterTuple, tuple or list of Parameters"
     if not isinstance(weights, (tuple, list)):
-        raise TypeError(f"{owner}: weights must be {expected}, found {weights!r} of type {type(weights).__name__}")
+        raise TypeError(f"{owner}: weights must be {expected}, found {found(weights)}")
     for k, item in enumerate(weights):
         if not isinstance(item, Parameter):
-            raise TypeError(f"{owner}: weights[{k}] must be a Parameter, found {item!r} of type {type(item).__name__}")
+            raise TypeError(f"{owner}: weights[{k}] must be a Parameter, found {found(item)}")
     return tuple(weights)
 
 
@@ -305,7 +305,7 @@ def _check_positions(owner: str, position: Any) -> tuple[int, ...] | None:
     for item in listed:
         if not isinstance(item, int):
             what = f"{owner}: grad_position must be int, a tuple of ints, or None"
-            raise TypeError(f"{what}; found {position!r} of type {type(position).__name__}")
+            raise TypeError(f"{what}; found {found(position)}")
         if item < 0:
             raise ValueError(f"{owner}: grad_position must be >= 0, found {position!r}")
     if len(set(listed)) < len(listed):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphopt.common.api import is_mutable
+from graphopt.common.checks import found
 from graphopt.common.parameter import Parameter
 from graphopt.common.signature import leaves
 from graphopt.common.tensor import Tensor, wrap_node
@@ -206,7 +207,7 @@ def _match_tensor(output: Tensor, sens: Any, path: str, trace: Trace, pairs: lis
 def _kind(value: Any) -> str:
     if isinstance(value, Tensor):
         return "a Python float" if value._weak else "a Tensor"
-    return f"{value!r} of type {type(value).__name__}"
+    return found(value)
 
 
 def _pull_back(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from graphopt.common.checks import found
 from graphopt.common.derivative import with_gradient_hook
 from graphopt.common.tensor import Tensor
 
@@ -22,12 +23,12 @@ class InsertGradientOf:
 
     def __init__(self, f: Callable[[Tensor], Any]):
         if not callable(f):
-            raise TypeError(f"InsertGradientOf: f must be a function, found {f!r} of type {type(f).__name__}")
+            raise TypeError(f"InsertGradientOf: f must be a function, found {found(f)}")
         self.f = f
 
     def __call__(self, x: Tensor) -> Tensor:
         if not isinstance(x, Tensor):
-            raise TypeError(f"InsertGradientOf: x must be a Tensor, found {x!r} of type {type(x).__name__}")
+            raise TypeError(f"InsertGradientOf: x must be a Tensor, found {found(x)}")
         return with_gradient_hook("InsertGradientOf", x, self.f)
 
 
@@ -44,14 +45,14 @@ class HookBackward:
 
     def __init__(self, hook_fn: Callable[[tuple[Tensor, ...]], Any], cell_id: str = ""):
         if not callable(hook_fn):
-            raise TypeError(f"HookBackward: hook_fn must be a function, found {hook_fn!r} of type {type(hook_fn).__name__}")
+            raise TypeError(f"HookBackward: hook_fn must be a function, found {found(hook_fn)}")
         self.hook_fn = hook_fn
         self.cell_id = cell_id
 
     def __call__(self, *inputs: Tensor) -> Any:
         for k, x in enumerate(inputs):
             if not isinstance(x, Tensor):
-                raise TypeError(f"HookBackward: input {k} must be a Tensor, found {x!r} of type {type(x).__name__}")
+                raise TypeError(f"HookBackward: input {k} must be a Tensor, found {found(x)}")
         passed = tuple(with_gradient_hook("HookBackward", x, self._one) for x in inputs)
         return passed[0] if len(passed) == 1 else passed
 

@@ -7,11 +7,16 @@ Tensors wherever it took nodes (in tuples and lists too) and goes through `commo
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar
 
+from graphopt.common.border import told
+from graphopt.common.signature import operand
 from graphopt.common.tensor import Tensor, apply
+from graphopt.errors import GraphError
 from graphopt.ir.graph import Node
+from graphopt.opdefs.opdef import REGISTRY
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -19,6 +24,8 @@ R = TypeVar("R")
 
 class Lifted(Generic[P, R]):
     """A function of Tensors; `on_nodes` is the function of nodes it was made from."""
+
+    __name__: str
 
     def __init__(self, on_nodes: Callable[P, R]):
         self.on_nodes = on_nodes
@@ -35,8 +42,28 @@ class Lifted(Generic[P, R]):
             rest.append(_collect(self.on_nodes(*given, **named), made))
             return tuple(made)
 
-        results = apply(run, *tensors)
+        try:
+            results = apply(run, *tensors)
+        except Exception as error:
+            raise told(self._detailed(error, args, kwargs), self.on_nodes, args, kwargs, self.__name__) from error.__cause__
         return _put_in(rest[-1], results)
+
+    def _detailed(self, error: Exception, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Exception:
+        """An error of the user's in this function's name, with the Tensors it was called with."""
+        text = str(error)
+        owner, colon, rest = text.partition(":")
+        if not isinstance(error, GraphError) or "\n  called at" in text and owner not in REGISTRY:
+            return error
+        if colon and owner in REGISTRY and owner != self.__name__:
+            text = f"{self.__name__}:{rest}"
+        if "  input 0: " not in text:
+            names = list(inspect.signature(self.on_nodes).parameters)
+            given = [*zip(names, args, strict=False), *kwargs.items()]
+            lines = [f"  {operand(n, v)}" for n, v in given if isinstance(v, Tensor)]
+            what, newline, others = text.partition("\n")
+            text = "\n".join([what, *lines]) + newline + others
+        error.args = (text,)
+        return error
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else functools.partial(self, instance)

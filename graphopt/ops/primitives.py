@@ -9,12 +9,30 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from graphopt.common.checks import int_tuple
 from graphopt.common.dtype import int32
-from graphopt.common.parameter import Parameter
 from graphopt.common.tensor import Tensor, apply
-from graphopt.ops import array, math, nn, random
+from graphopt.opdefs.math import rsqrt
+from graphopt.opdefs.shape import reshape
+from graphopt.ops import (
+    activation,
+    array,
+    creation,
+    host,
+    indexing,
+    joining,
+    linear,
+    losses,
+    math,
+    normalization,
+    pooling,
+    products,
+    random,
+    reduction,
+)
+from graphopt.ops.promote import promoted
 from graphopt.ops.state import assign, assign_add, assign_sub
 
 
@@ -88,28 +106,29 @@ SAME: dict[str, Any] = {
     "Log": math.log, "Log1p": math.log1p, "Sqrt": math.sqrt, "Rsqrt": math.rsqrt, "Reciprocal": math.reciprocal,
     "Inv": math.reciprocal, "Sin": math.sin, "Cos": math.cos, "Tan": math.tan, "Sinh": math.sinh, "Cosh": math.cosh,
     "Asinh": math.asinh, "Acosh": math.acosh, "Atanh": math.atanh, "Tanh": math.tanh, "Erf": math.erf, "Erfc": math.erfc,
-    "Floor": math.floor, "Ceil": math.ceil, "Round": math.round, "Rint": math.round, "Trunc": math.trunc,
-    "IsNan": math.isnan, "IsInf": math.isinf, "IsFinite": math.isfinite, "LogicalNot": math.logical_not, "Invert": math.invert,
-    "Add": math.add, "TensorAdd": math.add, "Sub": math.sub, "Mul": math.mul, "Div": math.div, "RealDiv": math.div,
-    "FloorDiv": math.floor_div, "FloorMod": math.floor_mod, "Mod": math.floor_mod, "Pow": math.pow, "Maximum": math.maximum,
-    "Minimum": math.minimum, "Equal": math.equal, "NotEqual": math.not_equal, "Less": math.less, "LessEqual": math.less_equal,
-    "Greater": math.greater, "GreaterEqual": math.greater_equal, "LogicalAnd": math.logical_and, "LogicalOr": math.logical_or,
+    "Floor": math.floor, "Ceil": math.ceil, "Round": math.round, "Rint": math.round, "Trunc": math.trunc, "IsNan": math.isnan,
+    "IsInf": math.isinf, "IsFinite": math.isfinite, "LogicalNot": math.logical_not, "Invert": math.invert, "Add": math.add,
+    "TensorAdd": math.add, "Sub": math.sub, "Mul": math.mul, "Div": math.div, "RealDiv": math.div, "FloorDiv": math.floor_div,
+    "FloorMod": math.floor_mod, "Mod": math.floor_mod, "Pow": math.pow, "Maximum": math.maximum, "Minimum": math.minimum,
+    "Equal": math.equal, "NotEqual": math.not_equal, "Less": math.less, "LessEqual": math.less_equal, "Greater": math.greater,
+    "GreaterEqual": math.greater_equal, "LogicalAnd": math.logical_and, "LogicalOr": math.logical_or,
     "LogicalXor": math.logical_xor, "BitwiseAnd": math.bitwise_and, "BitwiseOr": math.bitwise_or,
     "BitwiseXor": math.bitwise_xor, "SquaredDifference": math.squared_difference, "DivNoNan": math.div_no_nan,
-    "Xlogy": math.xlogy, "AddN": math.addn, "AccumulateNV2": math.addn, "ReLU": nn.relu, "ReLU6": nn.relu6,
-    "Sigmoid": nn.sigmoid, "Softsign": nn.softsign, "Mish": nn.mish, "FastGeLU": nn.fast_gelu, "HSwish": nn.hardswish,
-    "HSigmoid": nn.hardsigmoid, "PReLU": nn.prelu, "SiLU": nn.silu, "Softplus": nn.softplus, "SeLU": nn.selu,
-    "SoftmaxCrossEntropyWithLogits": nn.softmax_cross_entropy_with_logits, "Reshape": array.reshape,
+    "Xlogy": math.xlogy, "AddN": math.addn, "AccumulateNV2": math.addn, "ReLU": activation.relu, "ReLU6": activation.relu6,
+    "Sigmoid": activation.sigmoid, "Softsign": activation.softsign, "Mish": activation.mish, "FastGeLU": activation.fast_gelu,
+    "HSwish": activation.hardswish, "HSigmoid": activation.hardsigmoid, "PReLU": activation.prelu, "SiLU": activation.silu,
+    "Softplus": activation.softplus, "SeLU": activation.selu,
+    "SoftmaxCrossEntropyWithLogits": losses.softmax_cross_entropy_with_logits, "Reshape": array.reshape,
     "Transpose": array.transpose, "ExpandDims": array.expand_dims, "Cast": array.cast, "Shape": array.shape,
-    "DType": array.dtype, "Rank": array.rank, "Size": array.size, "Select": array.select, "MaskedFill": array.masked_fill,
-    "ZerosLike": array.zeros_like, "OnesLike": array.ones_like, "Fill": array.fill, "Zeros": array.zeros, "Ones": array.ones,
-    "Eye": array.eye, "Slice": array.slice, "Tile": array.tile, "GatherNd": array.gather_nd, "ScatterNd": array.scatter_nd,
-    "GatherD": array.gather_elements, "TensorScatterAdd": array.tensor_scatter_add,
-    "TensorScatterSub": array.tensor_scatter_sub, "UnsortedSegmentSum": array.unsorted_segment_sum, "Identity": array.identity,
-    "Depend": array.depend, "StopGradient": array.stop_gradient, "Diag": array.diag, "LinSpace": array.linspace,
-    "TupleToArray": array.tuple_to_array, "ScalarToTensor": array.scalar_to_tensor, "BroadcastTo_": array.broadcast_to,
-    "MatrixMultiply_": math.matmul, "Lerp": math.lerp, "Addcmul": math.addcmul, "Addcdiv": math.addcdiv,
-    "Range": array.range_,
+    "DType": array.dtype, "Rank": array.rank, "Size": array.size, "Select": indexing.select,
+    "MaskedFill": indexing.masked_fill, "ZerosLike": creation.zeros_like, "OnesLike": creation.ones_like,
+    "Fill": creation.fill, "Zeros": creation.zeros, "Ones": creation.ones, "Eye": creation.eye, "Slice": joining.slice,
+    "Tile": array.tile, "GatherNd": indexing.gather_nd, "ScatterNd": indexing.scatter_nd, "GatherD": indexing.gather_elements,
+    "TensorScatterAdd": indexing.tensor_scatter_add, "TensorScatterSub": indexing.tensor_scatter_sub,
+    "UnsortedSegmentSum": indexing.unsorted_segment_sum, "Identity": array.identity, "Depend": array.depend,
+    "StopGradient": array.stop_gradient, "Diag": indexing.diag, "LinSpace": creation.linspace,
+    "TupleToArray": creation.tuple_to_array, "ScalarToTensor": creation.scalar_to_tensor, "Lerp": math.lerp,
+    "Addcmul": math.addcmul, "Addcdiv": math.addcdiv, "Range": creation.range_, "Unique": host.unique,
 }  # fmt: skip
 
 
@@ -117,14 +136,9 @@ def _batch_norm(self: Any, x: Tensor, scale: Any, bias: Any, mean: Any, variance
     """(y, mean, variance, mean, variance); training moves the Parameters mean and variance by `momentum` towards the
     batch's.
     """
-    if not self.is_training:
-        y = apply(lambda n, m, v, g, b: nn.batch_norm_infer(n, m, v, g, b, self.epsilon), x, mean, variance, scale, bias)
-        return y, mean, variance, mean, variance
-    y, batch_mean, batch_variance = apply(lambda n, g, b: nn.batch_norm_train(n, g, b, self.epsilon), x, scale, bias)
-    for state, value in ((mean, batch_mean), (variance, batch_variance)):
-        if isinstance(state, Parameter):
-            assign(state, state * (1.0 - self.momentum) + value * self.momentum)
-    return y, batch_mean, batch_variance, batch_mean, batch_variance
+    return normalization.running_batch_norm(
+        x, scale, bias, mean, variance, self.is_training, self.momentum, self.epsilon
+    )
 
 
 def _pool(self: Any, owner: str) -> tuple[Any, Any, str]:
@@ -133,46 +147,46 @@ def _pool(self: Any, owner: str) -> tuple[Any, Any, str]:
 
 
 def _two(owner: str, value: Any) -> tuple[int, ...]:
-    return nn.int_tuple(owner, "kernel_size and strides", nn._spatial(value, 2), 2)
+    return int_tuple(owner, "kernel_size and strides", linear.spatial(value, 2), 2)
 
 
 def _max_pool(self: Any, x: Tensor) -> Any:
     kernel, stride, mode = _pool(self, "MaxPool")
-    return apply(lambda n: nn.max_pool_node(n, "MaxPool", kernel, stride, mode, 0, (1, 1), False, False), x)
+    return apply(lambda n: pooling.max_pool_node(n, "MaxPool", kernel, stride, mode, 0, (1, 1), False, False), x)
 
 
 def _max_pool_argmax(self: Any, x: Tensor) -> Any:
     kernel, stride, mode = _pool(self, "MaxPoolWithArgmax")
-    return apply(lambda n: nn.max_pool_node(n, "MaxPoolWithArgmax", kernel, stride, mode, 0, (1, 1), False, True), x)
+    return apply(lambda n: pooling.max_pool_node(n, "MaxPoolWithArgmax", kernel, stride, mode, 0, (1, 1), False, True), x)
 
 
 def _avg_pool(self: Any, x: Tensor) -> Any:
     kernel, stride, mode = _pool(self, "AvgPool")
-    return apply(lambda n: nn.avg_pool_node(n, "AvgPool", kernel, stride, mode, 0, False, True, None), x)
+    return apply(lambda n: pooling.avg_pool_node(n, "AvgPool", kernel, stride, mode, 0, False, True, None), x)
 
 
 def _conv2d(self: Any, x: Tensor, weight: Tensor) -> Any:
-    kernel = nn.int_tuple("Conv2D", "kernel_size", self.kernel_size, 2)
+    kernel = int_tuple("Conv2D", "kernel_size", self.kernel_size, 2)
     if tuple(weight.shape[2:]) != kernel or weight.shape[0] != self.out_channel:
         expected = f"({self.out_channel}, C/{self.group}, {kernel[0]}, {kernel[1]})"
         raise ValueError(f"Conv2D: expected a weight of shape {expected}, found {weight.shape}")
-    return nn.conv2d(x, weight, None, self.stride, self.pad_mode, self.pad, self.dilation, self.group)
+    return linear.conv2d(x, weight, None, self.stride, self.pad_mode, self.pad, self.dilation, self.group)
 
 
 def _layer_norm(self: Any, x: Tensor, gamma: Tensor, beta: Tensor) -> Any:
     def run(n: Any, g: Any, b: Any) -> Any:
         first = self.begin_norm_axis % n.type.rank
-        middle, variance = nn.moments(n, tuple(range(first, n.type.rank)))
+        middle, variance = normalization.moments(n, tuple(range(first, n.type.rank)))
         lead = self.begin_params_axis % n.type.rank
         shape = (*(1,) * lead, *n.shape[lead:])
-        scaled = (n - middle) * nn.math.rsqrt(variance + self.epsilon)
-        return scaled * nn.shapes.reshape(g, shape=shape) + nn.shapes.reshape(b, shape=shape), middle, variance
+        scaled = (n - middle) * rsqrt(variance + self.epsilon)
+        return scaled * reshape(g, shape=shape) + reshape(b, shape=shape), middle, variance
 
     return apply(run, x, gamma, beta)
 
 
 def _one_hot(self: Any, indices: Any, depth: int, on_value: Any, off_value: Any) -> Any:
-    return array.one_hot(indices, depth, on_value, off_value, self.axis)
+    return indexing.one_hot(indices, depth, on_value, off_value, self.axis)
 
 
 def _dropout(self: Any, x: Tensor) -> Any:
@@ -180,30 +194,30 @@ def _dropout(self: Any, x: Tensor) -> Any:
 
 
 def _sparse_softmax_ce(self: Any, logits: Tensor, labels: Tensor) -> Any:
-    loss = nn.cross_entropy(logits, labels)
+    loss = losses.cross_entropy(logits, labels)
     if not self.is_grad:
         return loss
-    one_hot = array.one_hot(labels, logits.shape[-1], 1.0, 0.0)
-    return (nn.softmax(logits) - one_hot) / logits.shape[0]
+    one_hot = indexing.one_hot(labels, logits.shape[-1], 1.0, 0.0)
+    return (activation.softmax(logits) - one_hot) / logits.shape[0]
 
 
 def _cum_sum(self: Any, x: Tensor, axis: int) -> Any:
-    x = array.flip(x, axis) if self.reverse else x
-    total = math.cumsum(x, axis)
+    x = joining.flip(x, axis) if self.reverse else x
+    total = reduction.cumsum(x, axis)
     total = total - x if self.exclusive else total
-    return array.flip(total, axis) if self.reverse else total
+    return joining.flip(total, axis) if self.reverse else total
 
 
 def _nll(self: Any, x: Tensor, target: Tensor, weight: Tensor) -> Any:
-    loss = nn.nll_loss(x, target, weight, self.ignore_index, self.reduction)
+    loss = losses.nll_loss(x, target, weight, self.ignore_index, self.reduction)
     kept = array.cast(math.not_equal(target, self.ignore_index), weight.dtype)
-    return loss, math.reduce_sum(array.gather(weight, target, 0) * kept)
+    return loss, reduction.reduce_sum(indexing.gather(weight, target, 0) * kept)
 
 
 def _mat_mul(self: Any, x: Tensor, y: Tensor) -> Any:
     def run(a: Any, b: Any) -> Any:
-        a, b = math.promoted(a, b)
-        return math.matmul_flags(a, b, self.transpose_a, self.transpose_b)
+        a, b = promoted(a, b)
+        return products.matmul_flags(a, b, self.transpose_a, self.transpose_b)
 
     return apply(run, x, y)
 
@@ -218,30 +232,30 @@ WITH_ARGUMENTS: dict[str, tuple[str, Callable[..., Any]]] = {
         "transpose_a=False, transpose_b=False",
         _mat_mul,
     ),
-    "ReduceSum": ("keep_dims=False, skip_mode=False", lambda s, x, axis=(): math.reduce_sum(x, axis, s.keep_dims)),
-    "ReduceMean": ("keep_dims=False", lambda s, x, axis=(): math.mean(x, axis, s.keep_dims)),
-    "ReduceMax": ("keep_dims=False", lambda s, x, axis=(): math.amax(x, axis, s.keep_dims)),
-    "ReduceMin": ("keep_dims=False", lambda s, x, axis=(): math.amin(x, axis, s.keep_dims)),
-    "ReduceProd": ("keep_dims=False", lambda s, x, axis=(): math.prod(x, axis, s.keep_dims)),
-    "ReduceAll": ("keep_dims=False", lambda s, x, axis=(): math.all(x, axis, s.keep_dims)),
-    "ReduceAny": ("keep_dims=False", lambda s, x, axis=(): math.any(x, axis, s.keep_dims)),
+    "ReduceSum": ("keep_dims=False, skip_mode=False", lambda s, x, axis=(): reduction.reduce_sum(x, axis, s.keep_dims)),
+    "ReduceMean": ("keep_dims=False", lambda s, x, axis=(): reduction.mean(x, axis, s.keep_dims)),
+    "ReduceMax": ("keep_dims=False", lambda s, x, axis=(): reduction.amax(x, axis, s.keep_dims)),
+    "ReduceMin": ("keep_dims=False", lambda s, x, axis=(): reduction.amin(x, axis, s.keep_dims)),
+    "ReduceProd": ("keep_dims=False", lambda s, x, axis=(): reduction.prod(x, axis, s.keep_dims)),
+    "ReduceAll": ("keep_dims=False", lambda s, x, axis=(): reduction.all(x, axis, s.keep_dims)),
+    "ReduceAny": ("keep_dims=False", lambda s, x, axis=(): reduction.any(x, axis, s.keep_dims)),
     "Argmax": (
         "axis=-1, output_type=None",
-        lambda s, x: array.cast(math.argmax(x, s.axis), s.output_type or int32),
+        lambda s, x: array.cast(reduction.argmax(x, s.axis), s.output_type or int32),
     ),
     "Argmin": (
         "axis=-1, output_type=None",
-        lambda s, x: array.cast(math.argmin(x, s.axis), s.output_type or int32),
+        lambda s, x: array.cast(reduction.argmin(x, s.axis), s.output_type or int32),
     ),
-    "ArgMaxWithValue": ("axis=0, keep_dims=False", lambda s, x: math.argmax_with_value(x, s.axis, s.keep_dims)),
-    "ArgMinWithValue": ("axis=0, keep_dims=False", lambda s, x: math.argmin_with_value(x, s.axis, s.keep_dims)),
+    "ArgMaxWithValue": ("axis=0, keep_dims=False", lambda s, x: reduction.argmax_with_value(x, s.axis, s.keep_dims)),
+    "ArgMinWithValue": ("axis=0, keep_dims=False", lambda s, x: reduction.argmin_with_value(x, s.axis, s.keep_dims)),
     "CumSum": ("exclusive=False, reverse=False", _cum_sum),
-    "Softmax": ("axis=-1", lambda s, x: nn.softmax(x, s.axis)),
-    "LogSoftmax": ("axis=-1", lambda s, x: nn.log_softmax(x, s.axis)),
-    "Elu": ("alpha=1.0", lambda s, x: nn.elu(x, s.alpha)),
-    "GeLU": ("", lambda s, x: nn.gelu(x, "tanh")),
-    "LeakyReLU": ("alpha=0.2", lambda s, x: nn.leaky_relu(x, s.alpha)),
-    "BiasAdd": ("data_format='NCHW'", lambda s, x, b: nn.bias_add(x, b)),
+    "Softmax": ("axis=-1", lambda s, x: activation.softmax(x, s.axis)),
+    "LogSoftmax": ("axis=-1", lambda s, x: activation.log_softmax(x, s.axis)),
+    "Elu": ("alpha=1.0", lambda s, x: activation.elu(x, s.alpha)),
+    "GeLU": ("", lambda s, x: activation.gelu(x, "tanh")),
+    "LeakyReLU": ("alpha=0.2", lambda s, x: activation.leaky_relu(x, s.alpha)),
+    "BiasAdd": ("data_format='NCHW'", lambda s, x, b: linear.bias_add(x, b)),
     "Conv2D": (
         "out_channel, kernel_size, mode=1, pad_mode='valid', pad=0, stride=1, dilation=1, group=1, data_format='NCHW'",
         _conv2d,
@@ -251,34 +265,34 @@ WITH_ARGUMENTS: dict[str, tuple[str, Callable[..., Any]]] = {
     "AvgPool": ("kernel_size=1, strides=1, pad_mode='valid', data_format='NCHW'", _avg_pool),
     "BatchNorm": ("is_training=False, epsilon=1e-5, momentum=0.1, data_format='NCHW'", _batch_norm),
     "LayerNorm": ("begin_norm_axis=1, begin_params_axis=1, epsilon=1e-7", _layer_norm),
-    "L2Normalize": ("axis=0, epsilon=1e-4", lambda s, x: nn.l2_normalize(x, s.axis, s.epsilon)),
+    "L2Normalize": ("axis=0, epsilon=1e-4", lambda s, x: normalization.l2_normalize(x, s.axis, s.epsilon)),
     "Dropout": ("keep_prob=0.5, Seed0=0, Seed1=0", _dropout),
     "OneHot": ("axis=-1", _one_hot),
-    "Gather": ("batch_dims=0", lambda s, x, indices, axis: array.gather(x, indices, axis, s.batch_dims)),
-    "SparseGatherV2": ("", lambda s, x, indices, axis: array.gather(x, indices, axis)),
-    "EmbeddingLookup": ("", lambda s, x, indices, offset: array.gather(x, indices - offset, 0)),
-    "Concat": ("axis=0", lambda s, tensors: array.concat(tensors, s.axis)),
-    "Stack": ("axis=0", lambda s, tensors: array.stack(tensors, s.axis)),
-    "Unstack": ("axis=0, num=None", lambda s, x: array.unstack(x, s.axis)),
-    "Split": ("axis=0, output_num=1", lambda s, x: array.split_equal(x, s.axis, s.output_num)),
+    "Gather": ("batch_dims=0", lambda s, x, indices, axis: indexing.gather(x, indices, axis, s.batch_dims)),
+    "SparseGatherV2": ("", lambda s, x, indices, axis: indexing.gather(x, indices, axis)),
+    "EmbeddingLookup": ("", lambda s, x, indices, offset: indexing.gather(x, indices - offset, 0)),
+    "Concat": ("axis=0", lambda s, tensors: joining.concat(tensors, s.axis)),
+    "Stack": ("axis=0", lambda s, tensors: joining.stack(tensors, s.axis)),
+    "Unstack": ("axis=0, num=None", lambda s, x: joining.unstack(x, s.axis)),
+    "Split": ("axis=0, output_num=1", lambda s, x: joining.split_equal(x, s.axis, s.output_num)),
     "Squeeze": ("axis=()", lambda s, x: array.squeeze(x, s.axis)),
     "Flatten": ("", lambda s, x: array.reshape(x, (x.shape[0], -1)) if x.size else array.flatten(x)),
     "BroadcastTo": ("shape", lambda s, x: array.broadcast_to(x, s.shape)),
     "StridedSlice": (
         "begin_mask=0, end_mask=0, ellipsis_mask=0, new_axis_mask=0, shrink_axis_mask=0",
-        lambda s, x, begin, end, strides: array.strided_slice(
+        lambda s, x, begin, end, strides: joining.strided_slice(
             x, begin, end, strides, s.begin_mask, s.end_mask, s.ellipsis_mask, s.new_axis_mask, s.shrink_axis_mask
         ),
     ),
-    "ReverseV2": ("axis", lambda s, x: array.flip(x, s.axis)),
-    "Pad": ("paddings", lambda s, x: array.pad(x, tuple(n for pair in reversed(s.paddings) for n in pair))),
-    "SmoothL1Loss": ("beta=1.0, reduction='none'", lambda s, x, y: nn.smooth_l1_loss(x, y, s.beta, s.reduction)),
+    "ReverseV2": ("axis", lambda s, x: joining.flip(x, s.axis)),
+    "Pad": ("paddings", lambda s, x: joining.pad(x, tuple(n for pair in reversed(s.paddings) for n in pair))),
+    "SmoothL1Loss": ("beta=1.0, reduction='none'", lambda s, x, y: losses.smooth_l1_loss(x, y, s.beta, s.reduction)),
     "NLLLoss": ("reduction='mean', ignore_index=-100", _nll),
-    "KLDivLoss": ("reduction='mean'", lambda s, x, y: nn.kl_div(x, y, s.reduction)),
-    "BinaryCrossEntropy": ("reduction='mean'", lambda s, x, y, w=None: nn.binary_cross_entropy(x, y, w, s.reduction)),
+    "KLDivLoss": ("reduction='mean'", lambda s, x, y: losses.kl_div(x, y, s.reduction)),
+    "BinaryCrossEntropy": ("reduction='mean'", lambda s, x, y, w=None: losses.binary_cross_entropy(x, y, w, s.reduction)),
     "BCEWithLogitsLoss": (
         "reduction='mean'",
-        lambda s, x, y, w=None, p=None: nn.binary_cross_entropy_with_logits(x, y, w, p, s.reduction),
+        lambda s, x, y, w=None, p=None: losses.binary_cross_entropy_with_logits(x, y, w, p, s.reduction),
     ),
     "SparseSoftmaxCrossEntropyWithLogits": ("is_grad=False", _sparse_softmax_ce),
     "Assign": ("", lambda s, variable, value: assign(variable, value)),
@@ -296,10 +310,13 @@ def _plain(function: Any) -> Callable[..., Any]:
 CLASSES: dict[str, type[Primitive]] = {
     name: primitive(name, "", _plain(function), (function.__doc__ or "").strip())
     for name, function in SAME.items()
-    if not name.endswith("_")
 } | {
     name: primitive(name, arguments, call, (call.__doc__ or "").strip())
     for name, (arguments, call) in WITH_ARGUMENTS.items()
 }
-
 globals().update(CLASSES)
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> type[Primitive]:
+        """The classes made from the tables, under their names."""

@@ -22,14 +22,18 @@ from graphopt.opdefs.shape import reshape
 
 
 def as_node(x: Any, like: DType | None = None) -> Node:
-    """A node as it is; a number or array as a constant (of dtype `like` when given)."""
+    """A node as it is; a number as a constant (of dtype `like` when given).
+
+    Errors: DTypeError for anything else, arrays and lists too.
+    """
     if isinstance(x, Node):
         return x
     if isinstance(x, bool) and like is None:
         return constant(x, bool_)
-    if isinstance(x, (int, float, np.ndarray, np.generic, list, tuple)):
+    if isinstance(x, (int, float, np.generic)):
         return constant(x, like or (f32 if isinstance(x, float) else i64 if isinstance(x, int) else None))
-    raise DTypeError(f"expected a Tensor or a number, found {found(x)}")
+    cure = "; wrap it: Tensor(...)" if isinstance(x, (np.ndarray, list, tuple)) else ""
+    raise DTypeError(f"expected a Tensor or a number, found {found(x)}{cure}")
 
 
 def to_dtype(x: Node, dtype: DType) -> Node:
@@ -44,7 +48,7 @@ def promoted(*args: Any) -> list[Node]:
     scalars = trace.scalars if trace is not None else ()
     nodes = [a for a in args if isinstance(a, Node) and a not in scalars]
     nodes = nodes or [a for a in args if isinstance(a, Node)] or [as_node(args[0])]
-    arrays = [as_node(a) for a in args if isinstance(a, (np.ndarray, np.generic))]
+    arrays = [as_node(a) for a in args if isinstance(a, np.generic)]
     dtype = reduce(promote, [n.dtype for n in nodes + arrays])
     for a in args:
         if isinstance(a, Node) and a in scalars:
@@ -58,6 +62,11 @@ def floating(x: Any) -> Node:
     """x as floats: integers and bools become float32."""
     node = as_node(x)
     return node if node.dtype.is_float else cast(node, dtype=f32)
+
+
+def promoted_floats(*args: Any) -> list[Node]:
+    """`promoted`, and integers and bools become float32."""
+    return [floating(x) for x in promoted(*args)]
 
 
 def axes_of(axis: Any, rank: int, owner: str = "axis") -> tuple[int, ...]:

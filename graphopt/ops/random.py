@@ -20,11 +20,10 @@ from graphopt.common.trace import active
 from graphopt.errors import ShapeError, TraceError
 from graphopt.ir.graph import Node
 from graphopt.ir.types import DType, dtype_of, f32, i64, u32, u64
-from graphopt.opdefs import bits, math
+from graphopt.opdefs import bits, elementwise, math
 from graphopt.opdefs.opdef import constant, full
 from graphopt.opdefs.random import random_bits
 from graphopt.opdefs.scaffold import zero_of
-from graphopt.ops.nn import check_probability, dropout_node
 from graphopt.ops.promote import dtype_arg, shape_of, to_dtype
 
 _stream: Parameter | None = None
@@ -189,6 +188,22 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, seed: int | No
     return dropped(input, p, fresh_key(seed))[0]
 
 
+def check_probability(owner: str, name: str, p: Any) -> float:
+    """0 <= p < 1."""
+    if isinstance(p, bool) or not isinstance(p, (int, float)):
+        raise TypeError(f"{owner}: {name} must be a number, found {found(p)}")
+    if not 0 <= p < 1:
+        raise ValueError(f"{owner}: {name} must be in [0, 1), found {p}")
+    return float(p)
+
+
+def dropout_node(x: Node, words: Node, p: float) -> tuple[Node, Node]:
+    """(x with each element zeroed with probability p and the rest divided by 1 - p, the mask), from random words."""
+    bound = full(x.shape, min(int(p * 2.0**32), 2**32 - 1), words.dtype)
+    kept = elementwise.ge(words, bound)
+    return elementwise.select(kept, x * (1.0 / (1.0 - p)), zero_of(x)), kept
+
+
 def dropped(input: Tensor, p: float, key: Tensor) -> tuple[Tensor, Tensor]:
     """(dropout of the input, its mask in the input's dtype)."""
 
@@ -225,7 +240,7 @@ def shuffle(x: Tensor, seed: int | None = None) -> Tensor:
     """The rows of x in random order. Drawn on the host: not inside a compiled graph."""
     _on_host("shuffle")
     order = next_generator(seed).permutation(x.shape[0]) if x.ndim else np.arange(0)
-    return x[wrap_array(order.astype(np.int64))] if x.ndim else x  # type: ignore[index]
+    return x[wrap_array(order.astype(np.int64))] if x.ndim else x
 
 
 def _on_host(name: str) -> None:

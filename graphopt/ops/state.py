@@ -19,8 +19,7 @@ def assign(variable: Parameter, value: Any) -> Tensor:
     >>> ms.ops.assign(p, ms.Tensor([3.0, 4.0])).asnumpy().tolist()
     [3.0, 4.0]
     """
-    if not isinstance(variable, Parameter):
-        raise TypeError(f"assign: variable must be a Parameter, found {found(variable)}")
+    _checked(variable)
     new: Any = to_tensor(value)
     if new.dtype is not variable.dtype:
         new = new.astype(variable.dtype)

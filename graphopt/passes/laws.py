@@ -192,7 +192,11 @@ def lift_reshape(n: Node) -> Node | None:
     """
     inner: tuple[int, ...] | None = None
     for i in n.inputs:
-        if i.op == "reshape" and len(i.inputs[0].shape) < len(n.shape) and _without_ones(i.inputs[0].shape) == _without_ones(n.shape):
+        if (
+            i.op == "reshape"
+            and len(i.inputs[0].shape) < len(n.shape)
+            and _without_ones(i.inputs[0].shape) == _without_ones(n.shape)
+        ):
             if inner is not None and i.inputs[0].shape != inner:
                 return None
             inner = i.inputs[0].shape

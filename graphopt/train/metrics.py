@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.common.checks import check_bool, check_int, check_positive, found
+from graphopt.common.checks import check_bool, check_int, check_positive, found, meant
 from graphopt.common.tensor import Tensor
+from graphopt.errors import NamingError
 
 _TINY = sys.float_info.min
 
@@ -494,7 +495,7 @@ def get_metric_fn(name: str, *args: Any, **kwargs: Any) -> Metric:
     'Accuracy'
     """
     if name not in _METRICS:
-        raise KeyError(f"get_metric_fn: no metric {name!r}; there are {', '.join(names())}")
+        raise NamingError(f"get_metric_fn: no metric {name!r}; there are {', '.join(names())}{meant(name, names())}")
     return _METRICS[name](*args, **kwargs)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from graphopt.common.checks import check_bool, check_int, check_type, found
+from graphopt.common.signature import parameters_of
 from graphopt.common.tensor import Tensor
 from graphopt.dataset.pipeline import Dataset
 from graphopt.nn.cell import Cell
@@ -183,6 +184,8 @@ class Model:
         if check_int(f"Model.{owner}", "sink_size", size) == 0 or size < -1:
             raise ValueError(f"Model.{owner}: sink_size must be -1 or > 0, found {size}")
         _check_dataset(f"Model.{owner}", data)
+        if self._loss_fn is not None and self._optimizer is None:
+            raise ValueError(f"Model.{owner}: loss_fn is given but no optimizer, so nothing would be trained; give both")
         facts = self._facts("train", data, callbacks)
         facts.update(epoch_num=epoch, dataset_sink_mode=sink, train_dataset=data, train_network=self._train_network)
         if sink and size > 0:
@@ -210,10 +213,7 @@ class Model:
     ) -> None:
         listed.call("on_train_epoch_begin", context)
         for row in steps.epoch():
-            if self._loss_fn is not None and len(row) != 2:
-                raise ValueError(
-                    f"Model.train: with loss_fn a row must have two columns (data, label), found {len(row)}"
-                )
+            self._check_row(row)
             facts.cur_step_num += 1
             facts.train_dataset_element = row
             listed.call("on_train_step_begin", context)
@@ -221,6 +221,20 @@ class Model:
             listed.call("on_train_step_end", context)
             if context.get_stop_requested():
                 return
+
+    def _check_row(self, row: list[Any]) -> None:
+        if self._loss_fn is not None:
+            if len(row) != 2:
+                raise ValueError(f"Model.train: with loss_fn a row must have two columns (data, label), found {len(row)}")
+            return
+        signature = parameters_of(self._network.construct)
+        try:
+            if signature is not None:
+                signature.bind(*row)
+        except TypeError as error:
+            name = type(self._network).__name__
+            what = f"Model.train: without loss_fn the network gets all {len(row)} columns of a row, {name}: {error}"
+            raise TypeError(f"{what}; give loss_fn to Model, or let construct take them") from None
 
     def _facts(self, mode: str, data: Any, callbacks: Any) -> CallbackParameters:
         facts = CallbackParameters()

@@ -67,6 +67,19 @@ def _best(ir: str, arrays: Sequence[np.ndarray], threads: int, runs: int = 6) ->
     return min(times[1:])
 
 
+def _done_ir(vector: str, chains: int) -> str:
+    """The end of a probe: every %y counts into what is stored, so none can be left out; %s keeps its value."""
+    sums = "\n".join(f"  %t{k + 1} = fadd {vector} %t{k}, %y{k}" for k in range(chains))
+    return f"""done:
+  %t0 = fadd {vector} %s, %s
+{sums}
+  %small = fmul {vector} %t{chains}, zeroinitializer
+  %same = fadd {vector} %s, %small
+  store {vector} %same, ptr %at, align 64
+  ret void
+}}"""
+
+
 def fma_ir(lanes: int, fused: bool = True) -> str:
     """Independent chains x = x * s + s on full registers, each thread for itself; s is read, so nothing can be foreseen.
 
@@ -80,7 +93,6 @@ def fma_ir(lanes: int, fused: bool = True) -> str:
         steps = "\n".join(f"  %y{k} = {call}({vector} %x{k}, {vector} %s, {vector} %s)" for k in chains)
     else:
         steps = "\n".join(f"  %m{k} = fmul {vector} %x{k}, %s\n  %y{k} = fadd {vector} %m{k}, %s" for k in chains)
-    sums = "\n".join(f"  %t{k + 1} = fadd {vector} %t{k}, %y{k}" for k in chains)
     return f"""
 declare {vector} @llvm.fma.v{lanes}f32({vector}, {vector}, {vector})
 {_ENTRY}
@@ -97,14 +109,7 @@ loop:
   %next = add i64 %i, 1
   %more = icmp ult i64 %next, {ROUNDS}
   br i1 %more, label %loop, label %done
-done:
-  %t0 = fadd {vector} %s, %s
-{sums}
-  %small = fmul {vector} %t{ACCUMULATORS}, zeroinitializer
-  %same = fadd {vector} %s, %small
-  store {vector} %same, ptr %at, align 64
-  ret void
-}}
+{_done_ir(vector, ACCUMULATORS)}
 """
 
 
@@ -129,7 +134,6 @@ def stream_ir(kind: str, lanes: int) -> str:
             steps.append(f"  store {vector} %{'v' if kind == 'triad' else 'a'}{k}, ptr %c{k}p, align 64")
             steps.append(f"  %y{k} = fadd {vector} %x{k}, zeroinitializer")
     phis = "\n".join(f"  %x{k} = phi {vector} [ %s, %entry ], [ %y{k}, %loop ]" for k in range(UNROLL))
-    sums = "\n".join(f"  %t{k + 1} = fadd {vector} %t{k}, %y{k}" for k in range(UNROLL))
     body = "\n".join(steps)
     pointers = "\n".join(
         f"  %{name}at = getelementptr ptr, ptr %args, i64 {k}\n  %{name} = load ptr, ptr %{name}at"
@@ -154,12 +158,5 @@ loop:
   %next = add i64 %i, {block}
   %more = icmp ult i64 %next, %last
   br i1 %more, label %loop, label %done
-done:
-  %t0 = fadd {vector} %s, %s
-{sums}
-  %small = fmul {vector} %t{UNROLL}, zeroinitializer
-  %same = fadd {vector} %s, %small
-  store {vector} %same, ptr %at, align 64
-  ret void
-}}
+{_done_ir(vector, UNROLL)}
 """

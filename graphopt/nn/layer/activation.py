@@ -12,8 +12,9 @@ from graphopt.common.checks import check_bool, check_int, check_type, found
 from graphopt.common.dtype import float32
 from graphopt.common.parameter import Parameter
 from graphopt.common.tensor import Tensor
+from graphopt.errors import NamingError
 from graphopt.nn.cell import Cell
-from graphopt.ops.nn import glu as glu_function
+from graphopt.ops.activation import glu as glu_function
 
 _DOC = """{what}
 
@@ -364,5 +365,5 @@ def get_activation(name: str | None, prim_name: str | None = None) -> Cell | Non
     owner = prim_name or "get_activation"
     check_type(owner, "activation", name, str)
     if name not in _ACTIVATIONS:
-        raise KeyError(f"{owner}: activation must be one of {', '.join(sorted(_ACTIVATIONS))}, found {name!r}")
+        raise NamingError(f"{owner}: activation must be one of {', '.join(sorted(_ACTIVATIONS))}, found {name!r}")
     return _ACTIVATIONS[name]()

@@ -11,13 +11,16 @@ from graphopt.common.checks import check_bool, check_int, check_type, found
 from graphopt.common.dtype import check_dtype, float32
 from graphopt.common.initializer import HeUniform, Uniform, initializer
 from graphopt.common.parameter import Parameter
+from graphopt.common.ranges import check_range
+from graphopt.common.signature import operand
 from graphopt.common.tensor import Tensor
+from graphopt.errors import DTypeError, layout
 from graphopt.ir.types import DType
 from graphopt.nn.cell import Cell
 from graphopt.nn.layer.activation import get_activation
-from graphopt.ops.nn import check_probability
 from graphopt.ops.primitives import Primitive
-from graphopt.ops.random import dropout_channels
+from graphopt.ops.random import check_probability, dropout_channels
+from graphopt.where import here
 
 
 def make_parameter(owner: str, name: str, init: Any, shape: Sequence[int], dtype: DType, **flags: Any) -> Parameter:
@@ -215,7 +218,8 @@ class Embedding(Cell):
     use_one_hot: multiply by one-hot rows instead of gathering.
 
     Shapes: ids of any shape -> ids.shape + (embedding_size,). Dtypes: integer ids.
-    Errors: TypeError or ValueError for arguments that do not fit; an id outside the table reads 0.
+    Errors: TypeError or ValueError for arguments that do not fit, ids that are no integers, or one outside the table;
+            an id that the graph itself computes is not checked and reads 0.
 
     >>> import graphopt as ms
     >>> ms.nn.Embedding(20, 5)(ms.Tensor([[1, 2, 3]], ms.int32)).shape
@@ -249,6 +253,10 @@ class Embedding(Cell):
         self.embedding_table = table
 
     def construct(self, ids: Tensor) -> Any:
+        if not ids.dtype.is_integer:
+            hint = "convert them: ids.astype(ms.int32)"
+            raise DTypeError(layout(f"Embedding: ids must be integers, found {ids.dtype!r}", here(), [operand("ids", ids)], hint))
+        check_range("Embedding", "id", ids, self.vocab_size)
         if self.use_one_hot:
             one_hot = ops.one_hot(ids, self.vocab_size, 1.0, 0.0)
             return ops.matmul(ops.cast(one_hot, self.dtype), self.embedding_table)

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from graphopt import ops
-from graphopt.common.checks import check_bool, check_choice, check_int, found, int_tuple
+from graphopt.common.checks import check_bool, check_choice, check_format, check_int, found, int_tuple
 from graphopt.common.dtype import check_dtype, float32
 from graphopt.common.initializer import HeUniform, Uniform, fans
 from graphopt.common.tensor import Tensor
@@ -116,10 +116,7 @@ class Conv2d(_Conv):
         super().__init__()
         self._read_arguments(in_channels, out_channels, kernel_size, stride, dilation, group)
         self._read_padding(pad_mode, padding)
-        if data_format != "NCHW":
-            raise ValueError(
-                f"Conv2d: data_format must be 'NCHW' on a CPU, found {data_format!r}; the compiler chooses layouts"
-            )
+        check_format("Conv2d", data_format)
         self.data_format = data_format
         self._make_parameters(has_bias, weight_init, bias_init, dtype)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from graphopt import ops
-from graphopt.common.checks import check_bool, check_int, check_number, check_type, found
+from graphopt.common.checks import check_bool, check_format, check_int, check_number, check_type, found
 from graphopt.common.dtype import check_dtype, float32
 from graphopt.common.tensor import Tensor
 from graphopt.ir.types import DType
@@ -50,10 +50,7 @@ class _BatchNorm(Cell):
             raise ValueError(
                 f"{owner}: use_batch_statistics must be a bool or None, found {found(use_batch_statistics)}"
             )
-        if data_format != "NCHW":
-            raise ValueError(
-                f"{owner}: data_format must be 'NCHW' on a CPU, found {data_format!r}; the compiler chooses layouts"
-            )
+        check_format(owner, data_format)
         self.use_batch_statistics = use_batch_statistics
         self.momentum = float(momentum)
         affine, kind = check_bool(owner, "affine", affine), check_dtype(owner, dtype)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from graphopt import ops
-from graphopt.common.checks import check_bool, check_int, check_type, found
+from graphopt.common.checks import check_bool, check_format, check_int, check_type, found
 from graphopt.common.tensor import Tensor, apply
 from graphopt.nn.cell import Cell
-from graphopt.ops.nn import avg_pool_node, max_pool_node
+from graphopt.ops.pooling import avg_pool_node, max_pool_node
 
 
 class _Pool(Cell):
@@ -131,7 +131,7 @@ class MaxPool2d(_MaxPool):
         data_format: str = "NCHW",
     ) -> None:
         super().__init__()
-        _check_format("MaxPool2d", data_format)
+        check_format("MaxPool2d", data_format)
         self._read_arguments(kernel_size, stride, pad_mode, padding, ceil_mode)
         self._read_max(dilation, return_indices)
 
@@ -222,7 +222,7 @@ class AvgPool2d(_AvgPool):
         data_format: str = "NCHW",
     ) -> None:
         super().__init__()
-        _check_format("AvgPool2d", data_format)
+        check_format("AvgPool2d", data_format)
         self._read_arguments(kernel_size, stride, pad_mode, padding, ceil_mode)
         self._read_avg(count_include_pad, divisor_override)
 
@@ -299,10 +299,3 @@ class AdaptiveAvgPool1d(Cell):
 
     def construct(self, x: Tensor) -> Any:
         return ops.adaptive_avg_pool1d(x, self.output_size)
-
-
-def _check_format(owner: str, data_format: Any) -> None:
-    if data_format != "NCHW":
-        raise ValueError(
-            f"{owner}: data_format must be 'NCHW' on a CPU, found {data_format!r}; the compiler chooses layouts"
-        )

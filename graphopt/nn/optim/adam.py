@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
 
 from graphopt import ops
-from graphopt.common.checks import check_between, check_bool, check_positive
+from graphopt.common.checks import check_between, check_bool, check_positive, meant
 from graphopt.common.parameter import Parameter
 from graphopt.common.tensor import Tensor
+from graphopt.errors import NamingError
 from graphopt.ir.graph import Node
 from graphopt.nn.optim.optimizer import Optimizer, update
 from graphopt.opdefs.elementwise import maximum
@@ -115,7 +117,8 @@ class Adam(DenseAdam):
     ) -> None:
         for key in kwargs:
             if key not in ("use_lazy", "use_offload"):
-                raise KeyError(f"Adam: expected the keywords use_lazy and use_offload, found {key!r}")
+                hint = meant(key, inspect.signature(Adam).parameters)
+                raise NamingError(f"Adam: got an unexpected keyword argument {key!r}{hint}")
         params = list(params) if hasattr(params, "__next__") else params
         super().__init__(learning_rate, params, weight_decay, loss_scale)
         self._read_flags(use_amsgrad, kwargs.get("use_lazy", False), kwargs.get("use_offload", False))

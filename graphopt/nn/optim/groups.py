@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from graphopt.common.checks import found
+from graphopt.common.checks import found, meant
 from graphopt.common.parameter import Parameter
+from graphopt.errors import NamingError
 
 KEYS = ("params", "lr", "weight_decay", "grad_centralization", "order_params")
 
@@ -43,10 +44,11 @@ def read_parameters(owner: str, parameters: Any) -> ParameterGroups:
     if parameters is None:
         raise ValueError(f"{owner}: parameters must not be None; give network.trainable_params()")
     if isinstance(parameters, Parameter) or not isinstance(parameters, Iterable):
-        raise TypeError(f"{owner}: parameters must be an iterable of Parameters or dicts, found {found(parameters)}")
+        hint = "; give network.trainable_params()" if hasattr(parameters, "trainable_params") else ""
+        raise TypeError(f"{owner}: parameters must be an iterable of Parameters or dicts, found {found(parameters)}{hint}")
     listed = list(parameters)
     if not listed:
-        raise ValueError(f"{owner}: parameters must not be empty")
+        raise ValueError(f"{owner}: parameters must not be empty; has the network any with requires_grad=True?")
     if all(isinstance(p, dict) for p in listed):
         return _read_groups(owner, listed)
     for k, p in enumerate(listed):
@@ -55,7 +57,7 @@ def read_parameters(owner: str, parameters: Any) -> ParameterGroups:
     names: set[str] = set()
     for p in listed:
         if p.name in names:
-            raise ValueError(f"{owner}: a parameter of the name {p.name!r} exists already")
+            raise ValueError(f"{owner}: two parameters are named {p.name!r}; rename one: Parameter(..., name=...)")
         names.add(p.name)
     return ParameterGroups(tuple((p, 0) for p in listed), None, False)
 
@@ -66,7 +68,7 @@ def _read_groups(owner: str, dicts: list[dict[str, Any]]) -> ParameterGroups:
     for index, given in enumerate(dicts):
         for key in given:
             if key not in KEYS:
-                raise KeyError(f"{owner}: a group may have the keys {', '.join(KEYS)}, found {key!r}")
+                raise NamingError(f"{owner}: a group may have the keys {', '.join(KEYS)}, found {key!r}{meant(key, KEYS)}")
         if "order_params" in given:
             if len(given) > 1:
                 raise ValueError(f"{owner}: order_params must be alone in its dict, found {sorted(given)}")
@@ -82,7 +84,7 @@ def _read_groups(owner: str, dicts: list[dict[str, Any]]) -> ParameterGroups:
 
 def _group_params(owner: str, given: dict[str, Any]) -> tuple[Parameter, ...]:
     if "params" not in given:
-        raise KeyError(f"{owner}: a group needs the key 'params', found {sorted(given)}")
+        raise NamingError(f"{owner}: a group needs the key 'params', found {sorted(given)}")
     params = given["params"]
     if params is None:
         raise ValueError(f"{owner}: 'params' of a group must not be None")

@@ -36,7 +36,7 @@ class VectorLR(Cell):
     def check(self, step: int) -> None:
         if step >= self.length:
             raise RuntimeError(
-                f"learning_rate has {self.length} values (steps 0 to {self.length - 1}), found step {step}; "
+                f"learning_rate: it has {self.length} values (steps 0 to {self.length - 1}), found step {step}; "
                 "give a longer list or a LearningRateSchedule"
             )
 

@@ -270,7 +270,7 @@ class Optimizer(Cell):
         """Each gradient over loss_scale."""
         if not self.need_scale:
             return tuple(gradients)
-        return tuple(g * self.reciprocal_scale for g in gradients)  # type: ignore[operator,misc]
+        return tuple(g * self.reciprocal_scale for g in gradients)
 
     def flatten_gradients(self, gradients: Any) -> Any:
         """The argument."""

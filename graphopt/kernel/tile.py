@@ -1,0 +1,244 @@
+"""Tilings of a contraction, and what each would cost: the model that steers the contraction engine.
+
+Two forms:
+
+    broadcast  lanes run along an output dimension: vectors of one operand times scalars of the other
+    dot        lanes run along a summed dimension: vectors of both, folded once at the end
+
+Costs are cycles of one core that starts two multiply-adds and two loads each; the constants were measured on a machine
+with AVX-512 and only their ratios matter. The choice never depends on the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, product
+from math import prod
+
+from graphopt.ir.index import Index, Var
+from graphopt.ir.types import DType
+from graphopt.kernel.loops import Buffer
+from graphopt.kernel.machine import Machine
+
+_LATENCY = 4.0  # cycles until a multiply-add's result can be added to
+_FOLD = 8.0  # cycles to fold one vector to a scalar
+_GATHER = 0.7  # cycles per gathered lane
+_STRADDLE = 2.2  # cost of a masked vector load, or of one that crosses cache lines half the time
+_LOOP = 10.0  # cycles around a tile
+_SCATTER = 0.8  # cycles per scattered lane
+_CONFLICT = 1.35  # slowdown when the rows of a panel are a multiple of this many bytes apart and share few cache sets
+_CONFLICT_BYTES = 2048
+_PACKED_BYTES = 1 << 26  # no copies beyond this size
+_FIRST_LEVEL_BYTES = 1 << 15
+_SECOND_LEVEL = 1.5  # cost of a vector load from the second-level cache
+_BARRIER = 1000.0  # cycles a kernel more costs
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """Where an operand lies, and how far each loop dimension moves in it (in elements)."""
+
+    buffer: Buffer
+    offset: Index
+
+    def stride(self, var: Var | None) -> int:
+        return 0 if var is None else self.offset.coefficient(var)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A contraction over named dimensions; `c` is the element number in the result."""
+
+    outs: tuple[Var, ...]
+    sums: tuple[Var, ...]
+    a: Operand
+    b: Operand
+    result: tuple[Index, ...]
+    c: Index
+    dtype: DType
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """Which dimensions a tile spans, and how far.
+
+    lane:    the dimension of the lanes (of the output in the broadcast form, of the sum in the dot form)
+    vectors: vectors along the lanes (broadcast form)
+    row, col: two more output dimensions (None: none); rows x cols x vectors accumulators
+    packed:  the vector operand is first copied, by a kernel of its own, into the order in which the tiles read it
+    """
+
+    form: str
+    lane: Var
+    row: Var | None
+    col: Var | None
+    rows: int
+    cols: int
+    vectors: int
+    cost: float
+    packed: bool = False
+
+
+def choose(p: Problem, machine: Machine) -> Tiling:
+    """The cheapest form and tile.
+
+    Cost: a few thousand evaluations of the model, 5 to 30 ms for a convolution; equal problems are priced once.
+    """
+    key = _key(p, machine)
+    dims: list[Var | None] = [*p.outs, *p.sums, None]
+    if key not in _chosen:
+        t = _cheapest(p, machine)
+        where = [dims.index(v) if v in dims else -1 for v in (t.lane, t.row, t.col)]
+        if where[0] < 0:
+            return t
+        _chosen[key] = (t, (where[0], where[1], where[2]))
+    t, (lane, row, col) = _chosen[key]
+    found = dims[lane]
+    assert found is not None
+    return replace(t, lane=found, row=dims[row], col=dims[col])
+
+
+_chosen: dict[Hashable, tuple[Tiling, tuple[int, int, int]]] = {}
+
+
+def _key(p: Problem, machine: Machine) -> Hashable:
+    """All that the model looks at: sizes and strides of the dimensions, what offsets are multiples of, dtypes."""
+    dims = tuple((v.size, p.a.stride(v), p.b.stride(v), p.c.coefficient(v)) for v in (*p.outs, *p.sums))
+    kinds = tuple((o.buffer.dtype.itemsize, o.offset.const) for o in (p.a, p.b))
+    return len(p.outs), dims, kinds, p.width, machine
+
+
+def _cheapest(p: Problem, machine: Machine) -> Tiling:
+    best = Tiling("dot", p.sums[0] if p.sums else Var("one", 1), None, None, 1, 1, 1, float("inf"))
+    for t in chain(_broadcast_tilings(p, machine), _dot_tilings(p, machine)):
+        if t.cost < best.cost:
+            best = t
+    return best
+
+
+def _step(fmas: float, loads: float) -> float:
+    """Cycles of one step of the sum: two multiply-adds and two loads start per cycle; few accumulators wait."""
+    return max(fmas / 2, loads / 2, _LATENCY if fmas < 8 else 0.0)
+
+
+def _load_cost(o: Operand, p: Problem, lane: Var) -> float:
+    """A scalar or an aligned vector costs 1; a vector that straddles cache lines more; a gather most."""
+    stride = o.stride(lane)
+    if stride == 0:
+        return 1.0
+    if stride != 1:
+        return p.width * _GATHER * 2
+    whole = all(c % p.width == 0 for v, c in o.offset.terms if v is not lane) and lane.size % p.width == 0
+    return 1.0 if whole else _STRADDLE
+
+
+def _distance(o: Operand, lane: Var, reach: Sequence[tuple[Var | None, int]]) -> float:
+    """How much dearer vector loads are when what one tile reads of the operand exceeds the first-level cache."""
+    if o.stride(lane) == 0:
+        return 1.0
+    span, count = 1, 1
+    for v, size in reach:
+        stride = abs(o.stride(v))
+        if stride:
+            span += (min(size, size_of(v)) - 1) * stride
+            count *= min(size, size_of(v))
+    return 1.0 if min(span, count) * o.buffer.dtype.itemsize <= _FIRST_LEVEL_BYTES else _SECOND_LEVEL
+
+
+def _conflicts(o: Operand, p: Problem) -> bool:
+    """Do the panel's rows fall into few sets of the first-level cache?"""
+    rows = p.sums[-1] if p.sums else None
+    if rows is None or rows.size < 64 or o.stride(rows) <= 0:
+        return False
+    return o.stride(rows) * o.buffer.dtype.itemsize % _CONFLICT_BYTES == 0
+
+
+def _parts(size: int, tile: int) -> list[tuple[int, int]]:
+    """(tile size, how many): full tiles and the remainder."""
+    full, rest = divmod(size, tile)
+    return [(tile, full)] * (full > 0) + [(rest, 1)] * (rest > 0)
+
+
+def size_of(v: Var | None) -> int:
+    return v.size if v is not None else 1
+
+
+def vector_operand(p: Problem, v: Var) -> Operand | None:
+    """The operand that changes along the lanes, when the other does not: the one worth packing."""
+    for o, other in ((p.a, p.b), (p.b, p.a)):
+        if o.stride(v) and not other.stride(v):
+            return o
+    return None
+
+
+def _broadcast_tilings(p: Problem, machine: Machine) -> Iterator[Tiling]:
+    for v in p.outs:
+        few = -(-v.size // p.width) <= 2
+        others = [u for u in p.outs if u is not v]
+        for m in [*others, None]:
+            yield from _broadcast_tiles(p, machine, v, m, None)
+            for u in others if few and m is not None else ():
+                if u is not m:
+                    yield from _broadcast_tiles(p, machine, v, m, u)
+
+
+def _broadcast_tiles(p: Problem, machine: Machine, v: Var, m: Var | None, u: Var | None) -> Iterator[Tiling]:
+    """Tiles with lanes along `v`, rows along `m`, columns along `u`, with the vector operand in place and packed."""
+    total = -(-v.size // p.width)
+    steps = prod(s.size for s in p.sums)
+    others = prod(w.size for w in p.outs if w is not v and w is not m and w is not u)
+    store = 1.0 if p.c.coefficient(v) == 1 else p.width * _SCATTER
+    vector = vector_operand(p, v)
+    plain = [(o, _load_cost(o, p, v)) for o in (p.a, p.b)]
+    slow = _CONFLICT if vector is not None and _conflicts(vector, p) else 1.0
+    copied = _copied(p, v, vector) if vector is not None else 0
+    copying = 0.0
+    if vector is not None:
+        copying = copied / p.width * (1.0 + _load_cost(vector, p, v)) + _BARRIER
+    packable = vector is not None and copied * vector.buffer.dtype.itemsize <= _PACKED_BYTES
+    for vectors in range(1, min(4, total) + 1) if u is None else (min(2, total),):
+        for cols in (1,) if u is None else range(2, min(6, u.size) + 1):
+            for rows in range(1, min(16, size_of(m)) + 1):
+                if rows * vectors * cols + vectors * min(rows, cols) + 2 > machine.vector_registers:
+                    break
+                for packed in (False, True) if packable else (False,):
+                    reach = ((v, vectors * p.width), (m, rows), (u, cols), *((w, w.size) for w in p.sums))
+                    loads = [(o, 1.0 if packed and o is vector else c * _distance(o, v, reach)) for o, c in plain]
+                    cost = 0.0
+                    shares = product(_parts(size_of(m), rows), _parts(total, vectors), _parts(size_of(u), cols))
+                    for (mt, mc), (nt, nc), (ut, uc) in shares:
+                        moved = sum(
+                            c * (mt if o.stride(m) else 1) * (nt if o.stride(v) else 1) * (ut if o.stride(u) else 1)
+                            for o, c in loads
+                        )
+                        fmas = mt * nt * ut
+                        step = _step(fmas, moved) * (1.0 if packed else slow)
+                        cost += mc * nc * uc * (step * steps + fmas * (store + 1.0) + _LOOP)
+                    yield Tiling("broadcast", v, m, u, rows, cols, vectors, cost * others + (copying if packed else 0.0), packed)
+
+
+def _copied(p: Problem, v: Var, vector: Operand) -> int:
+    """Elements of a packed copy: one per lane, step of the sum and outer dimension that the operand depends on."""
+    outer = prod(u.size for u in p.outs if u is not v and vector.stride(u))
+    return outer * -(-v.size // p.width) * p.width * prod(s.size for s in p.sums)
+
+
+def _dot_tilings(p: Problem, machine: Machine) -> Iterator[Tiling]:
+    for r in p.sums:
+        if p.a.stride(r) != 1 or p.b.stride(r) != 1:
+            continue
+        blocks = -(-r.size // p.width) * prod(s.size for s in p.sums if s is not r)
+        a, b = (_load_cost(o, p, r) for o in (p.a, p.b))
+        rows_of: list[Var | None] = [u for u in p.outs if p.a.stride(u) and not p.b.stride(u)] or [None]
+        cols_of: list[Var | None] = [u for u in p.outs if p.b.stride(u) and not p.a.stride(u)] or [None]
+        for m, n in product(rows_of, cols_of):
+            others = prod(u.size for u in p.outs if u is not m and u is not n)
+            for rows, cols in product(range(1, min(8, size_of(m)) + 1), range(1, min(8, size_of(n)) + 1)):
+                if rows * cols + rows + cols > machine.vector_registers:
+                    continue
+                cost = 0.0
+                for (mt, mc), (nt, nc) in product(_parts(size_of(m), rows), _parts(size_of(n), cols)):
+                    cost += mc * nc * (_step(mt * nt, mt * a + nt * b) * blocks + mt * nt * _FOLD + _LOOP)
+                yield Tiling("dot", r, m, n, rows, cols, 1, cost * others)

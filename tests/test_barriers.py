@@ -1,0 +1,191 @@
+"""Threads: where barriers stand, and that nothing inside a kernel depends on which thread runs which iteration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from graphopt.compile import run_loops
+from graphopt.ir.graph import Graph
+from graphopt.kernel import run as interpreter
+from graphopt.kernel import step as stepping
+from graphopt.kernel.loops import Buffer, For, Kernel, Load, Store, expressions, loaded, statements
+from graphopt.kernel.step import Step
+from tests.graphs import graphs, values
+from tests.steps import GRAPHS, arguments, lowered, mlp_step
+
+Span = tuple[str, int, int]
+
+
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even the smallest kernel is shared by the team."""
+    monkeypatch.setattr(stepping, "_TEAM_WORK", 0.0)
+
+
+# the rule, told again: which bytes each kernel reads and writes, and who runs it
+
+
+def touched(step: Step, kernel: Kernel) -> tuple[set[Span], set[Span]]:
+    """(memory, first byte, byte after the last) of what a kernel reads and writes."""
+    reads: set[Span] = set()
+    writes: set[Span] = set()
+
+    def span(b: Buffer) -> Span:
+        at = step.plan.offsets.get(b)
+        size = b.size * b.dtype.itemsize
+        return ("arena", at, at + size) if at is not None else (f"argument {id(b)}", 0, size)
+
+    for s in statements(kernel.body):
+        if isinstance(s, For):
+            continue
+        if isinstance(s, Store) and not s.buffer.local:
+            writes.add(span(s.buffer))
+        for e in [s.value, *loaded(s.index)] if isinstance(s, Store) else [s.condition]:
+            reads |= {span(x.buffer) for x in expressions(e) if isinstance(x, Load) and not x.buffer.local}
+    return reads, writes
+
+
+def _meet(a: set[Span], b: set[Span]) -> bool:
+    return any(m == n and p < s and r < q for m, p, q in a for n, r, s in b)
+
+
+def unguarded(step: Step, barriers: Sequence[bool]) -> list[tuple[int, int]]:
+    """Pairs of kernels that depend on each other, may run on different threads, and have no barrier between them."""
+    memory = [touched(step, k) for k in step.kernels]
+    found = []
+    for j in range(len(step.kernels)):
+        for i in range(j):
+            if any(barriers[i + 1 : j + 1]) or not (step.parallel[i] or step.parallel[j]):
+                continue
+            (r, w), (q, v) = memory[i], memory[j]
+            if _meet(w, q) or _meet(w, v) or _meet(r, v):
+                found.append((i, j))
+    return found
+
+
+def without(barriers: Sequence[bool], k: int) -> list[bool]:
+    return [b and n != k for n, b in enumerate(barriers)]
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_dependent_kernels_have_a_barrier_between_them_and_none_is_idle(name: str, shared: None) -> None:
+    step = lowered(GRAPHS[name]())
+    assert unguarded(step, step.barriers) == []
+    for k, barrier in enumerate(step.barriers):
+        assert not barrier or unguarded(step, without(step.barriers, k)), f"the barrier before kernel {k} guards nothing"
+
+
+def test_a_step_needs_its_barriers(shared: None) -> None:
+    """The check itself can fail: this step has barriers, and each of them is missed."""
+    step = lowered(mlp_step())
+    assert sum(step.parallel) >= 6 and sum(step.barriers) >= 4
+    assert len(unguarded(step, [False] * len(step.kernels))) > sum(step.barriers)
+
+
+def test_thread_0_waits_for_nobody_when_it_runs_everything() -> None:
+    step = lowered(mlp_step(3, (4, 5, 3)))
+    assert not any(step.parallel) and not any(step.barriers)
+
+
+def test_mixed_ownership_has_barriers_where_the_owner_changes() -> None:
+    """One kernel that the team shares among many that thread 0 runs alone."""
+    step = lowered(mlp_step())
+    for k in range(len(step.kernels)):
+        parallel = tuple(n == k for n in range(len(step.kernels)))
+        barriers = stepping.place_barriers(step.kernels, parallel, step.plan)
+        mixed = replace(step, parallel=parallel, barriers=barriers)
+        assert unguarded(mixed, barriers) == []
+        for n, barrier in enumerate(barriers):
+            assert not barrier or unguarded(mixed, without(barriers, n))
+
+
+@given(graphs())
+def test_barriers_of_random_graphs(graph: Graph) -> None:
+    step = lowered(graph)
+    parallel = tuple(k.extent > 1 for k in step.kernels)
+    barriers = stepping.place_barriers(step.kernels, parallel, step.plan)
+    assert unguarded(replace(step, parallel=parallel), barriers) == []
+
+
+# inside a kernel: iterations of parallel loops do not meet
+
+
+class Tracer(interpreter.Interpreter):
+    """Records which parallel iteration reads and writes which element; local memory starts every iteration as garbage."""
+
+    iteration: tuple[int, int] | None = None
+
+    def __init__(self, kernel: Kernel, arrays: Sequence[np.ndarray]):
+        super().__init__(kernel, arrays)
+        self.writer: dict[tuple[Buffer, int], tuple[int, int] | None] = {}
+        self.readers: dict[tuple[Buffer, int], set[tuple[int, int] | None]] = {}
+        self.loops = 0
+
+    def _loop(self, s: For) -> None:
+        if s.kind != "par":
+            super()._loop(s)
+            return
+        self.loops += 1
+        for k in range(s.var.size):
+            self.iteration = (self.loops, k)
+            for b in self.kernel.locals:
+                self.memory[b].view(np.uint8)[...] = 0xA5
+            self.vars[s.var] = k
+            self._body(s.body)
+        self.iteration = None
+
+    def _body(self, body: Any) -> None:
+        for s in body:
+            super()._body([s])
+            if isinstance(s, Store) and not s.buffer.local:
+                for element in np.atleast_1d(self.index(s.index)).tolist():
+                    before = self.writer.setdefault((s.buffer, element), self.iteration)
+                    assert before == self.iteration, f"{s.buffer}[{element}] is written by {before} and {self.iteration}"
+
+    def _load(self, e: Load) -> Any:
+        if not e.buffer.local:
+            mask = np.asarray(True if e.mask is None else self.value(e.mask))
+            where, mask = np.broadcast_arrays(np.atleast_1d(self.index(e.index)), mask)
+            for element in where[mask].tolist():
+                assert 0 <= element < e.buffer.size, f"{e.buffer}[{element}] lies outside its {e.buffer.size} elements"
+                self.readers.setdefault((e.buffer, element), set()).add(self.iteration)
+        return super()._load(e)
+
+    def run(self) -> None:
+        super().run()
+        for place, readers in self.readers.items():
+            if place in self.writer:
+                assert readers == {self.writer[place]}, f"{place} is written by {self.writer[place]}, read by {readers}"
+
+
+def check_iterations(step: Step, monkeypatch: pytest.MonkeyPatch, arrays: tuple[list[np.ndarray], list[np.ndarray]]) -> None:
+    expected_states = [s.copy() for s in arrays[1]]
+    expected = run_loops(step, arrays[0], expected_states)
+    with monkeypatch.context() as patch:
+        patch.setattr(interpreter, "Interpreter", Tracer)
+        found = run_loops(step, arrays[0], arrays[1])
+    for a, b in zip([*expected, *expected_states], [*found, *arrays[1]], strict=True):
+        assert a.tobytes() == b.tobytes(), "a value depends on what local memory held before"
+    for kernel in step.kernels:
+        if kernel.extent > 1:
+            assert all(isinstance(s, For) and s.kind == "par" for s in kernel.body), f"all threads run a part of {kernel.name}"
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_iterations_of_training_steps_touch_memory_of_their_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = GRAPHS[name]()
+    check_iterations(lowered(graph), monkeypatch, arguments(graph))
+
+
+@settings(max_examples=30)
+@given(graphs(steps=8))
+def test_iterations_of_random_graphs_touch_memory_of_their_own(graph: Graph) -> None:
+    leaves = values(graph)
+    with pytest.MonkeyPatch.context() as patch:
+        check_iterations(lowered(graph), patch, ([leaves[n] for n in graph.inputs], [leaves[n] for n in graph.state]))

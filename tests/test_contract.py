@@ -1,0 +1,381 @@
+"""Contractions in every tiling: whatever `choose` might take, the kernel computes numpy's product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from math import gcd
+from typing import Any
+
+import numpy as np
+import pytest
+
+from graphopt import config
+from graphopt.compile import compile_graph
+from graphopt.ir.graph import Graph, Node, input_node
+from graphopt.ir.types import DType, TensorType, bf16, f16, f32, f64, i8, i32, i64, u8
+from graphopt.kernel import contract, tile
+from graphopt.kernel.loops import show
+from graphopt.kernel.machine import AVX2, Machine
+from graphopt.kernel.tile import Problem, Tiling
+from graphopt.llvm.target import machine_of
+from graphopt.opdefs.conv import conv_general
+from graphopt.opdefs.elementwise import cast, maximum
+from graphopt.opdefs.evaluate import evaluate_nodes
+from graphopt.opdefs.linalg import dot_general, matmul
+from graphopt.opdefs.math import tanh
+from graphopt.opdefs.opdef import opdef
+from graphopt.opdefs.reduce import reduce_sum
+from graphopt.opdefs.shape import broadcast, reshape, reverse, slice_, transpose
+from graphopt.passes.gradient import vjp
+from graphopt.passes.pipeline import random_array
+from graphopt_runtime import engine
+from tests.steps import adam_after_dot, agree, arguments, compiled, dense_bias_relu, lowered, meaning, run
+from tests.tolerances import assert_close
+
+Golden = Callable[..., None]
+NONE: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+Choose = Callable[[Problem, Machine], Tiling]
+Make = Callable[..., Node]
+HOST = machine_of(engine.host())
+PLAIN = ("simplify", "resimplify")  # movement stays where it was written
+
+
+def tilings(p: Problem, machine: Machine) -> list[Tiling]:
+    """Of every form, choice of dimensions and packing, the smallest, a middle and the largest tile that `choose` prices."""
+    kinds: dict[tuple[Any, ...], list[Tiling]] = {}
+    for t in chain(tile._broadcast_tilings(p, machine), tile._dot_tilings(p, machine)):
+        kinds.setdefault((t.form, t.lane, t.row, t.col, t.packed), []).append(t)
+    found: dict[int, Tiling] = {}
+    for alike in kinds.values():
+        alike.sort(key=lambda t: (t.rows * t.cols * t.vectors, t.rows))
+        for t in (alike[0], alike[len(alike) // 2], alike[-1]):
+            found[id(t)] = t
+    return list(found.values())
+
+
+@pytest.fixture
+def forced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """`choose` takes the tilings one after the other; the list holds: problems so far, tilings of the
+    last one, distance from one tiling to the next."""
+    counts = [0, 0, 1]
+    taken: dict[int, tuple[Problem, Tiling]] = {}
+    before = contract.choose
+
+    def choose(p: Problem, machine: Machine) -> Tiling:
+        if id(p) not in taken:
+            found = tilings(p, machine) or [before(p, machine)]
+            taken[id(p)] = p, found[counts[0] * counts[2] % len(found)]
+            counts[:2] = counts[0] + 1, len(found)
+        return taken[id(p)][1]
+
+    monkeypatch.setattr(contract, "choose", choose)
+    return counts
+
+
+def spread(total: int, most: int) -> int:
+    """A step through `total` places that visits different ones, far apart when only `most` are visited."""
+    step = max(total // most, 1)
+    while gcd(step, total) != 1 and step < total:
+        step += 1
+    return step
+
+
+def leaves_of(shapes: Sequence[tuple[int, ...]], dtype: DType, k: int) -> list[Node]:
+    return [input_node(f"x{k}_{j}", TensorType(dtype, s)) for j, s in enumerate(shapes)]
+
+
+def how_many(make: Make, shapes: Sequence[tuple[int, ...]], dtype: DType, forced: list[int]) -> int:
+    """Tilings of the first contraction of a computation on the machine it is compiled for."""
+    forced[:] = [0, 0, 1]
+    leaves = leaves_of(shapes, dtype, 0)
+    lowered(Graph("g", tuple(leaves), (), (make(*leaves),)), HOST)
+    count = forced[1]
+    forced[:] = [0, 0, 1]
+    return count
+
+
+def check(
+    make: Make,
+    shapes: Sequence[tuple[int, ...]],
+    forced: list[int],
+    dtype: DType = f32,
+    most: int = 24,
+    skip: tuple[str, ...] = (),
+    backend: str = "llvm",
+    threads: int = 1,
+) -> None:
+    """One graph with the computation once per tiling, each on arrays of its own, against the numpy meaning.
+
+    most: no more than that many of the tilings, evenly spread.
+    """
+    with config.override(skip=skip):
+        total = how_many(make, shapes, dtype, forced)
+    count = min(total, most)
+    forced[2] = spread(total, most)
+    leaves = [leaves_of(shapes, dtype, k) for k in range(count)]
+    outputs = tuple(make(*group) for group in leaves)
+    flat = tuple(n for group in leaves for n in group)
+    graph = Graph("g", flat, (), outputs)
+    rng = np.random.default_rng(0)
+    arrays = [random_array(n.type, rng) for n in flat]
+    with np.errstate(all="ignore"):
+        expected = evaluate_nodes(outputs, dict(zip(flat, arrays, strict=True)))
+        sizes = evaluate_nodes(outputs, dict(zip(flat, map(np.abs, arrays), strict=True)))
+    with config.override(backend=backend, cache="off", threads=threads, skip=skip):
+        found = compile_graph(graph).run(arrays, [])
+    for k, (a, e, size) in enumerate(zip(found, expected, sizes, strict=True)):
+        assert_close(a, e, scale=np.abs(size.astype(np.float64)), what=f"tiling {k} of {count}")
+    assert forced[0] >= count
+
+
+def dot(contracted: Any = ((1,), (0,)), batch: Any = NONE) -> Make:
+    return lambda a, b: dot_general(a, b, contract=contracted, batch=batch)
+
+
+DOTS: dict[str, tuple[Make, list[tuple[int, ...]]]] = {
+    "a b": (dot(), [(13, 11), (11, 37)]),
+    "aT b": (dot(((0,), (0,))), [(9, 19), (9, 21)]),
+    "a bT": (dot(((1,), (1,))), [(7, 43), (9, 43)]),
+    "aT bT": (dot(((0,), (1,))), [(17, 5), (18, 17)]),
+    "batches": (dot(((3,), (2,)), ((0, 1), (0, 1))), [(2, 3, 5, 4), (2, 3, 4, 7)]),
+    "batch inside": (dot(((2, 3), (0, 1)), ((1,), (3,))), [(5, 2, 4, 3), (4, 3, 6, 2)]),
+    "sums apart": (dot(((3, 1), (0, 3)), ((0,), (1,))), [(3, 4, 2, 5), (5, 3, 6, 4)]),
+    "three free axes": (dot(((1,), (2,))), [(3, 20, 2), (5, 4, 20)]),
+    "scalar": (dot(((0,), (0,))), [(37,), (37,)]),
+    "outer": (dot(NONE), [(13,), (35,)]),
+    "matrix vector": (dot(((1,), (0,))), [(19, 23), (23,)]),
+    "pointwise": (dot(NONE, ((0, 1), (0, 1))), [(4, 9), (4, 9)]),
+    "ones": (dot(), [(1, 1), (1, 1)]),
+    "a row": (dot(), [(1, 16), (16, 1)]),
+    "even": (dot(), [(32, 16), (16, 64)]),
+}
+
+
+@pytest.mark.parametrize("name", DOTS)
+def test_dot_general_in_every_tiling(name: str, forced: list[int]) -> None:
+    make, shapes = DOTS[name]
+    check(make, shapes, forced)
+
+
+@pytest.mark.parametrize("name", ["a b", "a bT", "batch inside", "outer"])
+def test_dot_general_in_the_interpreter(name: str, forced: list[int]) -> None:
+    make, shapes = DOTS[name]
+    check(make, shapes, forced, most=12, backend="loops")
+
+
+@pytest.mark.parametrize("dtype", [f16, bf16, f64, i8, u8, i32, i64], ids=lambda d: d.short)
+@pytest.mark.parametrize("name", ["a b", "a bT"])
+def test_dot_general_in_every_dtype(name: str, dtype: DType, forced: list[int]) -> None:
+    make, shapes = DOTS[name]
+    check(make, shapes, forced, dtype, most=6)
+
+
+@pytest.mark.parametrize("shapes", [[(0, 5), (5, 3)], [(4, 5), (5, 0)], [(4, 0), (0, 19)], [(0, 0), (0, 0)]], ids=str)
+def test_sizes_of_zero(shapes: list[tuple[int, ...]], forced: list[int]) -> None:
+    """A sum of nothing is zero, and what follows it is still computed."""
+    check(dot(), shapes, forced)
+    check(lambda a, b: maximum(matmul(a, b) + 2.0, -1.0), shapes, forced)
+    check(lambda a, b: transpose(matmul(a, b), perm=(1, 0)), shapes, forced)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 7, 31, 61])
+def test_prime_sizes_as_chosen(n: int) -> None:
+    for m, k in ((3, 17), (n, n), (64, n)):
+        a, b = input_node("a", TensorType(f32, (m, k))), input_node("b", TensorType(f32, (k, n)))
+        graph = Graph("g", (a, b), (), (matmul(a, b), dot_general(b, a, contract=((0,), (1,)), batch=NONE)))
+        inputs, _ = arguments(graph)
+        agree(run(compiled(graph), inputs, []), meaning(graph, inputs, []), f"{m} {k} {n}")
+
+
+# convolutions
+
+
+def attrs(spatial: int, **changes: Any) -> dict[str, Any]:
+    ones = (1,) * spatial
+    plain = {"strides": ones, "padding": ((0, 0),) * spatial, "lhs_dilation": ones, "rhs_dilation": ones, "groups": 1}
+    return {**plain, **changes}
+
+
+CONVS: dict[str, tuple[list[tuple[int, ...]], dict[str, Any]]] = {
+    "3x3": ([(2, 3, 9, 8), (5, 3, 3, 3)], attrs(2, padding=((1, 1), (1, 1)))),
+    "strides": ([(2, 3, 11, 9), (4, 3, 3, 2)], attrs(2, strides=(2, 3))),
+    "dilated": ([(2, 2, 4, 9), (3, 2, 3, 3)], attrs(2, lhs_dilation=(2, 1), rhs_dilation=(1, 3), padding=((2, 2), (1, 3)))),
+    "groups": ([(2, 6, 5, 5), (4, 3, 3, 3)], attrs(2, groups=2, padding=((1, 1), (1, 1)))),
+    "depthwise": ([(2, 5, 6, 6), (5, 1, 3, 3)], attrs(2, groups=5, strides=(2, 2), padding=((0, 1), (0, 1)))),
+    "1x1": ([(2, 7, 4, 5), (9, 7, 1, 1)], attrs(2)),
+    "one axis": ([(3, 4, 21), (5, 4, 3)], attrs(1, padding=((1, 1),))),
+    "cropped": ([(2, 2, 8, 9), (3, 2, 3, 3)], attrs(2, padding=((-1, -2), (-1, 0)))),
+}
+
+
+@pytest.mark.parametrize("name", CONVS)
+def test_conv_general_in_every_tiling(name: str, forced: list[int]) -> None:
+    shapes, given = CONVS[name]
+    check(lambda x, w: conv_general(x, w, **given), shapes, forced, most=16)
+
+
+@pytest.mark.parametrize("name", CONVS)
+def test_gradients_of_convolutions(name: str, forced: list[int]) -> None:
+    """Both derivatives, which are contractions again: windows that reach across strides and dilations."""
+    shapes, given = CONVS[name]
+
+    def derivative(k: int) -> Make:
+        def make(x: Node, w: Node) -> Node:
+            y = conv_general(x, w, **given)
+            found = vjp([y], [tanh(y)], [x, w])[k]
+            assert found is not None
+            return found
+
+        return make
+
+    for k in range(2):
+        check(derivative(k), shapes, forced, most=6)
+
+
+# how operands are reached, and what follows
+
+
+def views() -> Iterator[tuple[str, Make]]:
+    """Products whose operands are read through movement, with factors of the sum anywhere."""
+    yield "transposed", lambda a, b: matmul(transpose(a, perm=(1, 0)), b)
+    yield "reversed", lambda a, b: matmul(reverse(transpose(a, perm=(1, 0)), axes=(0,)), reverse(b, axes=(0, 1)))
+    yield "sliced", lambda a, b: matmul(
+        slice_(transpose(a, perm=(1, 0)), start=(2, 1), stop=(18, 12), step=(3, 2)),
+        slice_(b, start=(6, 0), stop=(12, 20), step=(1, 3)),
+    )
+    yield "spread", lambda a, b: dot_general(
+        broadcast(a, shape=(12, 3, 19), axes=(0, 2)), b, contract=((0,), (0,)), batch=NONE
+    )
+    yield "spread in the sum", lambda a, b: dot_general(
+        broadcast(a, shape=(12, 19, 5), axes=(0, 1)), broadcast(b, shape=(12, 5, 21), axes=(0, 2)), contract=((0, 2), (0, 1)), batch=NONE
+    )
+    yield "reshaped", lambda a, b: dot_general(
+        reshape(a, shape=(4, 3, 19)), reshape(b, shape=(4, 3, 21)), contract=((0, 1), (0, 1)), batch=NONE
+    )
+    yield "diagonal", lambda a, b: dot_general(
+        slice_(a, start=(0, 0), stop=(12, 12), step=(1, 1)), slice_(b, start=(0, 2), stop=(12, 14), step=(1, 1)),
+        contract=((0,), (1,)), batch=((1,), (0,)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("make", [pytest.param(make, id=name) for name, make in views()])
+def test_operands_through_movement(make: Make, forced: list[int]) -> None:
+    check(make, [(12, 19), (12, 21)], forced)
+    check(make, [(12, 19), (12, 21)], forced, most=6, skip=PLAIN)
+
+
+def epilogues() -> Iterator[tuple[str, Make]]:
+    dense = opdef("dot_general")
+
+    def product(a: Node, b: Node) -> Node:
+        return dense(a, b, contract=((1,), (0,)), batch=NONE)
+
+    yield "bias and relu", lambda a, b, c: maximum(product(a, b) + slice_row(c), 0.0)
+    yield "rows", lambda a, b, c: product(a, b) * broadcast(reduce_sum(c, axes=(1,)), shape=(13, 21), axes=(0,))
+    yield "residual across", lambda a, b, c: tanh(product(a, b)) + transpose(transpose(c, perm=(1, 0)) * 2.0, perm=(1, 0))
+    yield "used twice", lambda a, b, c: (lambda p: p * p + tanh(p) - c * p)(product(a, b))
+    yield "cast", lambda a, b, c: cast(cast(product(a, b), dtype=f16) + cast(c, dtype=f16), dtype=f32)
+    yield "transposed", lambda a, b, c: transpose(product(a, b), perm=(1, 0))
+    yield "then reduced", lambda a, b, c: reduce_sum(tanh(product(a, b) + c), axes=(1,))
+    yield "chained", lambda a, b, c: product(product(a, b) + c, transpose(c, perm=(1, 0)))
+
+
+def slice_row(c: Node) -> Node:
+    return broadcast(reshape(slice_(c, start=(0, 0), stop=(1, 21), step=(1, 1)), shape=(21,)), shape=(13, 21), axes=(1,))
+
+
+@pytest.mark.parametrize("make", [pytest.param(make, id=name) for name, make in epilogues()])
+def test_what_follows_a_product(make: Make, forced: list[int]) -> None:
+    check(make, [(13, 11), (11, 21), (13, 21)], forced)
+
+
+def test_adam_follows_the_gradient_in_place_in_every_tiling(forced: list[int]) -> None:
+    """State that the kernel reads and overwrites: no element may be read after it was written."""
+    for k in range(60):
+        forced[0] = k
+        graph = adam_after_dot(5, 7, 19)
+        inputs, states = arguments(graph)
+        agree(run(compiled(graph, "loops" if k % 10 == 9 else "llvm"), inputs, states), meaning(graph, inputs, states), f"tiling {k}")
+        if k >= forced[1]:
+            break
+
+
+def test_a_transposed_result_is_written_at_once(forced: list[int]) -> None:
+    """The product's own order is never in memory; the passes would swap the operands instead."""
+    check(lambda a, b: transpose(matmul(a, b), perm=(1, 0)), [(13, 11), (11, 37)], forced, skip=PLAIN)
+    check(lambda a, b: transpose(DOTS["batches"][0](a, b), perm=(2, 0, 3, 1)), DOTS["batches"][1], forced, skip=PLAIN)
+
+
+# long sums
+
+
+@pytest.mark.parametrize("name", ["a bT", "a b", "scalar", "sums apart", "aT b"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_split_sums(name: str, threads: int, forced: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums cut into parts, in every tiling of the whole and of the parts."""
+    monkeypatch.setattr(contract, "_LONG_SUM", 4)
+    monkeypatch.setattr(contract, "_TASKS", 1 << 20)
+    monkeypatch.setattr("graphopt.kernel.step._TEAM_WORK", 0.0)
+    make = DOTS[name][0]
+    shapes = {
+        "a bT": [(3, 48), (5, 48)],
+        "a b": [(3, 24), (24, 9)],
+        "scalar": [(96,), (96,)],
+        "sums apart": [(3, 4, 2, 6), (6, 3, 5, 4)],
+        "aT b": [(36, 3), (36, 11)],
+    }[name]
+    check(lambda a, b: maximum(make(a, b), 0.5), shapes, forced, most=12, threads=threads)
+
+
+def test_a_long_sum_is_split_and_one_of_a_prime_length_is_not() -> None:
+    names = []
+    for k in (4096, 4099):
+        a, b = leaves_of([(2, k), (k, 3)], f32, 0)
+        graph = Graph("g", (a, b), (), (matmul(a, b),))
+        names.append([kernel.name for kernel in lowered(graph, HOST).kernels])
+        inputs, _ = arguments(graph)
+        expected = meaning(graph, inputs, [])
+        for backend in ("llvm", "loops"):
+            (found,) = run(compiled(graph, backend), inputs, [])
+            assert_close(found, expected[0], scale=float(k), what=f"{backend} {k}")
+    assert any(name.endswith("_parts") for name in names[0]) and len(names[0]) >= 2
+    assert not any(name.endswith("_parts") for name in names[1])
+
+
+# the choice
+
+
+def test_the_choice_is_the_cheapest_and_looks_at_shapes_alone() -> None:
+    graph = dense_bias_relu()
+    for machine in (AVX2, Machine(16, 16, False), Machine(64, 32, True, True)):
+        seen: list[tuple[Problem, Tiling]] = []
+        before = contract.choose
+
+        def choose(p: Problem, m: Machine, seen: list[tuple[Problem, Tiling]] = seen, before: Choose = before) -> Tiling:
+            seen.append((p, before(p, m)))
+            return seen[-1][1]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(contract, "choose", choose)
+            texts = [[show(k) for k in lowered(graph, machine).kernels] for _ in range(2)]
+        assert texts[0] == texts[1]
+        for p, chosen in seen:
+            everything = [*tile._broadcast_tilings(p, machine), *tile._dot_tilings(p, machine)]
+            assert chosen.cost == min(t.cost for t in everything)
+            assert chosen.rows * chosen.cols * chosen.vectors <= machine.vector_registers
+            for t in everything:
+                assert {t.lane, t.row, t.col} - {None} <= {*p.outs, *p.sums} and len({t.lane, t.row, t.col} - {None}) >= 1
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_tiles_golden(packed: bool, golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dense layer in tiles of 3 rows and two vectors, with remainders in both directions."""
+
+    def choose(p: Problem, machine: Machine) -> Tiling:
+        row, lane = p.outs
+        return Tiling("broadcast", lane, row, None, 3, 1, 2, 0.0, packed)
+
+    monkeypatch.setattr(contract, "choose", choose)
+    kernels = lowered(dense_bias_relu(), AVX2).kernels
+    golden(f"contract_{'packed' if packed else 'plain'}.txt", "\n\n".join(show(k) for k in kernels) + "\n")
