@@ -1,6 +1,7 @@
 """graphopt: whole training steps of neural networks as native CPU code, under MindSpore's API."""
 
-from graphopt import common, context, dataset, nn, ops, train
+from graphopt import amp, common, context, dataset, nn, ops, train
+from graphopt.amp import DynamicLossScaleManager, FixedLossScaleManager, LossScaleManager
 from graphopt.common import dtype as mstype
 from graphopt.common.api import Jitted, jit, mutable
 from graphopt.common.border import guard, guard_class
@@ -38,12 +39,14 @@ from graphopt.context import (
 )
 from graphopt.ops.composite import GradientFunction, get_grad, grad, value_and_grad
 from graphopt.ops.host import constexpr
+from graphopt.ops.random import get_rng_state, set_rng_state
 from graphopt.train import (
     F1,
     MAE,
     MSE,
     Accuracy,
     Callback,
+    CheckpointConfig,
     Fbeta,
     History,
     LambdaCallback,
@@ -51,6 +54,7 @@ from graphopt.train import (
     LossMonitor,
     Metric,
     Model,
+    ModelCheckpoint,
     Precision,
     Recall,
     RunContext,
@@ -59,8 +63,11 @@ from graphopt.train import (
     Top5CategoricalAccuracy,
     TopKCategoricalAccuracy,
     get_metric_fn,
+    load_checkpoint,
+    load_param_into_net,
     names,
     rearrange_inputs,
+    save_checkpoint,
 )
 
 dtype = mstype
@@ -85,6 +92,11 @@ __all__ = [
     "Metric",
     "Model",
     "PYNATIVE_MODE",
+    "CheckpointConfig",
+    "DynamicLossScaleManager",
+    "FixedLossScaleManager",
+    "LossScaleManager",
+    "ModelCheckpoint",
     "Parameter",
     "ParameterTuple",
     "Precision",
@@ -96,6 +108,7 @@ __all__ = [
     "Top1CategoricalAccuracy",
     "Top5CategoricalAccuracy",
     "TopKCategoricalAccuracy",
+    "amp",
     "bfloat16",
     "bool_",
     "common",
@@ -112,6 +125,7 @@ __all__ = [
     "get_context",
     "get_grad",
     "get_metric_fn",
+    "get_rng_state",
     "get_seed",
     "grad",
     "int16",
@@ -120,6 +134,8 @@ __all__ = [
     "int8",
     "is_tensor",
     "jit",
+    "load_checkpoint",
+    "load_param_into_net",
     "mstype",
     "mutable",
     "names",
@@ -128,8 +144,10 @@ __all__ = [
     "pytype_to_dtype",
     "rearrange_inputs",
     "reset_context",
+    "save_checkpoint",
     "set_context",
     "set_device",
+    "set_rng_state",
     "set_seed",
     "tensor",
     "train",

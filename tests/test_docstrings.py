@@ -10,14 +10,24 @@ import pkgutil
 import pytest
 
 import graphopt
+import graphopt.amp
 import graphopt.common
+import graphopt.compat
 import graphopt.dataset
 import graphopt.nn
 import graphopt.ops
 import graphopt.train
 from graphopt.ops.primitives import CLASSES, Primitive
 
-PACKAGES = (graphopt.common, graphopt.dataset, graphopt.nn, graphopt.ops, graphopt.train)
+PACKAGES = (
+    graphopt.amp,
+    graphopt.common,
+    graphopt.compat,
+    graphopt.dataset,
+    graphopt.nn,
+    graphopt.ops,
+    graphopt.train,
+)
 MODULES = sorted(m.name for p in PACKAGES for m in pkgutil.walk_packages(p.__path__, p.__name__ + "."))
 
 
@@ -35,7 +45,7 @@ def test_examples(name: str) -> None:
 
 PUBLIC = {
     f"{package.__name__}.{name}": value
-    for package in (graphopt.nn, graphopt.train, graphopt.dataset)
+    for package in (graphopt.amp, graphopt.nn, graphopt.train, graphopt.dataset)
     for name, value in vars(package).items()
     if inspect.isclass(value) and not name.startswith("_")
 }

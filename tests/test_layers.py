@@ -25,6 +25,7 @@ FLOORS = {
     "graphopt.llvm": 5,
     "graphopt.compile": 6,
     "graphopt.common": 7,
+    "graphopt.compat": 7,
     "graphopt.ops": 7,
     "graphopt.nn": 7,
     "graphopt.train": 7,

@@ -153,6 +153,9 @@ def _magnitude(case: Case) -> np.ndarray | float:
     """What an op that adds gives on the magnitudes of its inputs: cancellation is measured against it."""
     if case.op.kind == "elementwise" or not case.node.dtype.is_float:
         return 0.0
+    if case.op.name == "definite_inverse":  # every element of an inverse depends on all of them
+        (result,) = evaluate_nodes([case.node], dict(zip(case.leaves, case.arrays, strict=True)))
+        return float(np.abs(result).max(initial=0.0))
     with np.errstate(all="ignore"):
         arrays = [a if a.dtype.kind in "biu" else np.abs(a.astype(np.float64)) for a in case.arrays]
         leaves = [input_node(f"x{i}", TensorType(dtype_of(a.dtype), a.shape)) for i, a in enumerate(arrays)]

@@ -49,11 +49,16 @@ class _Entry:
     objects: tuple[Any, ...]
     guards: tuple[Callable[[], None], ...]
     checks: tuple[tuple[int, Callable[[np.ndarray], None]], ...]
+    choices: tuple[tuple[Callable[[], Any], str, Any], ...]
     epoch: int
 
     def stale(self) -> bool:
         """Whether something the trace read has changed for good."""
         return any(thing._version != version for thing, version, _ in self.watched)
+
+    def chosen(self) -> bool:
+        """Whether the host answers what it answered when this was traced."""
+        return all(ask() == answer for ask, _, answer in self.choices)
 
     def fits(self) -> bool:
         """Whether all Cells are in the state (training or not) they were traced in."""
@@ -126,12 +131,12 @@ class CompiledFunction:
             key, arrays = self._describe(args, kwargs, False)
         known = self._entries.get(key, [])
         for entry in known:
-            if entry.epoch == epoch():
+            if entry.epoch == epoch() and entry.chosen():
                 self._last = entry
                 return entry, arrays
         dropped = [entry for entry in known if entry.stale()]
         for entry in known:
-            if entry not in dropped and entry.fits():
+            if entry not in dropped and entry.fits() and entry.chosen():
                 self._last = entry
                 return entry, arrays
         self._entries[key] = [entry for entry in known if entry not in dropped]
@@ -195,6 +200,7 @@ class CompiledFunction:
             epoch=at,
             guards=tuple(trace.guards),
             checks=tuple(trace.checks),
+            choices=tuple((ask, what, answer) for ask, (what, answer) in trace.choices.items()),
         )
 
     def _reason(self, entry: _Entry, dropped: list[_Entry]) -> str:
@@ -212,8 +218,11 @@ class CompiledFunction:
             for name, old, new in zip(entry.names, before.key, entry.key, strict=True):
                 if old != new:
                     return f"argument {name}: {_shown(old)} -> {_shown(new)}"
-        for (thing, _, old), (_, _, new) in zip(before.watched, entry.watched, strict=False):
+        for (_, what, old), (_, _, new) in zip(before.choices, entry.choices, strict=False):
             if old != new:
+                return f"{what}: {old} -> {new}"
+        for (thing, _, old), (other, _, new) in zip(before.watched, entry.watched, strict=False):
+            if thing is other and old != new:
                 return f"training of {type(thing).__name__}: {old[0]} -> {new[0]}"
         return "state of the Cells"
 

@@ -22,7 +22,7 @@ from graphopt.common.journal import note
 from graphopt.errors import TraceError, layout
 from graphopt.ir.graph import Graph, Node, input_node, state_node
 from graphopt.ir.types import TensorType
-from graphopt.opdefs.elementwise import alias
+from graphopt.opdefs.elementwise import alias, select
 from graphopt.opdefs.opdef import constant, opdef
 from graphopt.where import here
 
@@ -58,6 +58,7 @@ class Trace:
     derivatives: parts of the trace with a derivative of their own, in the order they were made.
     guards:      checks on the host that stand before every run of what was traced; they raise.
     checks:      the same for values: (number of the input, check of its array).
+    choices:     what the traced code asked the host, and the answers it went by: {question: (what it asks, answer)}.
     scalars:     nodes that stand for Python floats: in promotions they follow the tensors, as floats do.
     visited:     what the trace read besides tensors: (object, its version), for `common.compiled` to watch.
     """
@@ -72,6 +73,7 @@ class Trace:
         self.scalars: set[Node] = set()
         self.guards: list[Callable[[], None]] = []
         self.checks: list[tuple[int, Callable[[np.ndarray], None]]] = []
+        self.choices: dict[Callable[[], Any], tuple[str, Any]] = {}
         self.visited: dict[int, tuple[Any, int, tuple[Any, ...]]] = {}
         self._states: dict[int, tuple[Parameter, Node]] = {}
         self._current: dict[int, Node] = {}
@@ -152,6 +154,18 @@ class Trace:
                 if self._current[key] is node:
                     self._current[key] = before[key]
 
+    @contextmanager
+    def only_where(self, condition: Node) -> Iterator[None]:
+        """What the block assigns to Parameters holds only when `condition`, a bool of shape (), is true; else they
+        keep the value they had. The block is traced either way.
+        """
+        before = dict(self._current)
+        yield
+        for key, node in list(self._current.items()):
+            old = before.get(key, self._states[key][1])
+            if node is not old:
+                self._current[key] = self.compute((select(condition, node, old),))[0]
+
     def compute(self, nodes: Sequence[Node]) -> Sequence[Node]:
         """In a concrete trace, give the nodes (and whatever they need) their values; the nodes again."""
         if self.concrete:
@@ -217,6 +231,15 @@ class Trace:
             check(self.values[node] if node in self.values else node.attrs["value"])
         elif node in self.inputs:
             self.checks.append((self.inputs.index(node), check))
+
+    def choose(self, what: str, ask: Callable[[], Any]) -> Any:
+        """The answer of `ask`, on which the traced code may branch.
+
+        It is asked again before every run: for another answer the code is traced anew, and both graphs are kept.
+        """
+        if ask not in self.choices:
+            self.choices[ask] = (what, ask())
+        return self.choices[ask][1]
 
     def visit(self, thing: Any, version: int, flags: tuple[Any, ...] = ()) -> None:
         """Note that the trace depends on `thing` as it is in this version, with these flags."""

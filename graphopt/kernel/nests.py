@@ -6,8 +6,9 @@ from collections.abc import Callable
 from math import prod
 from typing import Any
 
-from graphopt.ir.index import Index, delinear, index, linear
-from graphopt.kernel.loops import Const, Expr, For, If, Kernel, Load, Stmt, Store, loop, make_kernel
+from graphopt.errors import CompileError
+from graphopt.ir.index import ZERO, Index, delinear, index, linear
+from graphopt.kernel.loops import Buffer, Const, Expr, For, If, Kernel, Load, Stmt, Store, loop, make_kernel
 from graphopt.kernel.lower import Elements, Lowering, Reads, lanes_of
 from graphopt.opdefs.opdef import opdef
 from graphopt.passes.fuse import Group
@@ -25,6 +26,7 @@ class NestRecorder:
         self.s = self.elements.s
         self.body: list[Stmt] = []
         self.in_lanes = False
+        self.kept = 0
 
     def _record(self, body: Callable[[], None]) -> list[Stmt]:
         outer, self.body = self.body, []
@@ -89,6 +91,14 @@ class NestRecorder:
 
     def store(self, place: tuple[Any, ...], value: Expr) -> None:
         self.body.append(Store(self.out, linear((index(i) for i in place), self.node.shape), value))
+
+    def keep(self, value: Expr) -> Expr:
+        if self.in_lanes:
+            raise CompileError(f"{self.node.op}: a value is kept inside lanes; its loops rule must say lanes=False")
+        held = Buffer(f"kept{self.kept}", value.dtype, 1, local=True)
+        self.kept += 1
+        self.body.append(Store(held, ZERO, value))
+        return Load(held, ZERO)
 
     def within(self, i: Index | int, low: int, high: int) -> Expr:
         return self.reads.within(i, low, high)

@@ -1,6 +1,6 @@
 """Every primitive op, declared once. Importing this package fills and seals the registry."""
 
-from graphopt.opdefs import bits, conv, elementwise, index, linalg, math, operators, random, reduce, shape, window
+from graphopt.opdefs import bits, conv, elementwise, factor, index, linalg, math, operators, random, reduce, shape, window
 from graphopt.opdefs.opdef import REGISTRY, opdef, seal
 
 seal()
@@ -10,6 +10,7 @@ __all__ = [
     "bits",
     "conv",
     "elementwise",
+    "factor",
     "index",
     "linalg",
     "math",

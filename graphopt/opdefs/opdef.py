@@ -174,6 +174,9 @@ class Loops(Protocol):
     def store(self, place: tuple[Any, ...], value: Any) -> None:
         """Write an element of the output."""
 
+    def keep(self, value: Any) -> Any:
+        """The value as it is now, whatever is stored later. Not inside `each`."""
+
     def within(self, index: Any, low: int, high: int) -> Any:
         """low <= index < high, as a bool value."""
 

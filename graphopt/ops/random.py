@@ -50,6 +50,31 @@ def stream() -> Parameter:
     return _stream
 
 
+def get_rng_state() -> Tensor:
+    """The state of the stream that dropout and random ops draw from: u32[2].
+
+    >>> import graphopt as ms
+    >>> state = ms.get_rng_state()
+    >>> first = ms.ops.rand(3)
+    >>> ms.set_rng_state(state)
+    >>> bool((ms.ops.rand(3) == first).all())
+    True
+    """
+    return stream().copy()
+
+
+def set_rng_state(state: Tensor) -> None:
+    """Let dropout and random ops go on from what `get_rng_state` gave.
+
+    Errors: TypeError when state is no Tensor, ValueError when it is not u32[2].
+    """
+    if not isinstance(state, Tensor):
+        raise TypeError(f"set_rng_state: state must be a Tensor, found {found(state)}")
+    if state.dtype is not u32 or state.shape != (2,):
+        raise ValueError(f"set_rng_state: state must be u32[2] as get_rng_state gives it, found {state._type}")
+    stream().set_data(state)
+
+
 def _advanced(key: Node) -> Node:
     return key + constant(np.array([0, 1], np.uint32))
 

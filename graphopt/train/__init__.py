@@ -1,5 +1,6 @@
-"""Training: Model, callbacks, metrics."""
+"""Training: Model, callbacks, metrics, checkpoints."""
 
+from graphopt.amp.manager import DynamicLossScaleManager, FixedLossScaleManager, LossScaleManager
 from graphopt.train.callback import (
     Callback,
     History,
@@ -9,6 +10,7 @@ from graphopt.train.callback import (
     RunContext,
     TimeMonitor,
 )
+from graphopt.train.checkpoint import CheckpointConfig, ModelCheckpoint
 from graphopt.train.metrics import (
     F1,
     MAE,
@@ -28,6 +30,8 @@ from graphopt.train.metrics import (
     rearrange_inputs,
 )
 from graphopt.train.model import Model
+from graphopt.train.serialization import load_checkpoint, load_param_into_net, save_checkpoint, wait_for_saves
+from graphopt.train.train_thor import ConvertModelUtils, ConvertNetUtils
 
 __all__ = [
     "F1",
@@ -35,13 +39,20 @@ __all__ = [
     "MSE",
     "Accuracy",
     "Callback",
+    "CheckpointConfig",
+    "DynamicLossScaleManager",
+    "ConvertModelUtils",
+    "ConvertNetUtils",
     "Fbeta",
+    "FixedLossScaleManager",
     "History",
     "LambdaCallback",
     "Loss",
     "LossMonitor",
+    "LossScaleManager",
     "Metric",
     "Model",
+    "ModelCheckpoint",
     "Precision",
     "ProgressBar",
     "Recall",
@@ -52,6 +63,10 @@ __all__ = [
     "TopKCategoricalAccuracy",
     "get_metric_fn",
     "get_metrics",
+    "load_checkpoint",
+    "load_param_into_net",
     "names",
     "rearrange_inputs",
+    "save_checkpoint",
+    "wait_for_saves",
 ]

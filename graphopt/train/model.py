@@ -6,11 +6,13 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from graphopt.amp.manager import LossScaleManager
 from graphopt.common.checks import check_bool, check_int, check_type, found
 from graphopt.common.signature import parameters_of
 from graphopt.common.tensor import Tensor
 from graphopt.dataset.pipeline import Dataset
 from graphopt.nn.cell import Cell
+from graphopt.nn.loss_scale import TrainOneStepWithLossScaleCell
 from graphopt.nn.wrap import TrainOneStepCell, WithEvalCell, WithLossCell
 from graphopt.train.callback import CallbackList, CallbackParameters, RunContext
 from graphopt.train.metrics import Loss, Metric, get_metrics
@@ -26,7 +28,8 @@ class Model:
     metrics:      None, a set of names, or {name: Metric}. eval_network: (inputs) -> (loss, output, label) in the
                   order of eval_indexes, instead of network with loss_fn.
     eval_indexes: three positions of eval_network's outputs: loss, prediction, label; -1 for a loss that is not there.
-    amp_level:    'O0'.
+    amp_level:    'O0'. loss_scale_manager: an amp.LossScaleManager; its update cell makes the training step
+                  nn.TrainOneStepWithLossScaleCell; without one the scale is the sensitivity of nn.TrainOneStepCell.
 
     Errors: TypeError or ValueError for arguments that do not fit; ValueError for an amp_level other than 'O0', which
             is not offered yet.
@@ -63,8 +66,12 @@ class Model:
         for key in kwargs:
             if key not in KEYWORDS:
                 raise ValueError(f"Model: expected the keywords {', '.join(KEYWORDS)}, found {key!r}")
-            if kwargs[key] is not None:
+            if key != "loss_scale_manager" and kwargs[key] is not None:
                 raise ValueError(f"Model: {key} is not supported yet; leave it out and train in float32")
+        self._manager = kwargs.get("loss_scale_manager")
+        check_type("Model", "loss_scale_manager", self._manager, LossScaleManager, type(None))
+        if self._manager is not None and optimizer is None:
+            raise ValueError("Model: loss_scale_manager needs an optimizer, found None")
         self._loss_fn, self._optimizer = loss_fn, optimizer
         self._metrics = get_metrics(metrics)
         self._eval_network, self._indexes = self._build_eval(eval_network, eval_indexes)
@@ -77,7 +84,12 @@ class Model:
             network = WithLossCell(network, self._loss_fn)
         if self._optimizer is None:
             return network
-        return TrainOneStepCell(network, self._optimizer)
+        if self._manager is None:
+            return TrainOneStepCell(network, self._optimizer)
+        update = self._manager.get_update_cell()
+        if update is None:
+            return TrainOneStepCell(network, self._optimizer, self._manager.get_loss_scale())
+        return TrainOneStepWithLossScaleCell(network, self._optimizer, update)
 
     def _build_eval(self, eval_network: Cell | None, indexes: Any) -> tuple[Cell | None, list[int]]:
         if self._metrics is None:

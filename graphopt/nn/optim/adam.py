@@ -25,7 +25,56 @@ def check_betas(owner: str, beta1: Any, beta2: Any, eps: Any) -> None:
     check_positive(owner, "eps", eps, ints=False)
 
 
-class Adam(Optimizer):
+class DenseAdam(Optimizer):
+    """What Adam, LazyAdam and AdamOffload share: moments, powers of the betas, and the rule.
+
+    State: `beta1_power`, `beta2_power` (of shape `_power_shape`), `moment1.*`, `moment2.*`.
+    """
+
+    _power_shape: tuple[int, ...] = (1,)
+    use_amsgrad = False
+
+    def _start(self, beta1: Any, beta2: Any, eps: Any, use_locking: Any, use_nesterov: Any) -> None:
+        owner = type(self).__name__
+        check_betas(owner, beta1, beta2, eps)
+        check_bool(owner, "use_locking", use_locking)
+        self.use_nesterov = check_bool(owner, "use_nesterov", use_nesterov)
+        self.beta1, self.beta2, self.eps = beta1, beta2, eps
+        self.beta1_power = Parameter(Tensor(np.ones(self._power_shape, np.float32)), name="beta1_power")
+        self.beta2_power = Parameter(Tensor(np.ones(self._power_shape, np.float32)), name="beta2_power")
+        self.moment1 = self.parameters.clone(prefix="moment1", init="zeros")
+        self.moment2 = self.parameters.clone(prefix="moment2", init="zeros")
+
+    def construct(self, gradients: Any) -> Any:
+        gradients = self.prepared(gradients)
+        rates = self.rates()
+        power1 = ops.assign(self.beta1_power, ops.mul(self.beta1_power, self.beta1))
+        power2 = ops.assign(self.beta2_power, ops.mul(self.beta2_power, self.beta2))
+        correction = ops.reshape(ops.sqrt(1.0 - power2) / (1.0 - power1), ())
+        scaled: dict[int, Any] = {}
+        for k, (p, g, lr) in enumerate(zip(self.parameters, gradients, rates, strict=True)):
+            rate = scaled.setdefault(id(lr), lr * correction)
+            if self.use_amsgrad:
+                update(self._amsgrad, (p, self.moment1[k], self.moment2[k], self.vhat[k]), g, rate)
+            else:
+                update(self._rule, (p, self.moment1[k], self.moment2[k]), g, rate)
+        return self.done()
+
+    def _moments(self, m: Node, v: Node, g: Node) -> tuple[Node, Node]:
+        return m * self.beta1 + g * (1.0 - self.beta1), v * self.beta2 + g * g * (1.0 - self.beta2)
+
+    def _rule(self, w: Node, m: Node, v: Node, g: Node, rate: Node) -> tuple[Node, ...]:
+        m, v = self._moments(m, v, g)
+        step = m * self.beta1 + g * (1.0 - self.beta1) if self.use_nesterov else m
+        return w - step * rate / (sqrt(v) + self.eps), m, v
+
+    def _amsgrad(self, w: Node, m: Node, v: Node, vhat: Node, g: Node, rate: Node) -> tuple[Node, ...]:
+        m, v = self._moments(m, v, g)
+        vhat = maximum(vhat, v)
+        return w - m * rate / (sqrt(vhat) + self.eps), m, v, vhat
+
+
+class Adam(DenseAdam):
     """m = beta1·m + (1 - beta1)·g;  v = beta2·v + (1 - beta2)·g²;  w -= lr_t·m/(sqrt(v) + eps),
     where lr_t = lr·sqrt(1 - beta2^t)/(1 - beta1^t) in step t = 1, 2, …
 
@@ -50,6 +99,8 @@ class Adam(Optimizer):
     [0.5, 1.5]
     """
 
+    _power_shape = ()
+
     def __init__(
         self,
         params: Any,
@@ -70,15 +121,8 @@ class Adam(Optimizer):
                 raise NamingError(f"Adam: got an unexpected keyword argument {key!r}{hint}")
         params = list(params) if hasattr(params, "__next__") else params
         super().__init__(learning_rate, params, weight_decay, loss_scale)
-        check_betas("Adam", beta1, beta2, eps)
-        self._read_flags(
-            use_locking, use_nesterov, use_amsgrad, kwargs.get("use_lazy", False), kwargs.get("use_offload", False)
-        )
-        self.beta1, self.beta2, self.eps = beta1, beta2, eps
-        self.beta1_power = Parameter(Tensor(np.float32(1)), name="beta1_power")
-        self.beta2_power = Parameter(Tensor(np.float32(1)), name="beta2_power")
-        self.moment1 = self.parameters.clone(prefix="moment1", init="zeros")
-        self.moment2 = self.parameters.clone(prefix="moment2", init="zeros")
+        self._read_flags(use_amsgrad, kwargs.get("use_lazy", False), kwargs.get("use_offload", False))
+        self._start(beta1, beta2, eps, use_locking, use_nesterov)
         if use_amsgrad:
             self.vhat = self.parameters.clone(prefix="vhat", init="zeros")
         self.keep_arguments(
@@ -95,9 +139,7 @@ class Adam(Optimizer):
             kwargs=kwargs,
         )
 
-    def _read_flags(self, locking: Any, nesterov: Any, amsgrad: Any, lazy: Any, offload: Any) -> None:
-        check_bool("Adam", "use_locking", locking)
-        self.use_nesterov = check_bool("Adam", "use_nesterov", nesterov)
+    def _read_flags(self, amsgrad: Any, lazy: Any, offload: Any) -> None:
         self.use_amsgrad = check_bool("Adam", "use_amsgrad", amsgrad)
         self.use_lazy = check_bool("Adam", "use_lazy", lazy)
         self.use_offload = check_bool("Adam", "use_offload", offload)
@@ -108,34 +150,6 @@ class Adam(Optimizer):
 
     def gradients_centralization(self, gradients: Any) -> Any:
         return tuple(gradients) if self.use_offload else super().gradients_centralization(gradients)
-
-    def construct(self, gradients: Any) -> Any:
-        gradients = self.prepared(gradients)
-        rates = self.rates()
-        power1 = ops.assign(self.beta1_power, ops.mul(self.beta1_power, self.beta1))
-        power2 = ops.assign(self.beta2_power, ops.mul(self.beta2_power, self.beta2))
-        correction = ops.sqrt(1.0 - power2) / (1.0 - power1)
-        scaled: dict[int, Any] = {}
-        for k, (p, g, lr) in enumerate(zip(self.parameters, gradients, rates, strict=True)):
-            rate = scaled.setdefault(id(lr), lr * correction)
-            if self.use_amsgrad:
-                update(self._amsgrad, (p, self.moment1[k], self.moment2[k], self.vhat[k]), g, rate)
-            else:
-                update(self._rule, (p, self.moment1[k], self.moment2[k]), g, rate)
-        return self.done()
-
-    def _moments(self, m: Node, v: Node, g: Node) -> tuple[Node, Node]:
-        return m * self.beta1 + g * (1.0 - self.beta1), v * self.beta2 + g * g * (1.0 - self.beta2)
-
-    def _rule(self, w: Node, m: Node, v: Node, g: Node, rate: Node) -> tuple[Node, ...]:
-        m, v = self._moments(m, v, g)
-        step = m * self.beta1 + g * (1.0 - self.beta1) if self.use_nesterov else m
-        return w - step * rate / (sqrt(v) + self.eps), m, v
-
-    def _amsgrad(self, w: Node, m: Node, v: Node, vhat: Node, g: Node, rate: Node) -> tuple[Node, ...]:
-        m, v = self._moments(m, v, g)
-        vhat = maximum(vhat, v)
-        return w - m * rate / (sqrt(vhat) + self.eps), m, v, vhat
 
     def _set_target(self, value: Any) -> None:
         self._check_target(value)

@@ -23,6 +23,7 @@ from graphopt.nn.optim.groups import ParameterGroups, read_parameters
 from graphopt.nn.optim.learning_rate import ConstantLR, VectorLR, guard_steps, read_rate
 from graphopt.opdefs import reduce
 from graphopt.opdefs.elementwise import cast
+from graphopt.opdefs.math import sqrt
 
 DEVICES = ("CPU", "Ascend", "GPU")
 
@@ -61,6 +62,7 @@ class Optimizer(Cell):
     """
 
     _decays_all_names = False
+    _target = "CPU"
 
     def __init__(self, learning_rate: Any, parameters: Any, weight_decay: Any = 0.0, loss_scale: Any = 1.0) -> None:
         super().__init__(auto_prefix=False)
@@ -71,6 +73,7 @@ class Optimizer(Cell):
         self.need_scale = self.loss_scale != 1.0
         self.global_step = Parameter(Tensor(np.zeros(1, np.int32)), name="global_step")
         self.is_group = read.groups is not None
+        self._groups = read.groups or ()
         self.is_group_params_ordered = read.ordered
         self.is_group_lr = False
         self.dynamic_lr = False
@@ -299,16 +302,24 @@ class Optimizer(Cell):
         """Weight decay times loss_scale at global_step: a 0-d float32 Tensor, a tuple with one per parameter for
         groups.
         """
-        values = {id(d): self._decay_at(d) for d in self._decays}
-        if self.is_group:
-            return tuple(values[id(d)] for d in self._decays)
-        return values[id(self._decays[0])]
+        values = self._decays_at(self.loss_scale)
+        return values if self.is_group else values[0]
 
-    def _decay_at(self, decay: Any) -> Any:
+    def decays(self) -> list[tuple[Any, ...]]:
+        """Per parameter (its weight decay at global_step,), not times loss_scale; () where nothing decays."""
+        if not self.exec_weight_decay:
+            return [()] * len(self.parameters)
+        return [(d,) if flag else () for d, flag in zip(self._decays_at(1.0), self.decay_flags, strict=True)]
+
+    def _decays_at(self, scale: float) -> tuple[Any, ...]:
+        values = {id(d): self._decay_at(d, scale) for d in self._decays}
+        return tuple(values[id(d)] for d in self._decays)
+
+    def _decay_at(self, decay: Any, scale: float) -> Any:
         if not isinstance(decay, Cell):
-            return Tensor(np.float32(decay * self.loss_scale))
-        value = decay(self.global_step)
-        return ops.reshape(ops.cast(value, float32), ()) * self.loss_scale
+            return Tensor(np.float32(decay * scale))
+        value = ops.reshape(ops.cast(decay(self.global_step), float32), ())
+        return value if scale == 1.0 else value * scale
 
     def get_lr_parameter(self, param: Any) -> Any:
         """The Parameter that holds the rate of a parameter (the schedule itself for a schedule); a list for a list.
@@ -338,7 +349,7 @@ class Optimizer(Cell):
     @property
     def target(self) -> str:
         """The device that computes the update."""
-        return "CPU"
+        return self._target
 
     @target.setter
     def target(self, value: str) -> None:
@@ -366,6 +377,16 @@ class Optimizer(Cell):
         self._unique = check_bool(type(self).__name__, "unique", value)
 
 
+    def _set_any_target(self, value: Any) -> None:
+        """The rule of FTRL and ProximalAdagrad: any of the three names is taken over; the update runs on the CPU."""
+        owner = type(self).__name__
+        if not isinstance(value, str):
+            raise TypeError(f"{owner}: target must be a str, found {found(value)}")
+        if value not in DEVICES:
+            raise ValueError(f"{owner}: target must be one of {', '.join(DEVICES)}, found {value!r}")
+        self._target = value
+
+
 def _loss_scale(owner: str, loss_scale: Any) -> float:
     if not isinstance(loss_scale, (int, float)):
         raise TypeError(f"{owner}: loss_scale must be a float, found {found(loss_scale)}")
@@ -383,6 +404,11 @@ def _centred(g: Node) -> Node:
     count = max(g.type.size // max(g.shape[0], 1), 1)
     mean = reduce.reduce_sum(g, axes=axes) * (1.0 / count)
     return g - reduce.spread(mean, g.shape, axes)
+
+
+def norm(x: Node) -> Node:
+    """The root of the sum of squares of all elements."""
+    return sqrt(reduce.reduce_sum(x * x, axes=tuple(range(x.type.rank))))
 
 
 def in_float32(rule: Any) -> Any:

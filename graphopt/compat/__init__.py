@@ -1,0 +1,1 @@
+"""Names of other libraries for what graphopt has: programs written for them run after changing the import."""
