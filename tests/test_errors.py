@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import mistakes
 import numpy as np
 import pytest
 import training_mistakes  # noqa: F401 - it lists its mistakes beside those of `mistakes`

@@ -67,8 +67,9 @@ def expressions(draw: Callable[..., int], depth: int = 5) -> Both:
         return Both(a.index // n, lambda p: a.value(p) // n)
     if what == "mod":
         return Both(a.index % n, lambda p: a.value(p) % n)
-    # what reshapes write: the quotient and the remainder put together again
-    return Both((a.index // n) * n + a.index % n, a.value)
+    # what reshapes write: the quotient and the remainder put together again, or something close to it
+    m = draw(st.sampled_from((n, n, 1, 2, -n, 2 * n)))
+    return Both((a.index // n) * m + a.index % n, lambda p: (a.value(p) // n) * m + a.value(p) % n)
 
 
 @given(expressions())

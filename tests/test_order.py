@@ -117,6 +117,8 @@ def test_a_state_read_in_a_later_pass_over_its_row_is_copied() -> None:
     later = A - rows(reduce_sum(new, axes=(1,)), A.shape)
     assert in_place({A: new}, later) == set()
     assert in_place({A: later}, new) <= {"a"}
+    cheap = A * 3.0 + 1.0  # computed again in the second pass, from the old value
+    assert in_place({A: cheap * 0.5}, cheap * rows(reduce_sum(cheap, axes=(1,)), A.shape)) == set()
 
 
 def test_ops_with_their_own_nests_do_not_work_in_place() -> None:

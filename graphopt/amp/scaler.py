@@ -98,11 +98,11 @@ class DynamicLossScaler(StaticLossScaler):
         """Move the scale by whether all gradients were finite, a bool or bool Tensor; True."""
         finite = ops.reshape(to_tensor(grads_finite), ())
         scale, factor = self.scale_value, float(self.scale_factor)
-        larger = scale * factor  # type: ignore[operator]
+        larger = scale * factor
         due = ops.logical_and(ops.equal(self.counter, self.scale_window - 1), ops.isfinite(larger))
         grown = ops.select(due, larger, scale)
-        ops.assign(scale, ops.select(finite, grown, ops.maximum(scale / factor, 1.0)))  # type: ignore[operator]
-        counted = (self.counter + 1) % self.scale_window  # type: ignore[operator]
+        ops.assign(scale, ops.select(finite, grown, ops.maximum(scale / factor, 1.0)))
+        counted = (self.counter + 1) % self.scale_window
         ops.assign(self.counter, ops.select(finite, counted, ops.zeros_like(self.counter)))
         return True
 

@@ -81,7 +81,7 @@ class DynamicLossScaleUpdateCell(Cell):
     def construct(self, loss_scale: Any, overflow: Any) -> Any:
         flag = overflow if isinstance(overflow, Tensor) else Tensor(bool(overflow))
         flag = ops.reshape(flag, ())
-        grow = self.cur_iter - self.last_overflow_iter >= self.scale_window  # type: ignore[operator]
+        grow = self.cur_iter - self.last_overflow_iter >= self.scale_window
         smaller = ops.maximum(loss_scale / float(self.scale_factor), 1.0)
         larger = ops.select(grow, loss_scale * float(self.scale_factor), loss_scale)
         ops.assign(loss_scale, ops.select(flag, smaller, larger))
