@@ -100,7 +100,7 @@ def check(
     shapes: Sequence[tuple[int, ...]],
     forced: list[int],
     dtype: DType = f32,
-    most: int = 16,
+    most: int = 12,
     skip: tuple[str, ...] = (),
     backend: str = "llvm",
     threads: int = 1,
