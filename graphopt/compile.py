@@ -116,7 +116,7 @@ def compile_graph(graph: Graph, target: Target | None = None) -> Compiled:
 def compiler_key() -> str:
     """The compiler's own sources, as part of every cache key: another compiler never meets this one's code."""
     folder = Path(__file__).parent
-    files = [Path(__file__)]
+    files = [Path(__file__), Path(engine.__file__)]
     for part in ("ir", "opdefs", "passes", "kernel", "llvm"):
         files += sorted((folder / part).glob("*.py"))
     return key_of(*(f.read_bytes() for f in files))
