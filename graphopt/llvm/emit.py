@@ -13,8 +13,8 @@ from typing import Any
 
 from graphopt.errors import CompileError
 from graphopt.ir.index import Index, Loaded, Quotient, Remainder, Var, index
-from graphopt.ir.types import DType, bool_, i64
-from graphopt.kernel.loops import Buffer, Const, Expr, Fold, For, If, IndexValue, Kernel, Load, Stmt, Store, signature, statements
+from graphopt.ir.types import i64
+from graphopt.kernel.loops import Buffer, Const, Expr, Fold, For, If, IndexValue, Kernel, Load, Stmt, Store, signature
 from graphopt.kernel.machine import Machine
 from graphopt.llvm.scalars import LLVMScalars, Val, type_of
 
@@ -491,9 +491,4 @@ def emit_step(entry: str, kernels: Sequence[Kernel], calls: Sequence[StepCall], 
     return "\n".join([*head, *functions, *lines, attributes, ""])
 
 
-def uses_lanes(kernel: Kernel) -> bool:
-    """Does the kernel have vector loops at all?"""
-    return any(isinstance(s, For) and s.kind == "lanes" for s in statements(kernel.body))
-
-
-__all__ = ["DType", "KernelEmitter", "StepCall", "bool_", "emit_step", "uses_lanes"]
+__all__ = ["KernelEmitter", "StepCall", "emit_step"]
