@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache as memoize
 from pathlib import Path
@@ -136,9 +136,10 @@ def compile_program(graph: Graph, target: Target) -> Program:
     """Every stage from graph to object code."""
     machine = machine_of(target)
     step = lower_graph(optimize(graph), machine)
-    ir = module_text(step, target)
-    _trace_stages(graph.name, step, ir)
-    code = engine.compile_ir(ir, target)
+    _trace_stages(graph.name, step, target)
+    with engine.Assembly(target) as modules:
+        modules.add(module_text(step, target, modules.add))
+        code = modules.code()
     return Program(
         name=graph.name,
         buffers=tuple(BufferSpec(b.name, n.dtype.name, n.shape, kind) for b, kind, n in step.args),
@@ -169,8 +170,8 @@ def _call(step: Step, k: int) -> Call:
     )
 
 
-def module_text(step: Step, target: Target) -> str:
-    """The LLVM module of a step."""
+def module_text(step: Step, target: Target, part: Callable[[str], None] | None = None) -> str:
+    """The LLVM module of a step; with `part`, the last one, after `part` was given the others."""
     args = {b: k for k, (b, _, _) in enumerate(step.args)}
 
     def place(b: Buffer) -> tuple[str, int]:
@@ -180,15 +181,16 @@ def module_text(step: Step, target: Target) -> str:
         StepCall(k, tuple(place(b) for b in kernel.params), step.parallel[k], step.barriers[k])
         for k, kernel in enumerate(step.kernels)
     ]
-    return emit_step(ENTRY, step.kernels, calls, machine_of(target), target.triple)
+    return emit_step(ENTRY, step.kernels, calls, machine_of(target), target.triple, part)
 
 
-def _trace_stages(name: str, step: Step, ir: str) -> None:
+def _trace_stages(name: str, step: Step, target: Target) -> None:
     """Dumps and debug output of the stages after the passes."""
     switches = config.current()
     if not switches.dump and switches.debug < 2:
         return
     fused, loops = stage_texts(step)
+    ir = module_text(step, target) if switches.dump or switches.debug >= 6 else ""
     if switches.dump:
         folder = Path(switches.dump)
         folder.mkdir(parents=True, exist_ok=True)

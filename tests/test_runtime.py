@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import os
 import platform
@@ -565,6 +566,21 @@ def test_text_that_llvm_refuses(ir: str) -> None:
 def test_a_target_that_llvm_does_not_have() -> None:
     with pytest.raises(engine.EngineError, match="pdp11"):
         engine.compile_ir(VECTOR_IR, engine.Target("pdp11-dec-unix", "", ""))
+
+
+def test_modules_that_are_compiled_while_the_next_is_written() -> None:
+    """They link across each other, in the order they were added; an error of one is raised once; switching is put back."""
+    before = sys.getswitchinterval()
+    with engine.Assembly() as assembly:
+        assembly.add("define hidden i64 @one(i64 %x) {\n  %y = add i64 %x, 1\n  ret i64 %y\n}")
+        assembly.add("declare hidden i64 @one(i64)\ndefine i64 @two(i64 %x) {\n  %y = call i64 @one(i64 %x)\n  ret i64 %y\n}")
+        loaded = engine.load(assembly.code(), "two")
+    assert ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(loaded.address)(41) == 42
+    with engine.Assembly() as assembly, pytest.raises(engine.EngineError):
+        for ir in ("nonsense", "define void @f() {\n  ret void\n}"):
+            assembly.add(ir)
+        assembly.code()
+    assert sys.getswitchinterval() == before
 
 
 def test_code_that_does_not_link() -> None:

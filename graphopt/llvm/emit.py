@@ -7,7 +7,7 @@ is a vector load, one that does not change a scalar, anything else a gather.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,14 +48,14 @@ class KernelEmitter(LLVMScalars):
         self._loads: dict[str, Val] = {}
         self._names = {b: f"%{'l' if b.local else 'p'}{k}" for k, b in enumerate((*kernel.params, *kernel.locals))}
 
-    def function(self, name: str) -> str:
+    def function(self, name: str, linkage: str = "internal") -> str:
         """The text of the whole function."""
         for b in self.kernel.locals:
             self.line(f"{self._names[b]} = alloca [{b.size} x {self.memory_element(b.dtype)}], align 64")
         self._depth.update(dict.fromkeys(["%thread", "%team", *self._names.values()], 0))
         self.emit(self.kernel.body)
         params = "".join(f", ptr nocapture %p{k}" for k in range(len(self.kernel.params)))
-        head = f"define internal void @{name}(i64 %thread, i64 %team{params}) #0 {{\nentry:"
+        head = f"define {linkage} void @{name}(i64 %thread, i64 %team{params}) #0 {{\nentry:"
         return "\n".join([head, *self.text_lines(), "  ret void", "}"])
 
     # statements
@@ -423,6 +423,9 @@ class KernelEmitter(LLVMScalars):
         return self.pure(f"getelementptr {m}, ptr {self._names[buffer]}, <{self.lane.width} x i64> {offset.ref}")
 
 
+_PART = 60_000  # characters of a module: LLVM takes some 25 ms for it, and some 1 ms for a module without code
+
+
 @dataclass(frozen=True, slots=True)
 class StepCall:
     """A kernel of the step: which one, where each of its buffers lies, how it is run.
@@ -436,23 +439,20 @@ class StepCall:
     barrier: bool
 
 
-def emit_step(entry: str, kernels: Sequence[Kernel], calls: Sequence[StepCall], machine: Machine, triple: str) -> str:
-    """The module of a step: its kernels and `entry(thread, team, args, arena, scratch, barrier)`."""
-    functions: list[str] = []
-    known_as: dict[str, str] = {}  # equal kernels (layers of one shape) are one function
-    names: list[str] = []
-    declared: dict[str, str] = {}
-    constants: dict[str, str] = {}
-    for kernel in kernels:
-        key = signature(kernel)
-        if key not in known_as:
-            emitter = KernelEmitter(kernel, machine, constants)
-            known_as[key] = f"k{len(functions)}"
-            functions.append(emitter.function(known_as[key]))
-            declared |= emitter.declared
-        names.append(known_as[key])
-    tables = [f"{name} = {body}" for body, name in constants.items()]
-    bits = machine.vector_bytes * 8
+def emit_step(
+    entry: str,
+    kernels: Sequence[Kernel],
+    calls: Sequence[StepCall],
+    machine: Machine,
+    triple: str,
+    part: Callable[[str], None] | None = None,
+) -> str:
+    """The module of a step: its kernels and `entry(thread, team, args, arena, scratch, barrier)`.
+
+    part: is handed kernels as modules of their own while the rest is being written; None keeps all in one module.
+    """
+    written = _Modules(machine, triple, part)
+    names = [written.add(kernel) for kernel in kernels]
     lines = [f"define void @{entry}(i64 %thread, i64 %team, ptr %args, ptr %arena, ptr %scratch, ptr %barrier) #0 {{", "entry:"]
     known: dict[tuple[str, int], str] = {}
     for table, position in dict.fromkeys(b for c in calls for b in c.buffers):
@@ -486,9 +486,58 @@ def emit_step(entry: str, kernels: Sequence[Kernel], calls: Sequence[StepCall], 
             lines += [f"  br label %e{gate}", f"e{gate}:"]
             serial = False
     lines += ["  ret void", "}"]
-    head = [f'target triple = "{triple}"', *tables, "declare void @graphopt_barrier(ptr)", *declared.values()]
-    attributes = f'attributes #0 = {{ nounwind "min-legal-vector-width"="{bits}" "prefer-vector-width"="{bits}" }}'
-    return "\n".join([*head, *functions, *lines, attributes, ""])
+    return written.last("\n".join(lines))
+
+
+class _Modules:
+    """The kernels of a step, each function once, in as many modules as they need.
+
+    part: takes each full module; None keeps everything for the last.
+    """
+
+    def __init__(self, machine: Machine, triple: str, part: Callable[[str], None] | None):
+        self._machine = machine
+        self._triple = triple
+        self._part = part
+        self._known: dict[str, str] = {}  # equal kernels (layers of one shape) are one function
+        self._elsewhere: list[str] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._functions: list[str] = []
+        self._constants: dict[str, str] = {}
+        self._declared: dict[str, str] = {}
+        self._signatures: list[str] = []
+
+    def add(self, kernel: Kernel) -> str:
+        """The name of a kernel's function."""
+        key = signature(kernel)
+        if key not in self._known:
+            self._known[key] = f"k{len(self._known)}"
+            self._write(kernel, self._known[key])
+        return self._known[key]
+
+    def _write(self, kernel: Kernel, name: str) -> None:
+        emitter = KernelEmitter(kernel, self._machine, self._constants)
+        self._functions.append(emitter.function(name, "internal" if self._part is None else "hidden"))
+        self._declared |= emitter.declared
+        pointers = ", ptr" * len(kernel.params)
+        self._signatures.append(f"declare hidden void @{name}(i64, i64{pointers})")
+        if self._part is not None and sum(map(len, self._functions)) >= _PART:
+            self._part(self._module([]))
+            self._elsewhere += self._signatures
+            self._begin()
+
+    def last(self, entry: str) -> str:
+        """The module with the step's entry and the kernels that are in no other."""
+        return self._module(["declare void @graphopt_barrier(ptr)", *self._elsewhere], entry)
+
+    def _module(self, declarations: Sequence[str], *more: str) -> str:
+        bits = self._machine.vector_bytes * 8
+        tables = [f"{name} = {body}" for body, name in self._constants.items()]
+        attributes = f'attributes #0 = {{ nounwind "min-legal-vector-width"="{bits}" "prefer-vector-width"="{bits}" }}'
+        head = [f'target triple = "{self._triple}"', *tables, *declarations, *self._declared.values()]
+        return "\n".join([*head, *self._functions, *more, attributes, ""])
 
 
 __all__ = ["KernelEmitter", "StepCall", "emit_step"]

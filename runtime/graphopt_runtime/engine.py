@@ -1,13 +1,16 @@
 """LLVM IR text -> object code -> function pointers.
 
 Compiling and loading are apart: object code is plain bytes that a cache can keep, and loading it costs well under a
-millisecond. Kernels come as explicit vector code, so the passes here are few.
+millisecond. Kernels come as explicit vector code, so the passes here are few. Code may come in several modules, which
+`Assembly` compiles on a thread of its own while the next one is being written.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
+import struct
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +24,9 @@ LIGHT = ("sroa",)
 """Enough for code that is already vectorised and unrolled: variables become registers, addresses are folded."""
 
 _PIPELINES = ("O1", "O2", "O3")
+
+_SWITCH = 0.0002  # seconds
+_SEVERAL = b"graphopt objects"  # no object file begins like this
 
 _lock = threading.RLock()  # LLVM's contexts and JIT are used by one thread at a time; held while the process forks
 _names = itertools.count()
@@ -76,6 +82,7 @@ def _jit() -> Any:
     return llvm.create_lljit_compiler(use_jit_link=os.name == "posix", suppress_errors=True)
 
 
+@cache
 def _machine(target: Target, level: int) -> Any:
     """LLVM's description of the target, with position-independent code: constants are then one short load away."""
     _initialize()
@@ -135,6 +142,66 @@ def compile_ir(ir: str, target: Target | None = None, passes: Sequence[str] = LI
         return bytes(machine.emit_object(module))
 
 
+class Assembly:
+    """Object code made of several modules, compiled in the background in the order they are added.
+
+    A function that one module defines with external linkage can be called from the others. As a context it lets the
+    background thread have Python's attention quickly: LLVM is called some ten times per module.
+    """
+
+    def __init__(self, target: Target | None = None, passes: Sequence[str] = LIGHT, level: int = 2):
+        self._options = (target, passes, level)
+        self._objects: list[bytes] = []
+        self._error: Exception | None = None
+        self._last: threading.Thread | None = None
+
+    def add(self, ir: str) -> None:
+        """Begin to compile a module of LLVM IR, after the ones added before."""
+        before = self._last
+        self._last = threading.Thread(target=self._compile, args=(ir, before), name="graphopt compile")
+        self._last.start()
+
+    def __enter__(self) -> Assembly:
+        self._switch = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH)
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        sys.setswitchinterval(self._switch)
+
+    def code(self) -> bytes:
+        """The object code of all modules, once they are compiled.
+
+        Errors: EngineError when LLVM does not accept a text or the target.
+        """
+        if self._last is not None:
+            self._last.join()
+        if self._error is not None:
+            raise self._error
+        return _SEVERAL + b"".join(struct.pack("<Q", len(o)) + o for o in self._objects)
+
+    def _compile(self, ir: str, before: threading.Thread | None) -> None:
+        if before is not None:
+            before.join()
+        if self._error is None:
+            try:
+                self._objects.append(compile_ir(ir, *self._options))
+            except Exception as error:  # raised where the code is asked for
+                self._error = error
+
+
+def _object_files(code: bytes) -> list[bytes]:
+    """The object files that code consists of."""
+    if not code.startswith(_SEVERAL):
+        return [code]
+    files, at = [], len(_SEVERAL)
+    while at < len(code):
+        (size,) = struct.unpack_from("<Q", code, at)
+        files.append(code[at + 8 : at + 8 + size])
+        at += 8 + size
+    return files
+
+
 def assembly(ir: str, target: Target | None = None, passes: Sequence[str] = LIGHT, level: int = 2) -> str:
     """The assembly text of what `compile_ir` emits."""
     with _lock:
@@ -154,7 +221,9 @@ def load(code: bytes, entry: str, symbols: Mapping[str, int] | None = None) -> L
     symbols: addresses for names the code leaves open; others are looked up in the process (the C and maths libraries).
     Errors: EngineError when the code does not link or has no such entry.
     """
-    builder = llvm.JITLibraryBuilder().add_object_img(code).add_current_process().export_symbol(entry)
+    builder = llvm.JITLibraryBuilder().add_current_process().export_symbol(entry)
+    for file in _object_files(code):
+        builder.add_object_img(file)
     for name, address in (symbols or {}).items():
         builder.import_symbol(name, address)
     with _lock:
