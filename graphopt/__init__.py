@@ -1,6 +1,6 @@
 """graphopt: whole training steps of neural networks as native CPU code, under MindSpore's API."""
 
-from graphopt import amp, common, context, dataset, nn, ops, train
+from graphopt import amp, common, context, control, dataset, nn, ops, train
 from graphopt.amp import DynamicLossScaleManager, FixedLossScaleManager, LossScaleManager
 from graphopt.common import dtype as mstype
 from graphopt.common.api import Jitted, jit, mutable
@@ -114,6 +114,7 @@ __all__ = [
     "common",
     "constexpr",
     "context",
+    "control",
     "dataset",
     "dtype",
     "dtype_to_nptype",

@@ -28,7 +28,7 @@ PACKAGES = (
     graphopt.ops,
     graphopt.train,
 )
-MODULES = sorted(m.name for p in PACKAGES for m in pkgutil.walk_packages(p.__path__, p.__name__ + "."))
+MODULES = sorted(m.name for p in PACKAGES for m in pkgutil.walk_packages(p.__path__, p.__name__ + ".")) + ["graphopt.control"]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -32,6 +32,7 @@ FLOORS = {
     "graphopt.amp": 7,
     "graphopt.dataset": 7,
     "graphopt.context": 7,
+    "graphopt.control": 7,
     "graphopt": 7,
     "graphopt_tools": 8,
 }

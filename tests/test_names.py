@@ -44,7 +44,10 @@ def test_ops_names_every_function() -> None:
 def test_ops_names_every_class_of_the_tables() -> None:
     assert {name for name, value in vars(ops).items() if isinstance(value, type) and issubclass(value, Primitive)} == {
         *CLASSES,
+        "ForiLoop",
         "Primitive",
+        "Scan",
+        "WhileLoop",
     }
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 
 from graphopt.errors import VerifyError
 from graphopt.ir.graph import Graph, Node, input_node, state_node
-from graphopt.ir.types import TensorType, f32, i32
+from graphopt.ir.types import TensorType, bool_, f32, i32, tuple_of
 from graphopt.ir.verify import verify
 from graphopt.passes.pipeline import check
 from tests.graphs import graphs
@@ -46,6 +46,9 @@ def _cycle() -> Graph:
     return _graph(second)
 
 
+P = input_node("p", TensorType(bool_, ()))
+_ONE = Graph("one", (), (), (_constant(_frozen(np.ones((2, 3), np.float32))),))
+
 WRONG: list[tuple[str, Callable[[], Graph]]] = [
     ("signature: <add f32[2,3]> stands among the input leaves of graph g", lambda: _graph(inputs=(_node("add", X, X),))),
     ("signature: <input f32[2,3]> stands among the state leaves of graph g", lambda: _graph(state=(X,))),
@@ -56,6 +59,10 @@ WRONG: list[tuple[str, Callable[[], Graph]]] = [
     ("known: %0 uses 'nge', which is no op", lambda: _graph(_node("nge", X))),
     ("plain_attrs: axes=[0] of %0 (reduce_sum) is no plain data", lambda: _graph(_node("reduce_sum", X, axes=[0]))),
     ("plain_attrs: shape=(2, [3]) of %0 (reshape) is no plain data", lambda: _graph(_node("reshape", X, shape=(2, [3])))),
+    (
+        "results: input 0 of %1 (neg) is a tuple; an item must pick one of its parts",
+        lambda: _graph(_node("neg", _node("branch", P, type=tuple_of([F]), then=_ONE, other=_ONE)), inputs=(P,)),
+    ),
     ("constant: %0 holds float, expected an array", lambda: _graph(_constant(1.0))),
     (
         "constant: %0 is f32[2,3], its array is float32 of shape (3, 2)",

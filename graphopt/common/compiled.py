@@ -50,6 +50,7 @@ class _Entry:
     guards: tuple[Callable[[], None], ...]
     checks: tuple[tuple[int, Callable[[np.ndarray], None]], ...]
     choices: tuple[tuple[Callable[[], Any], str, Any], ...]
+    results: tuple[str, ...]
     epoch: int
 
     def stale(self) -> bool:
@@ -76,7 +77,11 @@ class _Entry:
         for parameter in self.parameters:
             note(parameter)
         state = [p._data() for p in self.parameters]
-        return self.template.fill(self.compiled.run(arrays, state))
+        arrays = self.compiled.run(arrays, state)
+        for held, error in zip(arrays[len(self.template.nodes) :], self.results, strict=True):
+            if not held:
+                raise RuntimeError(error)
+        return self.template.fill(arrays)
 
 
 def _flags(thing: Any) -> tuple[Any, ...]:
@@ -186,7 +191,7 @@ class CompiledFunction:
             given = [traced(v, n, trace, floats) for n, v in zip(names, args, strict=True)]
             named = {n: traced(v, n, trace, floats) for n, v in kwargs.items()}
             template = Template(self._function(*given, **named), trace, self.name)
-        graph = trace.graph(template.nodes)
+        graph = trace.graph([*template.nodes, *(flag for flag, _ in trace.results)])
         return _Entry(
             names=(*names, *kwargs),
             key=key,
@@ -200,6 +205,7 @@ class CompiledFunction:
             epoch=at,
             guards=tuple(trace.guards),
             checks=tuple(trace.checks),
+            results=tuple(error for _, error in trace.results),
             choices=tuple((ask, what, answer) for ask, (what, answer) in trace.choices.items()),
         )
 

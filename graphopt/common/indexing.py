@@ -81,7 +81,7 @@ def setitem(self: Tensor, index: Any, value: Any) -> None:
     items = _items(index)
     _check_kinds(items)
     source = to_tensor(value)
-    if trace is None or not (_traced(self, items, trace) or source._trace is trace or source._is_parameter):
+    if trace is None or not (_traced(self, items, trace) or trace.knows(source) or source._is_parameter):
         target = self._value("item assignment")
         if not target.flags.writeable:
             target = self._array = target.copy()
@@ -135,7 +135,7 @@ def _check_kinds(items: Sequence[Any]) -> None:
 
 
 def _traced(self: Tensor, items: Sequence[Any], trace: Trace) -> bool:
-    return any(isinstance(t, Tensor) and (t._trace is trace or t._is_parameter) for t in (self, *items))
+    return any(isinstance(t, Tensor) and (trace.knows(t) or t._is_parameter) for t in (self, *items))
 
 
 def _plain(item: Any) -> Any:
@@ -183,7 +183,7 @@ def _positions(item: Any, trace: Trace) -> list[Any]:
         if item.dtype is bool_:
             raise needs_value("indexing with a bool mask", item, MASK)
         return [trace.node_of(item)]
-    if isinstance(item, Tensor) and item._trace is trace and item.dtype is not bool_:
+    if isinstance(item, Tensor) and trace.knows(item) and item.dtype is not bool_:
         return [trace.node_of(item)]
     array = np.asarray(_plain(item))
     if array.dtype != bool:

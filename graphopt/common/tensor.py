@@ -251,7 +251,7 @@ class Tensor(Attached):
             raise ValueError(f"assignment: expected shape {self.shape}, found {value.shape}")
         value = value if value.dtype is self.dtype else value.astype(self.dtype)
         trace = active()
-        if trace is not None and (value._trace is trace or self._trace is trace or value._is_parameter):
+        if trace is not None and (trace.knows(value) or trace.knows(self) or value._is_parameter):
             node = trace.node_of(value)
             self._node, self._trace = node, trace
             self._array = trace.values.get(node)
@@ -398,7 +398,7 @@ def apply(op: OpDef | Callable[..., Any], *args: Any, **attrs: Any) -> Any:
     tensors = [a for a in args if isinstance(a, Tensor)]
     if trace is None:
         return _at_once(op, args, attrs)
-    if tensors and not any(t._trace is trace or t._is_parameter for t in tensors):
+    if tensors and not any(trace.knows(t) or t._is_parameter for t in tensors):
         if trace.concrete or all(t.size <= _FOLDED_ELEMS for t in tensors):
             result = _at_once(op, args, attrs)
             parts = result if isinstance(result, tuple) else (result,)

@@ -60,6 +60,7 @@ class Trace:
     checks:      the same for values: (number of the input, check of its array).
     choices:     what the traced code asked the host, and the answers it went by: {question: (what it asks, answer)}.
     scalars:     nodes that stand for Python floats: in promotions they follow the tensors, as floats do.
+    results:     values that must hold once what was traced has run: (a bool of shape (), the error if it does not).
     visited:     what the trace read besides tensors: (object, its version), for `common.compiled` to watch.
     """
 
@@ -73,6 +74,7 @@ class Trace:
         self.scalars: set[Node] = set()
         self.guards: list[Callable[[], None]] = []
         self.checks: list[tuple[int, Callable[[np.ndarray], None]]] = []
+        self.results: list[tuple[Node, str]] = []
         self.choices: dict[Callable[[], Any], tuple[str, Any]] = {}
         self.visited: dict[int, tuple[Any, int, tuple[Any, ...]]] = {}
         self._states: dict[int, tuple[Parameter, Node]] = {}
@@ -95,6 +97,10 @@ class Trace:
         node = input_node(self._unique(name), type, here())
         self.inputs.append(node)
         return node
+
+    def knows(self, tensor: Tensor) -> bool:
+        """Whether a tensor stands for a node of this trace, or of one around it."""
+        return tensor._trace is self
 
     def node_of(self, tensor: Tensor) -> Node:
         """The node that stands for a tensor in this trace: its own, its Parameter's current value, or a constant.
@@ -210,6 +216,8 @@ class Trace:
         """The pure function that was traced."""
         state = tuple(leaf for _, leaf in self._states.values())
         updates = tuple((leaf, value) for _, leaf, value in self.updates())
+        for flag, _ in self.results:
+            updates = tuple((leaf, select(flag, value, leaf)) for leaf, value in updates)
         return Graph(self.name, tuple(self.inputs), state, tuple(outputs), updates)
 
     def commit(self) -> None:

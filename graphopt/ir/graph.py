@@ -84,6 +84,11 @@ def state_node(name: str, type: TensorType, where: Where | None = None) -> Node:
     return Node("state", (), MappingProxyType({"name": name}), type, where)
 
 
+def subgraphs(node: Node) -> tuple[Graph, ...]:
+    """The graphs among a node's attrs: the bodies of control flow."""
+    return tuple([value for value in node.attrs.values() if type(value) is Graph])
+
+
 def walk(roots: Iterable[Node]) -> list[Node]:
     """All nodes that `roots` need, each after its inputs, in a fixed order.
 

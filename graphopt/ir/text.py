@@ -5,6 +5,13 @@
       update %w <- %9
       return %1
 
+A graph among a node's attrs stands in braces, with names of its own:
+
+      %0: (f32[3], f32[10,3]) = loop(%h, body={
+        graph body() state(%h: f32[3]):
+          …
+      }, length=10)
+
 The text depends on nothing but the graph's content, so without comments it can name the graph in a cache. A constant of
 more than INLINE_ELEMS elements stands as the hash of its bytes, `constant(#1a2b…)`; reading it back needs the array.
 """
@@ -15,14 +22,15 @@ import re
 from ast import literal_eval
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
+from textwrap import indent
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from graphopt.errors import GraphError, VerifyError
-from graphopt.ir.graph import NO_ATTRS, Graph, Node, input_node, state_node, walk
-from graphopt.ir.types import DType, TensorType, dtype_of
+from graphopt.ir.graph import NO_ATTRS, Graph, Node, input_node, state_node, subgraphs, walk
+from graphopt.ir.types import DType, TensorType, dtype_of, tuple_of
 from graphopt.where import Where
 
 INLINE_ELEMS = 16
@@ -45,7 +53,7 @@ def print_graph(graph: Graph, where: bool = True) -> str:
         if node.op in ("input", "state"):
             raise VerifyError(f"leaves: {node.op} {node.attrs['name']!r} is used but is not in the signature")
         name = names[node] = f"%{len(names) - len(graph.inputs) - len(graph.state)}"
-        line = f"  {name}: {node.type} = {node.op}({_arguments(node, names)})"
+        line = f"  {name}: {node.type} = {node.op}({_arguments(node, names, where)})"
         if where and node.where is not None:
             line = f"{line.ljust(_WHERE_COLUMN)}  # {node.where}"
         lines.append(line)
@@ -83,8 +91,13 @@ def leaf_names(graph: Graph) -> dict[Node, str]:
 
 def large_constants(graph: Graph) -> dict[str, np.ndarray]:
     """The arrays that the graph's text names by hash: what `parse_graph` needs to read it back."""
-    arrays = [n.attrs["value"] for n in walk(graph.roots) if n.op == "constant"]
-    return {content_hash(a): a for a in arrays if a.size > INLINE_ELEMS}
+    found: dict[str, np.ndarray] = {}
+    for node in walk(graph.roots):
+        if node.op == "constant" and node.type.size > INLINE_ELEMS:
+            found[content_hash(node.attrs["value"])] = node.attrs["value"]
+        for inner in subgraphs(node):
+            found |= large_constants(inner)
+    return found
 
 
 def content_hash(array: np.ndarray) -> str:
@@ -107,7 +120,7 @@ def _quoted(name: str) -> str:
     return name if _PLAIN_NAME.fullmatch(name) else repr(name)
 
 
-def _arguments(node: Node, names: Mapping[Node, str]) -> str:
+def _arguments(node: Node, names: Mapping[Node, str], where: bool) -> str:
     if node.op == "constant":
         return _constant_text(node.attrs["value"], node.type.dtype)
     parts = [names[i] for i in node.inputs]
@@ -115,8 +128,13 @@ def _arguments(node: Node, names: Mapping[Node, str]) -> str:
     if attrs:
         for key in sorted(attrs):
             value = attrs[key]
-            parts.append(f"{key}={_attr_text(value)}")
+            text = _inner_text(value, where) if type(value) is Graph else _attr_text(value)
+            parts.append(f"{key}={text}")
     return ", ".join(parts)
+
+
+def _inner_text(graph: Graph, where: bool) -> str:
+    return "{\n" + indent(print_graph(graph, where), "    ") + "  }"
 
 
 def _attr_text(value: Any) -> str:
@@ -177,7 +195,7 @@ _TOKEN = re.compile(
     | (?P<string>  '(?:[^'\\\n]|\\.)*' | "(?:[^"\\\n]|\\.)*" )
     | (?P<number>  0x[0-9a-f]+ | -?(?: \d+(?:\.\d*)?(?:[eE][-+]?\d+)? | inf\b | nan\b ) )
     | (?P<word>    [A-Za-z_][A-Za-z0-9_.]* )
-    | (?P<mark>    <- | [()\[\]:,=] )
+    | (?P<mark>    <- | [()\[\]{}:,=] )
     )""",
     re.VERBOSE,
 )
@@ -190,7 +208,7 @@ def parse_graph(text: str, constants: Mapping[str, np.ndarray] = MappingProxyTyp
 
     Errors: GraphError with the number of the line that cannot be read.
     """
-    return _Parser(text, constants).graph()
+    return _Parser(text, constants).graph("end")
 
 
 class _Parser:
@@ -232,7 +250,8 @@ class _Parser:
             return True
         return False
 
-    def graph(self) -> Graph:
+    def graph(self, closing: str) -> Graph:
+        """The graph up to a token of kind `closing`: the end, or the brace around an inner graph."""
         self.take("word", "graph")
         name = self.name()
         inputs = self.leaves(input_node)
@@ -251,7 +270,7 @@ class _Parser:
             outputs.append(self.operand())
             if not self.accept(","):
                 break
-        self.take("end")
+        self.take(closing, "}" if closing == "mark" else None)
         return Graph(name, inputs, state, tuple(outputs), tuple(updates))
 
     def name(self) -> str:
@@ -285,7 +304,20 @@ class _Parser:
             raise self.error(f"{key} is used before it is defined")
         return self.nodes[key]
 
+    def inner(self) -> Graph:
+        outer, self.nodes = self.nodes, {}
+        graph = self.graph("mark")
+        self.nodes = outer
+        return graph
+
     def type(self) -> TensorType:
+        if self.accept("("):
+            parts = []
+            while not self.accept(")"):
+                parts.append(self.type())
+                if not self.peek(")"):
+                    self.take("mark", ",")
+            return tuple_of(parts)
         word = self.take("word")
         shape = []
         self.take("mark", "[")
@@ -317,7 +349,7 @@ class _Parser:
                 else:
                     word = self.take("word")
                     self.take("mark", "=")
-                    read[word] = self.value()
+                    read[word] = self.inner() if self.accept("{") else self.value()
                 if not self.peek(")"):
                     self.take("mark", ",")
             attrs = MappingProxyType(read) if read else NO_ATTRS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -115,3 +116,24 @@ class TensorType:
         return f"{self.dtype.short}[{','.join(map(str, self.shape))}]"
 
     __repr__ = __str__
+
+
+PARTS = DType("tuple", "tuple", "t", 64)
+"""What stands in the place of a dtype in a TupleType; no array has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TupleType(TensorType):
+    """Several results of one node, each read by an `item`; prints `(f32[3], f32[10,3])`. Made by `tuple_of`."""
+
+    parts: tuple[TensorType, ...] = ()
+
+    def __str__(self) -> str:
+        return f"({', '.join(map(str, self.parts))}{',' if len(self.parts) == 1 else ''})"
+
+    __repr__ = __str__
+
+
+def tuple_of(parts: Iterable[TensorType]) -> TupleType:
+    """The type of a node with these results."""
+    return TupleType(PARTS, (), tuple(parts))

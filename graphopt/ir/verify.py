@@ -10,7 +10,7 @@ import numpy as np
 from graphopt.errors import GraphError, VerifyError
 from graphopt.ir.graph import Graph, Node, walk
 from graphopt.ir.text import PLAIN_TYPES, node_names
-from graphopt.ir.types import TensorType
+from graphopt.ir.types import TensorType, TupleType
 
 Infer = Callable[[str, tuple[TensorType, ...], Mapping[str, Any]], TensorType]
 Kind = Callable[[str], str | None]
@@ -27,8 +27,9 @@ def verify(graph: Graph, infer: Infer | None = None, kind: Kind | None = None) -
     leaves       every leaf used is in the signature
     acyclic      a node comes after its inputs
     known        the op exists
-    plain_attrs  attrs are hashable plain data: int, float, bool, str, None, DType, tuples of these
+    plain_attrs  attrs are hashable plain data: int, float, bool, str, None, DType, tuples of these; or a valid graph
     constant     a constant's array has the node's dtype and shape, is contiguous and cannot be written
+    results      a node with several results is read by `item` alone
     same_shape   elementwise inputs and outputs have one shape
     typed        a node has the type that its op's shape rule says
     update       an update's value has its state's type, the state belongs to the graph and is updated once
@@ -73,8 +74,13 @@ def _constant(node: Node, name: str) -> None:
 
 def _node(node: Node, name: str, infer: Infer | None, kind: Kind | None) -> None:
     for key, value in node.attrs.items():
-        if not _is_plain(value):
+        if type(value) is Graph:
+            _inner(value, f"{key} of {name} ({node.op})", infer, kind)
+        elif not _is_plain(value):
             raise VerifyError(f"plain_attrs: {key}={value!r} of {name} ({node.op}) is no plain data")
+    for k, source in enumerate(node.inputs):
+        if type(source.type) is TupleType and node.op != "item":
+            raise VerifyError(f"results: input {k} of {name} ({node.op}) is a tuple; an item must pick one of its parts")
     if kind is not None:
         found = kind(node.op)
         if found is None:
@@ -91,6 +97,14 @@ def _node(node: Node, name: str, infer: Infer | None, kind: Kind | None) -> None
             raise VerifyError(f"typed: {name} is refused by its op {node.op}: {error}") from None
         if said != node.type:
             raise VerifyError(f"typed: {name} is {node.type}, its op says {said}")
+
+
+def _inner(graph: Graph, place: str, infer: Infer | None, kind: Kind | None) -> None:
+    try:
+        verify(graph, infer, kind)
+    except VerifyError as error:
+        rule, _, what = str(error).partition(": ")
+        raise VerifyError(f"{rule}: in {place}: {what}") from None
 
 
 def _is_plain(value: Any) -> bool:

@@ -1,6 +1,20 @@
 """Every primitive op, declared once. Importing this package fills and seals the registry."""
 
-from graphopt.opdefs import bits, conv, elementwise, factor, index, linalg, math, operators, random, reduce, shape, window
+from graphopt.opdefs import (
+    bits,
+    control,
+    conv,
+    elementwise,
+    factor,
+    index,
+    linalg,
+    math,
+    operators,
+    random,
+    reduce,
+    shape,
+    window,
+)
 from graphopt.opdefs.opdef import REGISTRY, opdef, seal
 
 seal()
@@ -8,6 +22,7 @@ seal()
 __all__ = [
     "REGISTRY",
     "bits",
+    "control",
     "conv",
     "elementwise",
     "factor",

@@ -26,6 +26,7 @@ Kinds, and the lowering rule each must have:
     contraction  `contract`  a sum of products with affine indices, for the contraction engine
     kernel       `loops`     loop nests of its own
     leaf         (none)      input, state, constant
+    region       (none)      control flow over graphs in attrs; several results, see `opdefs/control.py`
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ import numpy as np
 
 from graphopt.errors import DTypeError, GraphError, ShapeError, layout
 from graphopt.ir.graph import Node
-from graphopt.ir.types import DTYPES, DType, TensorType, dtype_of
+from graphopt.ir.types import DTYPES, DType, TensorType, TupleType, dtype_of
 from graphopt.where import here
 
-KINDS = ("elementwise", "movement", "reduction", "contraction", "kernel", "leaf")
+KINDS = ("elementwise", "movement", "reduction", "contraction", "kernel", "leaf", "region")
 _RULE_OF_KIND = {"elementwise": "scalar", "movement": "at", "reduction": "combine", "contraction": "contract", "kernel": "loops"}
 
 
@@ -273,8 +274,10 @@ class OpDef:
         """The op has no derivative, and why."""
         self.no_vjp_reason = reason
 
-    def evaluate(self, type: TensorType, arrays: Sequence[np.ndarray], attrs: Mapping[str, Any]) -> np.ndarray:
-        """The numpy meaning on arrays, as an array of `type`."""
+    def evaluate(self, type: TensorType, arrays: Sequence[Any], attrs: Mapping[str, Any]) -> Any:
+        """The numpy meaning on arrays, as an array of `type`; of an op with several results, a tuple of arrays."""
+        if isinstance(type, TupleType):
+            return tuple(self.rules["numpy"](*arrays, **attrs))
         with np.errstate(all="ignore"):
             result = np.asarray(self.rules["numpy"](*arrays, **attrs))
             return np.ascontiguousarray(result.astype(type.dtype.numpy, copy=False)).reshape(type.shape)
@@ -346,7 +349,7 @@ def seal() -> None:
     Errors: TypeError naming the op and the missing rule. Called once all families are imported.
     """
     for d in REGISTRY.values():
-        if d.kind == "leaf":
+        if d.kind in ("leaf", "region"):
             continue
         needed = ["numpy", _RULE_OF_KIND[d.kind]] + (["initial"] if d.kind == "reduction" else [])
         for rule in needed:

@@ -82,7 +82,7 @@ def _bound(cls: type[Primitive], args: tuple[Any, ...], kwargs: dict[str, Any]) 
     return dict(bound.arguments)
 
 
-def _signature(text: str) -> inspect.Signature:
+def signature_of(text: str) -> inspect.Signature:
     scope: dict[str, Any] = {}
     exec(f"def arguments({text}): ...", scope)
     return inspect.signature(scope["arguments"])
@@ -90,7 +90,7 @@ def _signature(text: str) -> inspect.Signature:
 
 def primitive(name: str, arguments: str, call: Callable[..., Any], doc: str = "") -> type[Primitive]:
     """A Primitive class of that name. Its docstring is made from the function it runs."""
-    signature = _signature(arguments)
+    signature = signature_of(arguments)
 
     def __call__(self: Any, *inputs: Any, **named: Any) -> Any:
         return call(self, *inputs, **named)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.ir.graph import Graph, Node, rebuild
-from graphopt.ir.text import content_hash
+from graphopt.ir.text import content_hash, print_graph
 from graphopt.passes.rewrite import Steps
 
 _WHOLE_BYTES = 1 << 12
@@ -23,7 +23,7 @@ def cse(graph: Graph, steps: Steps) -> Graph:
     first: dict[Any, Node] = {}
 
     def change(node: Node) -> Node:
-        key = (node.op, node.inputs, node.type.dtype, node.type.shape, _attrs_key(node))
+        key = (node.op, node.inputs, node.type, _attrs_key(node))
         known = first.setdefault(key, node)
         return known if known is node or steps.take(f"merge_{node.op}") else node
 
@@ -49,4 +49,6 @@ def exact_key(value: Any) -> Any:
         return tuple([v if type(v) is int else exact_key(v) for v in value])
     if kind is float:
         return ("float", value.hex())
+    if kind is Graph:
+        return ("graph", print_graph(value, where=False))
     return (kind.__name__, value)

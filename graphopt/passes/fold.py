@@ -9,7 +9,7 @@ from graphopt.passes.rewrite import rewrite
 
 RESULT_ELEMS = 1024
 INPUT_ELEMS = 1 << 16
-FOLDABLE = tuple(name for name, d in REGISTRY.items() if d.kind != "leaf" and name != "broadcast")
+FOLDABLE = tuple(name for name, d in REGISTRY.items() if d.kind not in ("leaf", "region") and name != "broadcast")
 
 
 @rewrite(*FOLDABLE)

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from graphopt import config
 from graphopt.errors import VerifyError
-from graphopt.ir.graph import Graph, walk
+from graphopt.ir.graph import Graph, Node, rebuild, subgraphs, walk
 from graphopt.ir.text import print_graph
 from graphopt.ir.types import TensorType
 from graphopt.ir.verify import verify
@@ -69,7 +70,7 @@ def run_passes(graph: Graph, passes: tuple[Pass, ...], switches: config.Config) 
         if step.name in switches.skip:
             continue
         before, count, start = graph, steps.count, perf_counter()
-        graph = step.run(before, steps)
+        graph = everywhere(step.run, before, steps)
         rows.append((step.name, perf_counter() - start, steps.count - count, _nodes(graph, switches)))
         if switches.verify:
             _check_pass(step, before, graph, switches, count, steps, stage)
@@ -80,6 +81,20 @@ def run_passes(graph: Graph, passes: tuple[Pass, ...], switches: config.Config) 
     if switches.debug >= 3:
         print(_table(graph.name, rows), file=sys.stderr)
     return graph
+
+
+def everywhere(run: Run, graph: Graph, steps: Steps) -> Graph:
+    """A pass run on the graphs inside the graph's nodes, the innermost first, then on the graph."""
+
+    def change(node: Node) -> Node:
+        if not subgraphs(node):
+            return node
+        inner = {k: everywhere(run, v, steps) if type(v) is Graph else v for k, v in node.attrs.items()}
+        if all(v is node.attrs[k] for k, v in inner.items()):
+            return node
+        return Node(node.op, node.inputs, MappingProxyType(inner), node.type, node.where)
+
+    return run(rebuild(graph, change), steps)
 
 
 def check(graph: Graph) -> None:
@@ -127,7 +142,7 @@ def _check_pass(
     low, high = 0, steps.count - count
     while low + 1 < high:
         middle = (low + high) // 2
-        if _problem(before, step.run(before, Steps(middle)), switches.verify) is None:
+        if _problem(before, everywhere(step.run, before, Steps(middle)), switches.verify) is None:
             low = middle
         else:
             high = middle
