@@ -244,3 +244,121 @@ def test_verifier_looks_inside() -> None:
         check(Graph("g", graph.inputs, (), outputs))
     with pytest.raises(VerifyError, match="results: input 0 of .* is a tuple; an item must pick"):
         check(Graph("g", graph.inputs, (), (Node("neg", (node,), {}, TensorType(i32, ())),)))
+
+
+# derivatives -------------------------------------------------------------------------------------------------------
+
+
+def f64(value: Any) -> ms.Tensor:
+    return ms.Tensor(np.asarray(value, np.float64))
+
+
+W, B = np.random.default_rng(0).normal(size=(3, 3)) / 2, np.random.default_rng(1).normal(size=3)
+XS, H = np.random.default_rng(2).normal(size=(5, 2, 3)), np.random.default_rng(3).normal(size=(2, 3))
+
+
+def recurrent(w: Any, b: Any, xs: Any, h: Any) -> Any:
+    def body(h: Any, x: Any) -> Any:
+        h = (h @ w + x + b).tanh()
+        return h, (h * h * x).sum()
+
+    h, y = control.scan(body, h, xs)
+    return (h * h).sum() + (y * y).sum()
+
+
+def until_large(w: Any, b: Any, xs: Any, h: Any) -> Any:
+    h = control.while_loop(lambda h: (h * h).sum() < 40.0, lambda h: h * 1.3 + (h @ w).sin() + b * 0.1, h, bound=20)
+    return (h * h * b).sum()
+
+
+def never(w: Any, b: Any, xs: Any, h: Any) -> Any:
+    h = control.while_loop(lambda h: (h * h).sum() < 0.0, lambda h: h @ w + b, h, bound=3)
+    return (h * h * b).sum()
+
+
+def choosing(w: Any, b: Any, xs: Any, h: Any) -> Any:
+    def body(h: Any, x: Any) -> Any:
+        return control.cond((h * x).sum() > 0, lambda: (h @ w).tanh() * x, lambda: h * b), None
+
+    h, _ = control.scan(body, h, xs, reverse=True)
+    return (h * xs[0]).sum()
+
+
+def counting(w: Any, b: Any, xs: Any, h: Any) -> Any:
+    n = ms.Tensor(3) + (h.sum() * 0).astype(ms.int64)
+    return (control.fori_loop(0, n, lambda i, h: (h @ w).sin() + b * i, h, bound=4) ** 2).sum()
+
+
+def nested(w: Any, b: Any, xs: Any, h: Any) -> Any:
+    def body(h: Any, x: Any) -> Any:
+        grow = lambda h: h * 1.5 + x * w.sum() * 0.1  # noqa: E731
+        h = control.while_loop(lambda h: (h * h).sum() < 9.0, grow, h, bound=9)
+        h = control.fori_loop(0, 2, lambda i, h: (h @ w).tanh() * b, h)
+        return h, h.sum()
+
+    h, y = control.scan(body, h, xs)
+    return (h * h).sum() + (y * y * y).sum()
+
+
+PROGRAMS = (recurrent, until_large, never, choosing, counting, nested)
+
+
+def along(f: Callable[..., Any], at: list[np.ndarray], way: list[np.ndarray], order: int) -> float:
+    """The derivative of f of that order along `way`, by reverse mode over itself."""
+
+    def derived(k: int) -> Callable[..., Any]:
+        if k == 0:
+            return f
+
+        def inner(*args: Any) -> Any:
+            parts = ms.grad(derived(k - 1), (0, 1, 2, 3))(*args)
+            terms = [(p * f64(w)).sum() for p, w in zip(parts, way, strict=True)]
+            return terms[0] + terms[1] + terms[2] + terms[3]
+
+        return inner
+
+    return float(ms.jit(derived(order))(*map(f64, at)))
+
+
+@pytest.mark.parametrize("order", (1, 2))
+@pytest.mark.parametrize("f", PROGRAMS, ids=lambda f: f.__name__)
+def test_derivatives_equal_differences(f: Callable[..., Any], order: int) -> None:
+    rng = np.random.default_rng(7)
+    at = [W, B, XS, H]
+    way = [rng.normal(size=a.shape) for a in at]
+    step = 1e-5
+    with config.override(backend="numpy"):
+        ahead, behind = (along(f, [a + e * w for a, w in zip(at, way, strict=True)], way, order - 1) for e in (step, -step))
+        found = along(f, at, way, order)
+    expected = (ahead - behind) / (2 * step)
+    assert abs(found - expected) <= 1e-6 * max(1.0, abs(expected))
+
+
+@pytest.mark.parametrize("f", PROGRAMS, ids=lambda f: f.__name__)
+def test_passes_keep_values_and_op_by_op_agrees(f: Callable[..., Any]) -> None:
+    args = [f64(a) for a in (W, B, XS, H)]
+    gradient = ms.grad(f, (0, 1, 2, 3))
+    expected = [g.asnumpy() for g in gradient(*args)]
+    compiled = ms.jit(gradient)
+    with config.override(backend="numpy", verify=2):
+        found = compiled(*args)
+        optimize(compiled.compile_cache.graph(args, {}))
+    for a, b in zip(expected, found, strict=True):
+        np.testing.assert_allclose(b.asnumpy(), a, rtol=1e-12, atol=1e-12)
+
+
+def test_no_reverse_derivative_without_a_bound() -> None:
+    def f(x: ms.Tensor) -> Any:
+        return control.while_loop(lambda v: v < 9.0, lambda v: v * v, x)
+
+    text = r"has no bound cannot be differentiated in reverse\n  called at test_control.py:\d+\n  hint: pass bound="
+    with pytest.raises(TypeError, match=text):
+        ms.jit(ms.grad(f))(t(2.0))
+    assert values(ms.grad(f)(t(2.0))) == 32.0
+
+
+def test_gradient_of_a_weight_is_one_product(golden) -> None:  # type: ignore[no-untyped-def]
+    f = ms.jit(ms.grad(recurrent, (0, 1, 2, 3)))
+    with config.override(backend="numpy"):
+        graph = optimize(f.compile_cache.graph([f64(a) for a in (W, B, XS, H)], {}))
+    golden("control_recurrent.graph", print_graph(graph, where=False))

@@ -10,8 +10,9 @@ from dataclasses import replace
 
 from graphopt.errors import CompileError, DTypeError, ShapeError, layout
 from graphopt.ir.graph import Graph, Node, walk
-from graphopt.ir.types import bool_
+from graphopt.ir.types import TupleType, bool_
 from graphopt.opdefs.opdef import full, opdef
+from graphopt.passes.control import pull_back_region
 from graphopt.where import at
 
 
@@ -33,6 +34,7 @@ def vjp(outputs: Sequence[Node], cotangents: Sequence[Node | None], wrt: Sequenc
         if cotangent is not None and output.dtype is not bool_:
             _check_cotangent(output, cotangent)
             parts.setdefault(output, []).append(cotangent)
+    results: dict[Node, dict[int, list[Node]]] = {}  # what flows into each result of a node with several
     total: dict[Node, Node] = {}
     wanted = set(wrt)
     for node in reversed(order):
@@ -40,10 +42,20 @@ def vjp(outputs: Sequence[Node], cotangents: Sequence[Node | None], wrt: Sequenc
         if flowing is None or node not in reaching:
             continue
         with at(node.where):
-            cotangent = _sum(flowing)
-            if node in wanted:
-                total[node] = cotangent
-            for source, part in zip(node.inputs, _pull_back(node, cotangent, reaching), strict=True):
+            if isinstance(node.type, TupleType):
+                found = results.pop(node)
+                arrived = [_sum(found[k]) if k in found else None for k in range(len(node.type.parts))]
+                pulled: Sequence[Node | None] = pull_back_region(vjp, node, arrived, [i in reaching for i in node.inputs])
+            else:
+                cotangent = _sum(flowing)
+                if node in wanted:
+                    total[node] = cotangent
+                if node.op == "item":
+                    parts.setdefault(node.inputs[0], [])
+                    results.setdefault(node.inputs[0], {}).setdefault(node.attrs["index"], []).append(cotangent)
+                    continue
+                pulled = _pull_back(node, cotangent, reaching)
+            for source, part in zip(node.inputs, pulled, strict=True):
                 if part is not None and source in reaching:
                     parts.setdefault(source, []).append(part)
     return [total.get(n) for n in wrt]

@@ -23,6 +23,7 @@ from graphopt.opdefs.evaluate import evaluate_nodes
 from graphopt.passes.canon import canon
 from graphopt.passes.cse import cse
 from graphopt.passes.dce import dce
+from graphopt.passes.regions import join, regions
 from graphopt.passes.rewrite import Steps
 from graphopt.passes.simplify import simplify
 
@@ -36,13 +37,17 @@ class Pass:
     name: str
     run: Run
     why: str
+    inside: bool = True  # run it on the graphs in nodes too; a pass that looks into them by itself says no
 
 
 PASSES = (
+    Pass("join", join, "first: what twin loops share is lost once their bodies are rewritten", inside=False),
+    Pass("regions", regions, "before the laws: it brings constants into bodies, and takes what never changes out"),
     Pass("simplify", simplify, "on the traced graph: what tracing and differentiation left is mostly identities"),
     Pass("canon", canon, "before the last laws, so that explicit pads join the user's own"),
     Pass("cse", cse, "laws look for the same node on both sides: equal nodes must be one first"),
     Pass("resimplify", simplify, "what canon and cse made possible"),
+    Pass("reregions", regions, "operands that became constant or equal, results that became unused"),
     Pass("recse", cse, "rewriting made equal nodes anew; nothing after this may make twins but on purpose"),
     Pass("dce", dce, "last: an update may have become its own state"),
 )
@@ -70,7 +75,7 @@ def run_passes(graph: Graph, passes: tuple[Pass, ...], switches: config.Config) 
         if step.name in switches.skip:
             continue
         before, count, start = graph, steps.count, perf_counter()
-        graph = everywhere(step.run, before, steps)
+        graph = _apply(step, before, steps)
         rows.append((step.name, perf_counter() - start, steps.count - count, _nodes(graph, switches)))
         if switches.verify:
             _check_pass(step, before, graph, switches, count, steps, stage)
@@ -95,6 +100,10 @@ def everywhere(run: Run, graph: Graph, steps: Steps) -> Graph:
         return Node(node.op, node.inputs, MappingProxyType(inner), node.type, node.where)
 
     return run(rebuild(graph, change), steps)
+
+
+def _apply(step: Pass, graph: Graph, steps: Steps) -> Graph:
+    return everywhere(step.run, graph, steps) if step.inside else step.run(graph, steps)
 
 
 def check(graph: Graph) -> None:
@@ -142,7 +151,7 @@ def _check_pass(
     low, high = 0, steps.count - count
     while low + 1 < high:
         middle = (low + high) // 2
-        if _problem(before, everywhere(step.run, before, Steps(middle)), switches.verify) is None:
+        if _problem(before, _apply(step, before, Steps(middle)), switches.verify) is None:
             low = middle
         else:
             high = middle
