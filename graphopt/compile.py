@@ -15,10 +15,10 @@ from platformdirs import user_cache_dir
 from graphopt import config
 from graphopt.ir.graph import Graph, walk
 from graphopt.ir.text import print_graph
-from graphopt.kernel.loops import Buffer, reads_and_writes, show
+from graphopt.kernel.loops import Buffer, Kernel, reads_and_writes, show
 from graphopt.kernel.run import run as interpret
-from graphopt.kernel.step import Step, constant_bytes, lower_graph
-from graphopt.llvm.emit import StepCall, emit_step
+from graphopt.kernel.step import Choose, Item, Repeat, Step, constant_bytes, lower_graph
+from graphopt.llvm.step import emit_step
 from graphopt.llvm.target import machine_of
 from graphopt.opdefs.evaluate import evaluate
 from graphopt.passes.fuse import show_groups
@@ -172,16 +172,7 @@ def _call(step: Step, k: int) -> Call:
 
 def module_text(step: Step, target: Target, part: Callable[[str], None] | None = None) -> str:
     """The LLVM module of a step; with `part`, the last one, after `part` was given the others."""
-    args = {b: k for k, (b, _, _) in enumerate(step.args)}
-
-    def place(b: Buffer) -> tuple[str, int]:
-        return ("args", args[b]) if b in args else ("arena", step.plan.offsets[b])
-
-    calls = [
-        StepCall(k, tuple(place(b) for b in kernel.params), step.parallel[k], step.barriers[k])
-        for k, kernel in enumerate(step.kernels)
-    ]
-    return emit_step(ENTRY, step.kernels, calls, machine_of(target), target.triple, part)
+    return emit_step(ENTRY, step, machine_of(target), target.triple, part)
 
 
 def _trace_stages(name: str, step: Step, target: Target) -> None:
@@ -238,6 +229,35 @@ def run_loops(step: Step, inputs: Sequence[np.ndarray], state: Sequence[np.ndarr
         assert isinstance(held, Buffer)
         size = held.size * held.dtype.itemsize
         memory[held] = arena[offset : offset + size].view(held.dtype.numpy)
-    for kernel in step.kernels:
-        interpret(kernel, memory)
+    _run_items(step.items, memory)
     return outputs
+
+
+def _run_items(items: Sequence[Item], memory: dict[Buffer, np.ndarray]) -> None:
+    """Kernels in the loop interpreter, with their branches and loops."""
+    for item in items:
+        if isinstance(item, Kernel):
+            interpret(item, memory)
+        elif isinstance(item, Choose):
+            _run_items(item.then if memory[item.pred][0] else item.other, memory)
+        else:
+            _run_loop(item, memory)
+
+
+def _run_loop(item: Repeat, memory: dict[Buffer, np.ndarray]) -> None:
+    most = item.length
+    if item.trips is not None and most is not None:
+        most = min(max(int(memory[item.trips][0]), 0), most)
+    done = 0
+    while most is None or done < most:
+        if item.goes_on is not None:
+            _run_items(item.test, memory)
+            if not memory[item.goes_on][0]:
+                break
+        row = most - 1 - done if item.reverse and most is not None else done
+        for w in item.windows:
+            memory[w.row] = memory[w.base][row * w.row.size : (row + 1) * w.row.size]
+        _run_items(item.body, memory)
+        done += 1
+    if item.count is not None:
+        memory[item.count][0] = done

@@ -14,17 +14,18 @@ from graphopt.errors import VerifyError
 from graphopt.ir.graph import Graph, Node, input_node, state_node, walk
 from graphopt.ir.text import large_constants, parse_graph, print_graph
 from graphopt.ir.types import TensorType, bool_, f32, i32
+from graphopt.kernel import step as stepping
 from graphopt.opdefs import control as regions
 from graphopt.opdefs.opdef import constant
 from graphopt.passes.pipeline import check, optimize
 
-MODES = ("pynative", "numpy")
+MODES = ("pynative", "numpy", "loops", "llvm")
 
 
 @pytest.fixture(params=MODES)
 def run(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     """run(f, *args): op by op, or traced and run by each backend."""
-    with config.override(verify=2, backend=request.param if request.param != "pynative" else "numpy"):
+    with config.override(verify=2, cache="off", threads=1, backend="numpy" if request.param == "pynative" else request.param):
         yield (lambda f, *args: f(*args)) if request.param == "pynative" else lambda f, *args: ms.jit(f)(*args)
 
 
@@ -334,6 +335,22 @@ def test_derivatives_equal_differences(f: Callable[..., Any], order: int) -> Non
     assert abs(found - expected) <= 1e-6 * max(1.0, abs(expected))
 
 
+@pytest.mark.parametrize("backend", ("loops", "llvm"))
+@pytest.mark.parametrize("f", PROGRAMS, ids=lambda f: f.__name__)
+def test_backends_agree_on_derivatives(f: Callable[..., Any], backend: str) -> None:
+    args = [f64(a) for a in (W, B, XS, H)]
+
+    def both(*args: Any) -> Any:
+        return ms.value_and_grad(f, (0, 1, 2, 3))(*args)
+
+    with config.override(backend="numpy"):
+        value, gradients = ms.jit(both)(*args)
+    with config.override(backend=backend, cache="off", threads=1):
+        found, parts = ms.jit(both)(*args)
+    for a, b in zip((value, *gradients), (found, *parts), strict=True):
+        np.testing.assert_allclose(b.asnumpy(), a.asnumpy(), rtol=1e-11, atol=1e-12)
+
+
 @pytest.mark.parametrize("f", PROGRAMS, ids=lambda f: f.__name__)
 def test_passes_keep_values_and_op_by_op_agrees(f: Callable[..., Any]) -> None:
     args = [f64(a) for a in (W, B, XS, H)]
@@ -362,3 +379,22 @@ def test_gradient_of_a_weight_is_one_product(golden) -> None:  # type: ignore[no
     with config.override(backend="numpy"):
         graph = optimize(f.compile_cache.graph([f64(a) for a in (W, B, XS, H)], {}))
     golden("control_recurrent.graph", print_graph(graph, where=False))
+
+
+@pytest.mark.parametrize("f", PROGRAMS, ids=lambda f: f.__name__)
+def test_same_bits_for_any_number_of_threads(f: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even the smallest kernel is shared by the team, so that every loop and branch is gone through by all threads."""
+    args = [f64(a) for a in (W, B, XS, H)]
+
+    def both(threads: int) -> list[bytes]:
+        compiled = ms.jit(ms.value_and_grad(f, (0, 1, 2, 3)))
+        with config.override(backend="llvm", cache="off", threads=threads):
+            runs = [compiled(*args) for _ in range(20)]
+        bits = [[x.asnumpy().tobytes() for x in (value, *gradients)] for value, gradients in runs]
+        assert all(b == bits[0] for b in bits)
+        return bits[0]
+
+    alone = both(1)
+    monkeypatch.setattr(stepping, "_TEAM_WORK", 0.0)
+    for threads in (1, 2, 3):
+        assert both(threads) == alone

@@ -10,9 +10,9 @@ import pytest
 
 from graphopt.compile import module_text
 from graphopt.errors import CompileError
-from graphopt.ir.graph import Graph
+from graphopt.ir.graph import Graph, state_node
 from graphopt.ir.index import Index, Loaded, Var, index
-from graphopt.ir.types import DType, bool_, f16, f32, i8, i32, i64
+from graphopt.ir.types import DType, TensorType, bool_, f16, f32, i8, i32, i64
 from graphopt.kernel.loops import (
     Buffer,
     Const,
@@ -33,9 +33,11 @@ from graphopt.kernel.loops import (
     signature,
 )
 from graphopt.kernel.run import run
-from graphopt.llvm.emit import StepCall, emit_step
+from graphopt.kernel.step import Step
+from graphopt.llvm.step import emit_step
 from graphopt.llvm.target import machine_of
 from graphopt.opdefs.linalg import matmul
+from graphopt.passes.memory import MemoryPlan
 from graphopt_runtime import engine
 from graphopt_runtime.executor import Executable
 from graphopt_runtime.program import BufferSpec, Program
@@ -60,8 +62,11 @@ def interpreted(kernel: Kernel, arrays: Sequence[np.ndarray]) -> list[np.ndarray
 def native(kernel: Kernel, arrays: Sequence[np.ndarray], threads: int = 1) -> list[np.ndarray]:
     """The same by LLVM."""
     machine, target = machine_of(engine.host()), engine.host()
-    places = tuple(("args", k) for k in range(len(kernel.params)))
-    text = emit_step("step", [kernel], [StepCall(0, places, threads > 1, False)], machine, target.triple)
+    leaves = tuple(state_node(b.name, TensorType(b.dtype, (b.size,))) for b in kernel.params)
+    args = tuple((b, "state", n) for b, n in zip(kernel.params, leaves, strict=True))
+    graph, plan = Graph("hand", (), leaves, ()), MemoryPlan({}, 0)
+    step = Step(graph, (), (kernel,), args, plan, (threads > 1,), (False,), (kernel,))
+    text = emit_step("step", step, machine, target.triple)
     buffers = tuple(BufferSpec(b.name, b.dtype.name, (b.size,), "state") for b in kernel.params)
     program = Program("hand", buffers, (), (), (), 0, 0, threads > 1, "step", engine.compile_ir(text, target))
     mine = [a.copy() for a in arrays]

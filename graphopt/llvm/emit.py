@@ -7,14 +7,14 @@ is a vector load, one that does not change a scalar, anything else a gather.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from graphopt.errors import CompileError
 from graphopt.ir.index import Index, Loaded, Quotient, Remainder, Var, index
 from graphopt.ir.types import i64
-from graphopt.kernel.loops import Buffer, Const, Expr, Fold, For, If, IndexValue, Kernel, Load, Stmt, Store, signature
+from graphopt.kernel.loops import Buffer, Const, Expr, Fold, For, If, IndexValue, Kernel, Load, Stmt, Store
 from graphopt.kernel.machine import Machine
 from graphopt.llvm.scalars import LLVMScalars, Val, type_of
 
@@ -423,121 +423,4 @@ class KernelEmitter(LLVMScalars):
         return self.pure(f"getelementptr {m}, ptr {self._names[buffer]}, <{self.lane.width} x i64> {offset.ref}")
 
 
-_PART = 60_000  # characters of a module: LLVM takes some 25 ms for it, and some 1 ms for a module without code
-
-
-@dataclass(frozen=True, slots=True)
-class StepCall:
-    """A kernel of the step: which one, where each of its buffers lies, how it is run.
-
-    buffers: (table, position) per parameter; table "args" counts pointers, "arena" and "scratch" count bytes.
-    """
-
-    kernel: int
-    buffers: tuple[tuple[str, int], ...]
-    parallel: bool
-    barrier: bool
-
-
-def emit_step(
-    entry: str,
-    kernels: Sequence[Kernel],
-    calls: Sequence[StepCall],
-    machine: Machine,
-    triple: str,
-    part: Callable[[str], None] | None = None,
-) -> str:
-    """The module of a step: its kernels and `entry(thread, team, args, arena, scratch, barrier)`.
-
-    part: is handed kernels as modules of their own while the rest is being written; None keeps all in one module.
-    """
-    written = _Modules(machine, triple, part)
-    names = [written.add(kernel) for kernel in kernels]
-    lines = [f"define void @{entry}(i64 %thread, i64 %team, ptr %args, ptr %arena, ptr %scratch, ptr %barrier) #0 {{", "entry:"]
-    known: dict[tuple[str, int], str] = {}
-    for table, position in dict.fromkeys(b for c in calls for b in c.buffers):
-        name = f"%{table}{position}"
-        if table == "args":
-            lines.append(f"  {name}.p = getelementptr inbounds ptr, ptr %args, i64 {position}")
-            lines.append(f"  {name} = load ptr, ptr {name}.p")
-        else:
-            lines.append(f"  {name} = getelementptr inbounds i8, ptr %{table}, i64 {position}")
-        known[table, position] = name
-    lines.append("  %first = icmp eq i64 %thread, 0")
-    serial = False
-    for n, call in enumerate(calls):
-        if call.barrier:
-            if serial:
-                lines += [f"  br label %j{n}", f"j{n}:"]
-                serial = False
-            lines.append("  call void @graphopt_barrier(ptr %barrier)")
-        share = "i64 %thread, i64 %team" if call.parallel else "i64 0, i64 1"
-        pointers = "".join(f", ptr {known[b]}" for b in call.buffers)
-        if call.parallel:
-            if serial:
-                lines += [f"  br label %j{n}", f"j{n}:"]
-                serial = False
-        elif not serial:
-            lines += [f"  br i1 %first, label %s{n}, label %e{n}", f"s{n}:"]
-            serial, gate = True, n
-        lines.append(f"  call void @{names[call.kernel]}({share}{pointers})")
-        following = calls[n + 1] if n + 1 < len(calls) else None
-        if serial and (following is None or following.parallel or following.barrier):
-            lines += [f"  br label %e{gate}", f"e{gate}:"]
-            serial = False
-    lines += ["  ret void", "}"]
-    return written.last("\n".join(lines))
-
-
-class _Modules:
-    """The kernels of a step, each function once, in as many modules as they need.
-
-    part: takes each full module; None keeps everything for the last.
-    """
-
-    def __init__(self, machine: Machine, triple: str, part: Callable[[str], None] | None):
-        self._machine = machine
-        self._triple = triple
-        self._part = part
-        self._known: dict[str, str] = {}  # equal kernels (layers of one shape) are one function
-        self._elsewhere: list[str] = []
-        self._begin()
-
-    def _begin(self) -> None:
-        self._functions: list[str] = []
-        self._constants: dict[str, str] = {}
-        self._declared: dict[str, str] = {}
-        self._signatures: list[str] = []
-
-    def add(self, kernel: Kernel) -> str:
-        """The name of a kernel's function."""
-        key = signature(kernel)
-        if key not in self._known:
-            self._known[key] = f"k{len(self._known)}"
-            self._write(kernel, self._known[key])
-        return self._known[key]
-
-    def _write(self, kernel: Kernel, name: str) -> None:
-        emitter = KernelEmitter(kernel, self._machine, self._constants)
-        self._functions.append(emitter.function(name, "internal" if self._part is None else "hidden"))
-        self._declared |= emitter.declared
-        pointers = ", ptr" * len(kernel.params)
-        self._signatures.append(f"declare hidden void @{name}(i64, i64{pointers})")
-        if self._part is not None and sum(map(len, self._functions)) >= _PART:
-            self._part(self._module([]))
-            self._elsewhere += self._signatures
-            self._begin()
-
-    def last(self, entry: str) -> str:
-        """The module with the step's entry and the kernels that are in no other."""
-        return self._module(["declare void @graphopt_barrier(ptr)", *self._elsewhere], entry)
-
-    def _module(self, declarations: Sequence[str], *more: str) -> str:
-        bits = self._machine.vector_bytes * 8
-        tables = [f"{name} = {body}" for body, name in self._constants.items()]
-        attributes = f'attributes #0 = {{ nounwind "min-legal-vector-width"="{bits}" "prefer-vector-width"="{bits}" }}'
-        head = [f'target triple = "{self._triple}"', *tables, *declarations, *self._declared.values()]
-        return "\n".join([*head, *self._functions, *more, attributes, ""])
-
-
-__all__ = ["KernelEmitter", "StepCall", "emit_step"]
+__all__ = ["KernelEmitter"]

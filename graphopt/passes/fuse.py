@@ -7,6 +7,7 @@ A group is one of
                  them). Softmax, normalisation, cross-entropy, optimizer updates are each one such group.
     contraction  one sum of products, with the elementwise nodes that follow it point by point
     kernel       one op that brings its own loop nests
+    region       a branch or loop with the items that are its results; its graphs are fused by themselves
 
 Pure movement (broadcast, transpose, slice, pad ...) is not computed at all: whoever reads through it computes the index.
 """
@@ -117,7 +118,7 @@ def _stored_operands(node: Node) -> Node:
     inputs = list(node.inputs)
     if node.op == "reshape" and stored_base(node).op in INLINE - LEAVES - {"reshape"}:
         inputs[0] = alias(inputs[0])
-    elif kind == "kernel":
+    elif kind == "kernel" or node.op in ("branch", "loop"):
         inputs = [alias(i) if stored_base(i).op in INLINE - LEAVES - {"reshape"} else i for i in inputs]
     elif kind == "contraction":
         dims = dims_of(node)
@@ -132,18 +133,33 @@ def _stored_operands(node: Node) -> Node:
     return with_inputs(node, tuple(inputs))
 
 
+def _for_it_alone(node: Node, shared: bool) -> bool:
+    """Is a value computed for one user, into a buffer of its own?"""
+    return not shared and node.op not in INLINE and node.op not in LEAVES and node.op != "item"
+
+
 def materialise(graph: Graph) -> Graph:
     """Give a buffer of its own to everything that needs one.
 
     Claim: afterwards every root is computed by a group and differs from every other root, every operand of a
-    contraction is stored and read with affine indices, every operand of a reshape or of a `kernel` op is stored.
+    contraction is stored and read with affine indices, every operand of a reshape, a `kernel` op or a region is stored,
+    there is one item for each result of a region, and the first value of a carry is computed for its loop alone.
     """
     alias = opdef("alias")
     order = walk(graph.roots)
     use = users(order)
     new: dict[Node, Node] = {}
+    picked: dict[tuple[Node, int], Node] = {}
+    roots_before = set(graph.roots)
     for node in order:
         changed = node if node.op in LEAVES else _stored_operands(with_inputs(node, tuple(new[i] for i in node.inputs)))
+        if node.op == "item":
+            changed = picked.setdefault((changed.inputs[0], node.attrs["index"]), changed)
+        elif node.op == "loop":
+            mine = [_for_it_alone(i, len(use[i]) > 1 or i in roots_before) for i in node.inputs[: len(node.attrs["body"].state)]]
+            given = zip(changed.inputs, node.inputs, mine, strict=False)
+            carry = [c if m or c is not new[i] else alias(c) for c, i, m in given]
+            changed = with_inputs(changed, (*carry, *changed.inputs[len(carry) :]))
         if node.op == "transpose" and _is_contraction(node.inputs[0]) and len(use[node.inputs[0]]) == 1:
             changed = alias(changed)  # the contraction writes its result transposed at once
         new[node] = changed
@@ -236,7 +252,7 @@ class _Fusion:
 
     def fits(self, node: Node, group: Group) -> str | None:
         """How `node` can join: "full" or "row"; None when it cannot."""
-        if len(group.nodes) >= _MOST_NODES:
+        if len(group.nodes) >= _MOST_NODES or group.kind == "region":
             return None
         bit = 1 << group.number
         sources = self.sources(node)
@@ -298,14 +314,19 @@ class _Fusion:
 
     def add(self, node: Node) -> None:
         d = opdef(node.op)
+        if node.op == "item":
+            group = self.of[node.inputs[0]]
+            group.nodes.append(node)
+            self.of[node] = group
+            return
         if self._floats(node):
             self.floating.add(node)
             return
         self._land(node, pull=d.kind == "elementwise")
         if d.kind == "contraction":
             self._contraction(node)
-        elif d.kind == "kernel":
-            self.place(node, self.new("kernel", node.shape))
+        elif d.kind in ("kernel", "region"):
+            self.place(node, self.new(d.kind, node.shape))
         elif d.kind == "reduction":
             self._reduction(node)
         else:
@@ -380,7 +401,7 @@ class _Fusion:
             if how != "other":
                 g = self.of[source]
                 candidates[g.number] = g
-        fitting = [(g, fit) for g in candidates.values() if g.kind != "kernel" and (fit := self.fits(node, g))]
+        fitting = [(g, fit) for g in candidates.values() if g.kind not in ("kernel", "region") and (fit := self.fits(node, g))]
         if not fitting:
             self._place_with_floating(node, self.new("loops", node.shape), False)
             return

@@ -48,7 +48,7 @@ def _states(node: Node, memo: dict[Node, frozenset[Node]]) -> frozenset[Node]:
 
 def _only_at_its_point(group: Group, state: Node, value: Node) -> bool:
     """Does the group read `state` only where, and not later than, it stores `value`?"""
-    if group.kind == "kernel" or stored_base(value) is not value or value.shape != state.shape:
+    if group.kind in ("kernel", "region") or stored_base(value) is not value or value.shape != state.shape:
         return False
     level = group.levels()
     stage_of_value = level[value]

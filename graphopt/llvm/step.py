@@ -1,0 +1,269 @@
+"""The step as LLVM IR text: a function that runs kernels, in their branches and loops, and the modules it comes in.
+
+Every thread of the team runs the same function. Kernels that the team does not share are run by thread 0 alone, and so are
+whole loops of such kernels; a barrier stands where the plan says. Conditions of what the team runs are read by each thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from graphopt.errors import CompileError
+from graphopt.kernel.loops import Buffer, Kernel, signature
+from graphopt.kernel.machine import Machine
+from graphopt.kernel.step import Choose, Item, Repeat, Step, kernels_of, windows_of
+from graphopt.llvm.emit import KernelEmitter
+
+_PART = 60_000  # characters of a module: LLVM takes some 25 ms for it, and some 1 ms for a module without code
+
+
+def emit_step(
+    entry: str, step: Step, machine: Machine, triple: str, part: Callable[[str], None] | None = None
+) -> str:
+    """The module of a step: its kernels and `entry(thread, team, args, arena, scratch, barrier)`.
+
+    part: is handed kernels as modules of their own while the rest is being written; None keeps all in one module.
+    """
+    written = _Modules(machine, triple, part)
+    names = {kernel: written.add(kernel) for kernel in step.kernels}
+    lines = [f"define void @{entry}(i64 %thread, i64 %team, ptr %args, ptr %arena, ptr %scratch, ptr %barrier) #0 {{", "entry:"]
+    writer = _Writer(step, names)
+    return written.last("\n".join([*lines, *writer.text(), "  ret void", "}"]))
+
+
+class _Writer:
+    """The body of a step's function."""
+
+    def __init__(self, step: Step, names: Mapping[Kernel, str]):
+        self.step = step
+        self.names = names
+        self.shared = {k for k, team in zip(step.kernels, step.parallel, strict=True) if team}
+        self.guarded = {k for k, barrier in zip(step.kernels, step.barriers, strict=True) if barrier}
+        self.pointers: dict[Buffer, str] = {}
+        self.head: list[str] = []
+        self.lines: list[str] = []
+        self.labels = 0
+
+    def text(self) -> list[str]:
+        self._place()
+        self.head.append("  %first = icmp eq i64 %thread, 0")
+        self._sequence(self.step.items, False)
+        return self.head + self.lines
+
+    def _place(self) -> None:
+        """Pointers to everything that lies still."""
+        args = {b: k for k, (b, _, _) in enumerate(self.step.args)}
+        rows = windows_of(self.step.items)
+        for b in dict.fromkeys(self._touched(self.step.items)):
+            if b in rows:
+                continue
+            if b in args:
+                name = f"%args{args[b]}"
+                self.head.append(f"  {name}.p = getelementptr inbounds ptr, ptr %args, i64 {args[b]}")
+                self.head.append(f"  {name} = load ptr, ptr {name}.p")
+            else:
+                offset = self.step.plan.offsets[b]
+                name = f"%arena{len(self.pointers)}"
+                self.head.append(f"  {name} = getelementptr inbounds i8, ptr %arena, i64 {offset}")
+            self.pointers[b] = name
+
+    def _touched(self, items: Sequence[Item]) -> list[Buffer]:
+        found: list[Buffer] = []
+        for i in items:
+            if isinstance(i, Kernel):
+                found += i.params
+            elif isinstance(i, Choose):
+                found += [i.pred, *self._touched((*i.then, *i.other))]
+            else:
+                found += [b for b in (i.trips, i.goes_on, i.count) if b is not None]
+                found += [w.base for w in i.windows]
+                found += self._touched((*i.test, *i.body))
+        return found
+
+    def _label(self, name: str) -> str:
+        self.labels += 1
+        return f"{name}{self.labels}"
+
+    def _open(self, label: str) -> None:
+        self.lines.append(f"{label}:")
+
+    def _jump(self, label: str) -> None:
+        self.lines.append(f"  br label %{label}")
+
+    def _barrier(self) -> None:
+        self.lines.append("  call void @graphopt_barrier(ptr %barrier)")
+
+    def _alone(self, item: Item) -> bool:
+        return not any(k in self.shared for k in kernels_of([item]))
+
+    def _sequence(self, items: Sequence[Item], alone: bool) -> None:
+        """Items one after the other; `alone`: only thread 0 comes here. Neighbours that thread 0 runs share one test."""
+        done: str | None = None
+        for item in items:
+            waits = item in self.guarded or item in self.step.waits
+            mine = self._alone(item)
+            if waits and alone:
+                raise CompileError("a barrier stands where only thread 0 comes")
+            if done is not None and (waits or not mine):
+                self._jump(done)
+                self._open(done)
+                done = None
+            if waits:
+                self._barrier()
+            if mine and not alone and done is None:
+                then, done = self._label("alone"), self._label("all")
+                self.lines.append(f"  br i1 %first, label %{then}, label %{done}")
+                self._open(then)
+            self._item(item, alone or mine)
+        if done is not None:
+            self._jump(done)
+            self._open(done)
+
+    def _item(self, item: Item, alone: bool) -> None:
+        if isinstance(item, Kernel):
+            share = "i64 %thread, i64 %team" if item in self.shared else "i64 0, i64 1"
+            pointers = "".join(f", ptr {self.pointers[b]}" for b in item.params)
+            self.lines.append(f"  call void @{self.names[item]}({share}{pointers})")
+        elif isinstance(item, Choose):
+            self._choose(item, alone)
+        else:
+            self._repeat(item, alone)
+
+    def _flag(self, buffer: Buffer) -> str:
+        """A bool in memory."""
+        name = f"%{self._label('f')}"
+        self.lines.append(f"  {name}.b = load i8, ptr {self.pointers[buffer]}")
+        self.lines.append(f"  {name} = icmp ne i8 {name}.b, 0")
+        return name
+
+    def _choose(self, item: Choose, alone: bool) -> None:
+        then, other, done = (self._label(n) for n in ("then", "else", "joined"))
+        self.lines.append(f"  br i1 {self._flag(item.pred)}, label %{then}, label %{other}")
+        for label, side in ((then, item.then), (other, item.other)):
+            self._open(label)
+            self._sequence(side, alone)
+            self._jump(done)
+        self._open(done)
+
+    def _repeat(self, item: Repeat, alone: bool) -> None:
+        head, body, done = (self._label(n) for n in ("next", "trip", "done"))
+        count, most = f"%{self._label('i')}", self._most(item)
+        self.head.append(f"  {count}.p = alloca i64")
+        self.lines.append(f"  store i64 0, ptr {count}.p")
+        self._jump(head)
+        self._open(head)
+        self.lines.append(f"  {count} = load i64, ptr {count}.p")
+        if most is not None:
+            tested = self._label("test")
+            self.lines.append(f"  {count}.more = icmp ult i64 {count}, {most}")
+            self.lines.append(f"  br i1 {count}.more, label %{tested}, label %{done}")
+            self._open(tested)
+        if item.goes_on is not None:
+            self._sequence(item.test, alone)
+            if item in self.step.test_waits:
+                self._barrier()
+            self.lines.append(f"  br i1 {self._flag(item.goes_on)}, label %{body}, label %{done}")
+            self._open(body)
+        self._rows(item, count, most)
+        self._sequence(item.body, alone)
+        self.lines.append(f"  {count}.next = add nuw nsw i64 {count}, 1")
+        self.lines.append(f"  store i64 {count}.next, ptr {count}.p")
+        self._jump(head)
+        self._open(done)
+        if item.count is not None:
+            self._store_count(item.count, count, alone)
+
+    def _most(self, item: Repeat) -> str | None:
+        """How many trips there are at most."""
+        if item.trips is None:
+            return None if item.length is None else str(item.length)
+        n = f"%{self._label('n')}"
+        self.lines.append(f"  {n}.s = load i32, ptr {self.pointers[item.trips]}")
+        self.lines.append(f"  {n}.w = sext i32 {n}.s to i64")
+        self.lines.append(f"  {n}.neg = icmp slt i64 {n}.w, 0")
+        self.lines.append(f"  {n}.p = select i1 {n}.neg, i64 0, i64 {n}.w")
+        self.lines.append(f"  {n}.large = icmp ugt i64 {n}.p, {item.length}")
+        self.lines.append(f"  {n} = select i1 {n}.large, i64 {item.length}, i64 {n}.p")
+        return n
+
+    def _rows(self, item: Repeat, count: str, most: str | None) -> None:
+        """Where this trip's rows are."""
+        if not item.windows:
+            return
+        if item.reverse:
+            row = f"%{self._label('r')}"
+            self.lines.append(f"  {row}.l = sub i64 {most}, 1")
+            self.lines.append(f"  {row} = sub i64 {row}.l, {count}")
+        else:
+            row = count
+        for w in item.windows:
+            name = f"%{self._label('w')}"
+            stride = w.row.size * w.row.dtype.itemsize
+            self.lines.append(f"  {name}.o = mul i64 {row}, {stride}")
+            self.lines.append(f"  {name} = getelementptr inbounds i8, ptr {self.pointers[w.base]}, i64 {name}.o")
+            self.pointers[w.row] = name
+
+    def _store_count(self, buffer: Buffer, count: str, alone: bool) -> None:
+        store, on = self._label("store"), self._label("on")
+        if not alone:
+            self.lines.append(f"  br i1 %first, label %{store}, label %{on}")
+            self._open(store)
+        self.lines.append(f"  {count}.n = trunc i64 {count} to i32")
+        self.lines.append(f"  store i32 {count}.n, ptr {self.pointers[buffer]}")
+        if not alone:
+            self._jump(on)
+            self._open(on)
+
+
+class _Modules:
+    """The kernels of a step, each function once, in as many modules as they need.
+
+    part: takes each full module; None keeps everything for the last.
+    """
+
+    def __init__(self, machine: Machine, triple: str, part: Callable[[str], None] | None):
+        self._machine = machine
+        self._triple = triple
+        self._part = part
+        self._known: dict[str, str] = {}  # equal kernels (layers of one shape) are one function
+        self._elsewhere: list[str] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._functions: list[str] = []
+        self._constants: dict[str, str] = {}
+        self._declared: dict[str, str] = {}
+        self._signatures: list[str] = []
+
+    def add(self, kernel: Kernel) -> str:
+        """The name of a kernel's function."""
+        key = signature(kernel)
+        if key not in self._known:
+            self._known[key] = f"k{len(self._known)}"
+            self._write(kernel, self._known[key])
+        return self._known[key]
+
+    def _write(self, kernel: Kernel, name: str) -> None:
+        emitter = KernelEmitter(kernel, self._machine, self._constants)
+        self._functions.append(emitter.function(name, "internal" if self._part is None else "hidden"))
+        self._declared |= emitter.declared
+        pointers = ", ptr" * len(kernel.params)
+        self._signatures.append(f"declare hidden void @{name}(i64, i64{pointers})")
+        if self._part is not None and sum(map(len, self._functions)) >= _PART:
+            self._part(self._module([]))
+            self._elsewhere += self._signatures
+            self._begin()
+
+    def last(self, entry: str) -> str:
+        """The module with the step's entry and the kernels that are in no other."""
+        return self._module(["declare void @graphopt_barrier(ptr)", *self._elsewhere], entry)
+
+    def _module(self, declarations: Sequence[str], *more: str) -> str:
+        bits = self._machine.vector_bytes * 8
+        tables = [f"{name} = {body}" for body, name in self._constants.items()]
+        attributes = f'attributes #0 = {{ nounwind "min-legal-vector-width"="{bits}" "prefer-vector-width"="{bits}" }}'
+        head = [f'target triple = "{self._triple}"', *tables, *declarations, *self._declared.values()]
+        return "\n".join([*head, *self._functions, *more, attributes, ""])
+
+
+__all__ = ["emit_step"]
