@@ -20,10 +20,12 @@ import numpy as np
 
 from graphopt.common.journal import note
 from graphopt.errors import TraceError, layout
-from graphopt.ir.graph import Graph, Node, input_node, state_node
+from graphopt.ir.graph import Graph, Node, input_node, state_node, substitute
 from graphopt.ir.types import TensorType
 from graphopt.opdefs.elementwise import alias, select
 from graphopt.opdefs.opdef import constant, opdef
+from graphopt.passes.reroll import rolled
+from graphopt.passes.rewrite import Steps
 from graphopt.where import here
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ class Trace:
     checks:      the same for values: (number of the input, check of its array).
     choices:     what the traced code asked the host, and the answers it went by: {question: (what it asks, answer)}.
     scalars:     nodes that stand for Python floats: in promotions they follow the tensors, as floats do.
+    rolled:      what stands for nodes of unrolled loops once these are loops again.
     results:     values that must hold once what was traced has run: (a bool of shape (), the error if it does not).
     visited:     what the trace read besides tensors: (object, its version), for `common.compiled` to watch.
     """
@@ -77,6 +80,7 @@ class Trace:
         self.results: list[tuple[Node, str]] = []
         self.choices: dict[Callable[[], Any], tuple[str, Any]] = {}
         self.visited: dict[int, tuple[Any, int, tuple[Any, ...]]] = {}
+        self.rolled: dict[Node, Node] = {}
         self._states: dict[int, tuple[Parameter, Node]] = {}
         self._current: dict[int, Node] = {}
         self._constants: dict[int, tuple[np.ndarray, Node]] = {}
@@ -218,7 +222,18 @@ class Trace:
         updates = tuple((leaf, value) for _, leaf, value in self.updates())
         for flag, _ in self.results:
             updates = tuple((leaf, select(flag, value, leaf)) for leaf, value in updates)
-        return Graph(self.name, tuple(self.inputs), state, tuple(outputs), updates)
+        graph = Graph(self.name, tuple(self.inputs), state, tuple(outputs), updates)
+        return graph.with_roots(substitute(graph.roots, self.rolled)) if self.rolled else graph
+
+    def roll(self, nodes: Sequence[Node]) -> list[Node]:
+        """The nodes computed with loops where Python's loops were unrolled; the trace remembers what stands for what."""
+        if self.concrete:
+            return list(nodes)
+        roots, found = rolled(substitute(nodes, self.rolled), Steps())
+        if found:
+            keys = list(self.rolled)
+            self.rolled = dict(zip(keys, substitute(list(self.rolled.values()), found), strict=True)) | found
+        return roots
 
     def commit(self) -> None:
         """Write the updates of a concrete trace into the parameters."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import count
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ class Node:
     attrs: Mapping[str, Any]
     type: TensorType
     where: Where | None = None
+    born: int = field(default_factory=count().__next__)  # nodes in the order in which they were made
 
     @property
     def shape(self) -> tuple[int, ...]:

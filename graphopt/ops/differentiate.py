@@ -214,8 +214,9 @@ def _pull_back(
     trace: Trace, begun: int, results: Sequence[Node], cotangents: Sequence[Node], wrt: Sequence[Node]
 ) -> list[Node | None]:
     """Cotangents of `wrt`. Parts with a derivative of their own are asked for it, the latest first."""
-    outputs, incoming = list(results), list(cotangents)
-    for part in reversed(trace.derivatives[begun:]):
+    own = trace.derivatives[begun:]
+    outputs, incoming = list(results) if own else trace.roll(results), list(cotangents)
+    for part in reversed(own):
         arrived = vjp(outputs, incoming, part.outputs)
         if all(ct is None for ct in arrived):
             continue

@@ -24,6 +24,7 @@ from graphopt.passes.canon import canon
 from graphopt.passes.cse import cse
 from graphopt.passes.dce import dce
 from graphopt.passes.regions import join, regions
+from graphopt.passes.reroll import reroll
 from graphopt.passes.rewrite import Steps
 from graphopt.passes.simplify import simplify
 
@@ -41,7 +42,8 @@ class Pass:
 
 
 PASSES = (
-    Pass("join", join, "first: what twin loops share is lost once their bodies are rewritten", inside=False),
+    Pass("reroll", reroll, "first: it looks for what Python's loop left, line by line, before anything is rewritten"),
+    Pass("join", join, "then: what twin loops share is lost once their bodies are rewritten", inside=False),
     Pass("regions", regions, "before the laws: it brings constants into bodies, and takes what never changes out"),
     Pass("simplify", simplify, "on the traced graph: what tracing and differentiation left is mostly identities"),
     Pass("canon", canon, "before the last laws, so that explicit pads join the user's own"),
