@@ -131,7 +131,7 @@ def with_inputs(node: Node, inputs: tuple[Node, ...]) -> Node:
     """The same op on other inputs of the same types; the node itself when nothing changed."""
     if inputs == node.inputs:  # nodes compare by identity
         return node
-    return Node(node.op, inputs, node.attrs, node.type, node.where)
+    return Node(node.op, inputs, node.attrs, node.type, node.where, node.born)
 
 
 def rebuild(graph: Graph, change: Callable[[Node], Node]) -> Graph:

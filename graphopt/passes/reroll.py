@@ -58,13 +58,14 @@ def _first_loop(roots: Sequence[Node]) -> dict[Node, Node]:
     if len(nodes) < LEAST_NODES:
         return {}
     text = _Text(nodes)
-    best = max((text.longest_run(p) for p in text.periods()), key=lambda r: r.nodes, default=None)
-    if best is None or best.trips < LEAST_TRIPS or best.nodes < LEAST_NODES:
-        return {}
-    try:
-        return _Body(text, best, order, roots).replacements()
-    except _NoLoop:
-        return {}
+    runs = [text.longest_run(p) for p in text.periods()]
+    for run in (part for whole in sorted(runs, key=lambda r: r.nodes, reverse=True) for part in whole.parts()):
+        if run.trips >= LEAST_TRIPS and run.nodes >= LEAST_NODES:
+            try:
+                return _Body(text, run, order, roots).replacements()
+            except _NoLoop:
+                continue
+    return {}
 
 
 class _NoLoop(Exception):
@@ -82,6 +83,11 @@ class _Run:
     @property
     def nodes(self) -> int:
         return self.period * self.trips
+
+    def parts(self) -> tuple[_Run, _Run, _Run]:
+        """The run, and without its last and its first trip: at its ends it may read from elsewhere."""
+        shorter = self.trips - 1
+        return self, _Run(self.start, self.period, shorter), _Run(self.start + self.period, self.period, shorter)
 
 
 class _Text:
