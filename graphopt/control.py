@@ -52,11 +52,25 @@ def cond(pred: Any, then: Callable[..., Any], other: Callable[..., Any], *operan
     trace = active()
     if not isinstance(pred, Tensor) or trace is None or pred._array is not None:
         return (then if _one("cond", pred) else other)(*operands)
-    regions = [Region(name, trace) for name in ("then", "other")]
-    results = [Structure(r.run(f, "cond", *operands)) for r, f in zip(regions, (then, other), strict=True)]
-    pairs = list(results[0].pairs(results[1], "cond: the branches differ", ("then returns", "other returns")))
-    outputs: list[list[Node]] = [[], []]
-    for k, (path, *tensors) in enumerate(pairs):
+    structure: list[Structure] = []
+
+    def choose(results: Sequence[Any], regions: Sequence[Region]) -> list[list[Tensor]]:
+        structure.extend(Structure(r) for r in results)
+        return _same_branches(structure, regions)
+
+    made = cond_of(pred, lambda: then(*operands), lambda: other(*operands), choose)
+    return structure[0].fill(made)
+
+
+def _same_branches(results: Sequence[Structure], regions: Sequence[Region]) -> list[list[Tensor]]:
+    """The tensors of both branches; a number takes the dtype of the other branch's Tensor.
+
+    Errors: ShapeError naming the element that differs.
+    """
+    chosen: list[list[Tensor]] = [[], []]
+    for k, (path, *tensors) in enumerate(
+        results[0].pairs(results[1], "cond: the branches differ", ("then returns", "other returns"))
+    ):
         nodes = [r.node_of(t) for r, t in zip(regions, tensors, strict=True)]
         for mine, theirs in ((0, 1), (1, 0)):
             if results[mine].numbers[k] and not results[theirs].numbers[k]:
@@ -65,8 +79,28 @@ def cond(pred: Any, then: Callable[..., Any], other: Callable[..., Any], *operan
             a, b = (f"{n.dtype.name}{list(n.shape)}" for n in nodes)
             place = f"element {path} is" if path else "result is"
             raise ShapeError(layout(f"cond: {place} {a} in then, {b} in other", here(), hint="cast or broadcast one of them"))
-        for side, node in zip(outputs, nodes, strict=True):
-            side.append(node)
+        for side, region, node in zip(chosen, regions, nodes, strict=True):
+            side.append(wrap_node(node, region))
+    return chosen
+
+
+def cond_of(
+    pred: Tensor,
+    then: Callable[[], Any],
+    other: Callable[[], Any],
+    choose: Callable[[Sequence[Any], Sequence[Region]], list[list[Tensor]]],
+) -> list[Tensor]:
+    """A traced branch: of two lists of Tensors, the one that `pred` picks.
+
+    choose: both lists, of equal types, from what the two functions returned and the regions they were traced in.
+    """
+    trace = active()
+    assert trace is not None
+    regions = [Region(name, trace) for name in ("then", "other")]
+    results = [r.run(f, "cond") for r, f in zip(regions, (then, other), strict=True)]
+    chosen = choose(results, regions)
+    outputs = [[r.node_of(t) for t in side] for r, side in zip(regions, chosen, strict=True)]
+    count = len(outputs[0])
     written = _distinct([p for r in regions for p, _, _ in r.updates()])
     errors = [error for r in regions for _, error in r.results]
     for region, side in zip(regions, outputs, strict=True):
@@ -75,10 +109,10 @@ def cond(pred: Any, then: Callable[..., Any], other: Callable[..., Any], *operan
     operand_nodes = list(dict.fromkeys(o for r in regions for o in r.captured))
     graphs = [r.graph_of([r.capture(o) for o in operand_nodes], side) for r, side in zip(regions, outputs, strict=True)]
     made = control.items(control.branch(_single(trace.node_of(pred)), *operand_nodes, then=graphs[0], other=graphs[1]))
-    _write(trace, written, made[len(pairs) :])
+    _write(trace, written, made[count:])
     if errors:
         trace.results.append((made[-1], errors[0]))
-    return results[0].wrapped(made[: len(pairs)], trace)
+    return [wrap_node(n, trace) for n in made[:count]]
 
 
 @border
@@ -86,8 +120,8 @@ def while_loop(test: Callable[[Any], Any], body: Callable[[Any], Any], init: Any
     """`init = body(init)` as long as `test(init)` holds; the last value.
 
     init:  a Tensor or number, or tuples, lists and dicts of them; `body` returns the same structure, shapes and dtypes.
-    bound: the most trips there can be. With it the loop can be differentiated in reverse; what that needs is kept for
-           so many trips. More trips are a RuntimeError, and change no Parameter.
+    bound: the most trips there can be. More are a RuntimeError, and change no Parameter. With a bound a gradient keeps
+           what it needs of so many trips; without one it keeps some carries, and runs trips again from them.
 
     Errors: TypeError when test or body cannot be called or bound is no int; ValueError when the body's result differs
             from init in structure, shape or dtype (it names the element), or test gives no single value; RuntimeError.
@@ -416,4 +450,4 @@ def _too_many(owner: str, bound: int | None) -> str:
     return layout(f"{owner}: the loop went on after {bound} trips, its bound", here(), hint="raise bound=")
 
 
-__all__ = ["cond", "fori_loop", "scan", "while_loop"]
+__all__ = ["cond", "cond_of", "fori_loop", "scan", "while_loop"]

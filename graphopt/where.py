@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
@@ -33,10 +33,14 @@ def is_ours(frame: FrameType) -> bool:
     """Whether a frame runs code of graphopt, or of what graphopt calls to do its work, and not the user's."""
     known = _ours.get(frame.f_code)
     if known is None:
-        module = str(frame.f_globals.get("__name__", ""))
-        known = module.partition(".")[0] in _PACKAGES or frame.f_code.co_filename.startswith("<frozen")
+        known = is_our_module(frame.f_globals) or frame.f_code.co_filename.startswith("<frozen")
         _ours[frame.f_code] = known
     return known
+
+
+def is_our_module(names: Mapping[str, object]) -> bool:
+    """Whether a module, given by its global names, is graphopt's or one that graphopt calls to do its work."""
+    return str(names.get("__name__", "")).partition(".")[0] in _PACKAGES
 
 
 def here() -> Where | None:
@@ -44,12 +48,18 @@ def here() -> Where | None:
     fixed = _fixed.get()
     if fixed is not None:
         return fixed
-    frame = sys._getframe(1)
+    frame = user_frame()
+    return None if frame is None else in_cell(frame.f_code.co_filename, frame.f_lineno)
+
+
+def user_frame() -> FrameType | None:
+    """The innermost frame of the call stack that is not graphopt's own."""
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         known = _ours.get(frame.f_code)
         if not (is_ours(frame) if known is None else known):
-            return in_cell(frame.f_code.co_filename, frame.f_lineno)
-        frame = frame.f_back  # type: ignore[assignment]
+            return frame
+        frame = frame.f_back
     return None
 
 

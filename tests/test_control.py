@@ -364,14 +364,11 @@ def test_passes_keep_values_and_op_by_op_agrees(f: Callable[..., Any]) -> None:
         np.testing.assert_allclose(b.asnumpy(), a, rtol=1e-12, atol=1e-12)
 
 
-def test_no_reverse_derivative_without_a_bound() -> None:
+def test_reverse_derivative_without_a_bound() -> None:
     def f(x: ms.Tensor) -> Any:
         return control.while_loop(lambda v: v < 9.0, lambda v: v * v, x)
 
-    text = r"has no bound cannot be differentiated in reverse\n  called at test_control.py:\d+\n  hint: pass bound="
-    with pytest.raises(TypeError, match=text):
-        ms.jit(ms.grad(f))(t(2.0))
-    assert values(ms.grad(f)(t(2.0))) == 32.0
+    assert values(ms.jit(ms.grad(f))(t(2.0))) == values(ms.grad(f)(t(2.0))) == 32.0
 
 
 def test_gradient_of_a_weight_is_one_product(golden) -> None:  # type: ignore[no-untyped-def]

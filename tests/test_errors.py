@@ -86,7 +86,7 @@ def test_kinds_are_those_of_mindspore() -> None:
         "grad_sens_dtype": TypeError, "grad_sens_number": TypeError, "grad_sens_missing": TypeError,
         "grad_position": IndexError, "train_cell_zero_sens": ValueError, "learning_rates_end": RuntimeError,
         "dense_unknown_activation": KeyError, "cell_without_construct": NotImplementedError, "context_device": ValueError,
-        "jit_branch_on_a_tensor": RuntimeError, "attribute_that_is_not_there": AttributeError,
+        "jit_branches_of_two_shapes": RuntimeError, "attribute_that_is_not_there": AttributeError,
     }  # fmt: skip
     for name, kind in expected.items():
         with pytest.raises(kind):

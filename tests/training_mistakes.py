@@ -221,12 +221,12 @@ def dataset_unknown_argument() -> None:
 
 
 @mistake
-def jit_branch_on_a_tensor() -> None:
+def jit_branches_of_two_shapes() -> None:
     @ms.jit
     def f(x: Tensor) -> Tensor:
         if x.sum() > 0:
             return x
-        return -x
+        return x.sum()
 
     f(ones(2))
 

@@ -7,6 +7,7 @@ import types
 from collections.abc import Callable
 from typing import Any, overload
 
+from graphopt.common.branching import prepared
 from graphopt.common.checks import check_choice
 from graphopt.common.compiled import CompiledFunction
 from graphopt.common.signature import parameters_of
@@ -34,7 +35,7 @@ class Jitted:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if active() is not None:
-            return self.function(*args, **kwargs)
+            return prepared(self.function)(*args, **kwargs)
         return self.compile_cache(args, kwargs)
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt.common.branching import prepared
 from graphopt.common.journal import note
 from graphopt.common.parameter import Parameter
 from graphopt.common.signature import Template, check_call, describe, traced
@@ -106,6 +107,7 @@ class CompiledFunction:
         self._entries: dict[Any, list[_Entry]] = {}
         self._by_value: set[Any] = set()
         self._last: _Entry | None = None
+        self._rewrites = False
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: the function, nothing compiled."""
@@ -165,13 +167,13 @@ class CompiledFunction:
             check_call(self.name, self._signature, args, kwargs)
         floats = key not in self._by_value and self._describe(args, kwargs, True)[0] == key
         try:
-            entry = self._trace(key, args, kwargs, floats)
+            entry = self._trace_as_needed(key, args, kwargs, floats)
         except TraceError as error:
             if not (floats and getattr(error, "scalar", False)):
                 raise
             self._by_value.add(key)
             key, arrays = self._describe(args, kwargs, False)
-            entry = self._trace(key, args, kwargs, False)
+            entry = self._trace_as_needed(key, args, kwargs, False)
         reason = self._reason(entry, dropped)
         self._entries.setdefault(key, []).append(entry)
         self._last = entry
@@ -180,8 +182,18 @@ class CompiledFunction:
         self.compilations.append(Compilation(self.compiles + 1, reason, f"({signature})", seconds))
         return entry, arrays
 
+    def _trace_as_needed(self, key: Any, args: Sequence[Any], kwargs: Mapping[str, Any], floats: bool) -> _Entry:
+        """Trace the functions as they are; when a Tensor turns out to be a condition, trace their rewritten twins."""
+        try:
+            return self._trace(key, args, kwargs, floats)
+        except TraceError as error:
+            if self._rewrites or getattr(error, "scalar", False) or not getattr(error, "condition", False):
+                raise
+        self._rewrites = True
+        return self._trace(key, args, kwargs, floats)
+
     def _trace(self, key: Any, args: Sequence[Any], kwargs: Mapping[str, Any], floats: bool) -> _Entry:
-        trace = Trace(self.name)
+        trace = Trace(self.name, rewrites=self._rewrites)
         names = self._names(args)
         at = epoch()
         objects = _objects([*args, *kwargs.values()])
@@ -190,7 +202,7 @@ class CompiledFunction:
         with trace.running():
             given = [traced(v, n, trace, floats) for n, v in zip(names, args, strict=True)]
             named = {n: traced(v, n, trace, floats) for n, v in kwargs.items()}
-            template = Template(self._function(*given, **named), trace, self.name)
+            template = Template(prepared(self._function)(*given, **named), trace, self.name)
         graph = trace.graph([*template.nodes, *(flag for flag, _ in trace.results)])
         return _Entry(
             names=(*names, *kwargs),

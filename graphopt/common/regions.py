@@ -35,6 +35,7 @@ class Region(Trace):
     def __init__(self, name: str, parent: Trace):
         super().__init__(name)
         self.parent = parent
+        self.rewrites = parent.rewrites
         self.captured: dict[Node, Node] = {}
 
     def knows(self, tensor: Tensor) -> bool:

@@ -19,7 +19,7 @@ from graphopt.ir.types import DType, TensorType, dtype_of
 from graphopt.opdefs.evaluate import evaluate_nodes
 from graphopt.opdefs.opdef import OpDef
 
-CHOICE = "choose element by element with ops.select or ops.where; Python control flow on tensor values works in PYNATIVE_MODE"
+CHOICE = "choose with ops.select or ops.where, or by an `if` of your own function's; anything works in PYNATIVE_MODE"
 VALUES = "use tensor operations instead, or run in PYNATIVE_MODE, where tensors have values"
 
 _epoch = 0

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphopt.common.journal import note
+from graphopt.common.syntax import refusal
 from graphopt.errors import TraceError, layout
 from graphopt.ir.graph import Graph, Node, input_node, state_node, substitute
 from graphopt.ir.types import TensorType
@@ -26,7 +27,7 @@ from graphopt.opdefs.elementwise import alias, select
 from graphopt.opdefs.opdef import constant, opdef
 from graphopt.passes.reroll import rolled
 from graphopt.passes.rewrite import Steps
-from graphopt.where import here
+from graphopt.where import here, user_frame
 
 if TYPE_CHECKING:
     from graphopt.common.parameter import Parameter
@@ -64,12 +65,14 @@ class Trace:
     scalars:     nodes that stand for Python floats: in promotions they follow the tensors, as floats do.
     rolled:      what stands for nodes of unrolled loops once these are loops again.
     results:     values that must hold once what was traced has run: (a bool of shape (), the error if it does not).
+    rewrites:    whether the user's functions are called as twins whose conditions may be Tensors (`common.branching`).
     visited:     what the trace read besides tensors: (object, its version), for `common.compiled` to watch.
     """
 
-    def __init__(self, name: str, concrete: bool = False):
+    def __init__(self, name: str, concrete: bool = False, rewrites: bool = False):
         self.name = name
         self.concrete = concrete
+        self.rewrites = rewrites
         self.finished = False
         self.inputs: list[Node] = []
         self.values: dict[Node, np.ndarray] = {}
@@ -283,6 +286,19 @@ class Trace:
         return unique
 
 
+def _why_not_rewritten() -> list[str]:
+    """Why the user's function at hand is called as it is, when its rewriting was refused."""
+    frame = user_frame()
+    refused = None if frame is None else refusal(frame.f_code)
+    if frame is None or refused is None:
+        return []
+    return [f"{frame.f_code.co_name}: its branches cannot be traced: {refused[0]} (line {refused[1]})"]
+
+
+CONDITIONS = ("bool()", "use as an index")
+"""What Python asks of a value in a condition, or of a bound of a range: rewriting the function may do without it."""
+
+
 def value_is_gone(tensor: Tensor) -> TraceError:
     """The error for using a symbolic tensor after its trace."""
     node = tensor._node
@@ -292,9 +308,14 @@ def value_is_gone(tensor: Tensor) -> TraceError:
 
 
 def needs_value(what: str, tensor: Tensor, hint: str) -> TraceError:
-    """The error for asking a symbolic tensor for its value; `scalar` says that the tensor was a Python float."""
+    """The error for asking a symbolic tensor for its value.
+
+    `scalar` says that the tensor was a Python float; `condition` that control flow asked.
+    """
     node = tensor._node
     operands = [] if node is None else [f"tensor: {node.type}  = {node.op} at {node.where}"]
+    operands += _why_not_rewritten() if what in CONDITIONS else []
     error = TraceError(layout(f"{what} needs the value of a tensor while GRAPH_MODE is tracing", here(), operands, hint))
     error.scalar = tensor._weak or tensor._scalar  # type: ignore[attr-defined]
+    error.condition = what in CONDITIONS  # type: ignore[attr-defined]
     return error

@@ -12,6 +12,7 @@ import numpy as np
 
 from graphopt import context
 from graphopt.common.border import told
+from graphopt.common.branching import prepared
 from graphopt.common.compiled import CompiledFunction
 from graphopt.common.derivative import with_derivative
 from graphopt.common.dtype import bfloat16, float16, float32
@@ -178,7 +179,7 @@ class Cell:
             return
         old = self.__dict__.get(name, _MISSING)
         if old is _MISSING:
-            old = self._params.get(name) or self._cells.get(name)
+            old = self._params.get(name, self._cells.get(name))
         if _same(old, value) or (isinstance(value, Tensor) and value._trace is not None and value._trace is active()):
             return
         if isinstance(old, Parameter) and isinstance(value, Tensor) and not isinstance(value, Parameter):
@@ -265,7 +266,7 @@ class Cell:
                 args, kwargs = changed
             elif changed is not None:
                 args = changed if isinstance(changed, tuple) else (changed,)
-        body = self.construct
+        body = prepared(self.construct)
         if active() is not None and getattr(self, "bprop", None) is not None:
             output = with_derivative(self, body, args, kwargs)
         elif self._to_float is not None:
@@ -282,7 +283,7 @@ class Cell:
         self._computing = True
         try:
             named = {k: _to_kind(v, kind) for k, v in kwargs.items()}
-            return self.construct(*(_to_kind(a, kind) for a in args), **named)
+            return prepared(self.construct)(*(_to_kind(a, kind) for a in args), **named)
         finally:
             self._computing = before
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphopt.common.api import is_mutable
+from graphopt.common.branching import prepared
 from graphopt.common.checks import found
 from graphopt.common.parameter import Parameter
 from graphopt.common.signature import leaves
@@ -64,7 +65,7 @@ def differentiate(
     trainable = _distinct([p for p in weights or () if p.requires_grad])
     before = {id(p) for p in trace.parameters}
     with trace.separate(trainable) as apart:
-        output = function(*given, **named)
+        output = prepared(function)(*given, **named)
         by_parameter = {id(p): node for p, node in zip(trainable, apart, strict=True)}
         main = _main_output(output) if has_aux else output
         results, cotangents = _cotangents(main, sens, trace)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from graphopt.errors import DTypeError, layout
 from graphopt.ir.graph import Graph, Node, input_node, state_node, substitute, walk
 from graphopt.opdefs.control import Parts, branch, items, loop, parts_of
 from graphopt.opdefs.elementwise import add
@@ -21,6 +20,7 @@ from graphopt.opdefs.linalg import dot_general
 from graphopt.opdefs.opdef import full, opdef
 from graphopt.opdefs.reduce import reduce_sum
 from graphopt.opdefs.shape import reshape, transpose
+from graphopt.passes.unbounded import pull_back_unbounded
 
 Vjp = Callable[[Sequence[Node], Sequence[Node | None], Sequence[Node]], list[Node | None]]
 
@@ -29,16 +29,11 @@ LOOKED_THROUGH = ("broadcast", "reshape", "transpose", "reverse", "pad")
 
 
 def pull_back_region(vjp: Vjp, node: Node, cotangents: Sequence[Node | None], wanted: Sequence[bool]) -> list[Node | None]:
-    """The cotangents of the operands of a branch or loop; None for those that are not wanted or that nothing reaches.
-
-    Errors: DTypeError for a loop without a bound.
-    """
+    """The cotangents of the operands of a branch or loop; None for those that are not wanted or that nothing reaches."""
     if node.op == "branch":
         return _branch_back(vjp, node, cotangents, wanted)
     if node.attrs["length"] is None:
-        what = "a loop whose number of trips has no bound cannot be differentiated in reverse"
-        hint = "pass bound=, the most trips there can be, to control.while_loop or control.fori_loop; or use forward mode"
-        raise DTypeError(layout(what, node.where, hint=hint))
+        return pull_back_unbounded(vjp, node, cotangents, wanted)
     return _Back(vjp, node, cotangents, wanted).run()
 
 
