@@ -110,6 +110,69 @@ def test_trajectory(name: str, mode: int) -> None:
         assert "refresh of THOR's factors: True -> False" in step.compile_cache.explain()
 
 
+# scaled losses
+
+
+def scaled_run(case: str, update: Any, mode: int, spoilt: tuple[int, ...] = ()) -> tuple[list[Any], nn.Cell, Any]:
+    """Eight steps of a recorded case, batches `spoilt` first tried with a weight that is not finite; what the
+    parameters and factors were after each.
+    """
+    data, arguments, net, optimizer = made(case)
+    arguments.pop("loss_scale", None)
+    loss_net = nn.WithLossCell(net, nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean"))
+    step = nn.TrainOneStepCell(loss_net, optimizer) if update is None else None
+    step = step or nn.TrainOneStepWithLossScaleCell(loss_net, optimizer, update)
+    step.set_train()
+    seen = []
+    bias = next(p for p in net.get_parameters() if p.name.endswith("bias"))
+    with in_mode(mode):
+        for t in range(8):
+            if t in spoilt:
+                good, before = bias.asnumpy(), values(step, "scale_sense", "iterator_step")
+                bias.set_data(Tensor(np.full_like(good, np.inf)))
+                assert bool(step(*batch(data, t))[1])
+                bias.set_data(Tensor(good))
+                after = values(step, "scale_sense", "iterator_step")
+                assert [k for k in before if before[k].tobytes() != after[k].tobytes()] == []
+            step(*batch(data, t))
+            seen.append(values(step, "scale_sense", "iterator_step"))
+    return seen, step, optimizer
+
+
+def values(cell: nn.Cell, *but: str) -> dict[str, np.ndarray]:
+    return {p.name: p.asnumpy() for p in cell.get_parameters() if not any(word in p.name for word in but)}
+
+
+SCALED = {
+    "fixed": lambda: ms.FixedLossScaleManager(128.0).get_update_cell(),
+    "dynamic": lambda: ms.DynamicLossScaleManager(2.0**20, 2, 3).get_update_cell(),
+    "huge": lambda: nn.FixedLossScaleUpdateCell(2.0**100),
+    "tensor": lambda: Tensor(np.full(1, 64, np.float32)),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("update", SCALED)
+@pytest.mark.parametrize("case", ["dense", "conv", "embedding"])
+def test_a_scaled_loss_gives_the_unscaled_run(case: str, update: str, mode: int) -> None:
+    """The factors of the gradients carry the scale twice: it is taken out before they are squared, so powers of two
+    change no bit, not even where the square of the scale leaves float32.
+    """
+    plain, scaled = (scaled_run(case, make and make(), mode)[0] for make in (None, SCALED[update]))
+    for t in range(8):
+        assert [k for k in plain[t] if not np.array_equal(plain[t][k], scaled[t][k])] == [], t
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("update", ["fixed", "dynamic"])
+def test_an_overflow_spoils_neither_factors_nor_rhythm(update: str, mode: int) -> None:
+    """In steps that refresh and in steps that do not; the step after it is the one that would have come."""
+    plain = scaled_run("dense", None, mode)[0]
+    scaled, _, optimizer = scaled_run("dense", SCALED[update](), mode, spoilt=(0, 1, 3, 5))
+    assert optimizer.cov_step.asnumpy().tolist() == [8]
+    assert all(np.array_equal(plain[-1][k], scaled[-1][k]) for k in plain[-1])
+
+
 # statistics
 
 

@@ -10,7 +10,7 @@ from graphopt import ops
 from graphopt.common.checks import check_int, check_number, found
 from graphopt.common.dtype import float32, float64
 from graphopt.common.parameter import Parameter
-from graphopt.common.tensor import Tensor
+from graphopt.common.tensor import Tensor, to_tensor
 from graphopt.common.trace import active
 from graphopt.nn.cell import Cell
 from graphopt.nn.optim.optimizer import Optimizer
@@ -135,7 +135,15 @@ class TrainOneStepWithLossScaleCell(TrainOneStepCell):
         else:
             raise TypeError(f"{owner}: scale_sense must be a Cell or a Tensor, found {found(scale_sense)}")
         self.scale_sense = Parameter(scale, name="scale_sense")
-        self._value_and_grad = loss_and_gradients(self.network, self.weights, self.scale_sense)
+        self._compute = loss_and_gradients(self.network, self.weights, self.scale_sense)
+        self._value_and_grad = self._scaled
+
+    def _scaled(self, *inputs: Any) -> Any:
+        """(loss, gradients times the scale)."""
+        if not isinstance(self.optimizer, Optimizer):
+            return self._compute(*inputs)
+        with self.optimizer.scaled_by(self.scale_sense):
+            return self._compute(*inputs)
 
     def construct(self, *inputs: Any) -> Any:
         if isinstance(self.optimizer, Optimizer):
@@ -177,9 +185,10 @@ class TrainOneStepWithLossScaleCell(TrainOneStepCell):
 
         For a `construct` of your own, which while tracing cannot say `if not overflow`.
         """
-        trace = active()
+        trace, wanted = active(), ops.reshape(ops.logical_not(to_tensor(overflow)), ())
+        if isinstance(self.optimizer, Optimizer):
+            self.optimizer.keep_collected_if(wanted)
         if trace is not None and isinstance(overflow, Tensor):
-            wanted: Any = ops.reshape(ops.logical_not(overflow), ())
             # Gradients that wait for the answer keep the update in one kernel, in place. It would otherwise be
             # computed where each gradient is, before the answer is there, and copied afterwards.
             gradients = tuple(ops.select(wanted, g, ops.zeros_like(g)) for g in gradients)

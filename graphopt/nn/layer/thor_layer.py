@@ -55,10 +55,16 @@ def second_moment(rows: Node) -> Node:
 
 
 class RefreshClock:
-    """Tells when the factors are due: in every frequency-th call of the optimizer that counts `step`."""
+    """Tells when the factors are due: in every frequency-th call of the optimizer that counts `step`.
+
+    scale:  a factor of the gradients that flow now which the optimizer will not see any more; None: there is none.
+    former: the statistics and their values before the last scaled backward pass.
+    """
 
     def __init__(self, step: Parameter, frequency: int) -> None:
         self.step, self.frequency = step, frequency
+        self.scale: Any = None
+        self.former: list[tuple[Parameter, Tensor]] = []
 
     def due(self) -> bool:
         return int(self.step._data()[0]) % self.frequency == 0
@@ -96,9 +102,20 @@ class ThorLayer(Cell):
             return False
         return self._clock is None or bool(trace.choose("refresh of THOR's factors", self._clock.due))
 
+    def statistics(self) -> tuple[Parameter, Parameter]:
+        """A and G."""
+        raise NotImplementedError
+
     def _with_statistics(self, y: Any, collect: Callable[[Any], None]) -> Any:
-        """y, whose gradient is shown to `collect` on its way."""
-        return with_gradient_hook(type(self).__name__, y, collect)
+        """y, whose gradient, free of a scale that the optimizer will not see either, is shown to `collect` on its way."""
+
+        def collect_unscaled(dout: Any) -> None:
+            scale = None if self._clock is None else self._clock.scale
+            if scale is not None:  # before it is squared, which could leave float32
+                dout = ops.cast(dout, self._kind) / ops.cast(ops.reshape(scale, ()), self._kind)
+            collect(dout)
+
+        return with_gradient_hook(type(self).__name__, y, collect_unscaled)
 
 
 def _rows(x: Any, kind: Any) -> Node:
@@ -128,6 +145,9 @@ class DenseThor(Dense, ThorLayer):
     def _make_statistics(self) -> None:
         self.matrix_a = self._statistic("matrix_a", factor_shape(self.in_channels))
         self.matrix_g = self._statistic("matrix_g", factor_shape(self.out_channels))
+
+    def statistics(self) -> tuple[Parameter, Parameter]:
+        return self.matrix_a, self.matrix_g
 
     def construct(self, x: Tensor) -> Any:
         if not self._collecting():
@@ -169,6 +189,9 @@ class Conv2dThor(Conv2d, ThorLayer):
         self.matrix_g_cov = self._statistic("matrix_g_cov", factor_shape(self.out_channels))
         self.a_normalizer = self._statistic("a_normalizer", (1,), 1.0)
         self.g_normalizer = self._statistic("g_normalizer", (1,), 1.0)
+
+    def statistics(self) -> tuple[Parameter, Parameter]:
+        return self.matrix_a_cov, self.matrix_g_cov
 
     def construct(self, x: Tensor) -> Any:
         if not self._collecting() or x.ndim != 4 or x.shape[1] != self.in_channels:
@@ -241,6 +264,9 @@ class EmbeddingThor(Embedding, ThorLayer):
     def _make_statistics(self) -> None:
         self.matrix_a = self._statistic("matrix_a", (self.vocab_size,))
         self.matrix_g = self._statistic("matrix_g", factor_shape(self.embedding_size))
+
+    def statistics(self) -> tuple[Parameter, Parameter]:
+        return self.matrix_a, self.matrix_g
 
     def construct(self, ids: Tensor) -> Any:
         y = super().construct(ids)

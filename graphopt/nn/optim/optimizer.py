@@ -4,7 +4,8 @@ work.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -234,6 +235,16 @@ class Optimizer(Cell):
         Errors: RuntimeError naming the step and the length.
         """
         guard_steps(self._rate_cells, self.global_step)
+
+    @contextmanager
+    def scaled_by(self, scale: Any) -> Iterator[None]:
+        """Gradients of a backward pass inside the block carry a factor that `construct` will not see; for optimizers
+        that also look at the backward pass itself.
+        """
+        yield
+
+    def keep_collected_if(self, wanted: Tensor) -> None:
+        """Unless `wanted`, a bool of shape (), forget what was seen in the last such pass."""
 
     def rates(self) -> list[Any]:
         """One learning rate per parameter, read at global_step, which is then advanced."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -192,6 +193,7 @@ class Thor(Optimizer):
         mine = {id(p): k for k, p in enumerate(self.parameters)}
         self._layers: dict[int, _Preconditioned] = {}
         self._normed: set[int] = set()
+        self._collectors = [c for _, c in net.cells_and_names() if isinstance(c, ThorLayer)]
         inverses: tuple[list[Parameter], list[Parameter]] = ([], [])
         for _, cell in net.cells_and_names():
             if isinstance(cell, LayerNorm):
@@ -203,7 +205,7 @@ class Thor(Optimizer):
             if place is None:
                 continue
             number = len(inverses[0])
-            for name, made, statistic in zip("ag", inverses, _statistics(cell), strict=True):
+            for name, made, statistic in zip("ag", inverses, cell.statistics(), strict=True):
                 zeros = ops.zeros(statistic.shape, statistic.dtype)
                 made.append(Parameter(zeros, name=f"matrix_{name}_inv_{number}", requires_grad=False))
             self._layers[place] = _Preconditioned(cell, inverses[0][-1], inverses[1][-1])
@@ -212,6 +214,22 @@ class Thor(Optimizer):
     def get_frequency(self) -> int:
         """How many calls one set of inverses serves."""
         return self.frequency
+
+    @contextmanager
+    def scaled_by(self, scale: Any) -> Iterator[None]:
+        clock, statistics = self._clock, (p for c in self._collectors for p in c.get_parameters(expand=False))
+        clock.scale, clock.former = scale, [(p, p.value()) for p in statistics if not p.requires_grad]
+        try:
+            yield
+        finally:
+            clock.scale = None
+
+    def keep_collected_if(self, wanted: Tensor) -> None:
+        trace = active()
+        for p, old in self._clock.former:
+            if trace is None or trace.node_of(p) is not trace.node_of(old):
+                ops.assign(p, ops.select(wanted, p, old))
+        self._clock.former = []
 
     # one call -------------------------------------------------------------------------------------------------
 
@@ -258,7 +276,7 @@ class Thor(Optimizer):
 
     def _refresh(self, one: _Preconditioned, damping: Any) -> None:
         """Make the inverses of a layer anew."""
-        a, g = _statistics(one.layer)
+        a, g = one.layer.statistics()
         gain = (self.batch_size / self.loss_scale) ** 2
         if isinstance(one.layer, EmbeddingThor):
             ops.assign(
@@ -304,14 +322,6 @@ class Thor(Optimizer):
             return w - (g + v * momentum if self.use_nesterov else v) * rate, v
 
         return rule
-
-
-def _statistics(layer: ThorLayer) -> tuple[Parameter, Parameter]:
-    """A and G of a layer."""
-    if isinstance(layer, Conv2dThor):
-        return layer.matrix_a_cov, layer.matrix_g_cov
-    assert isinstance(layer, (DenseThor, EmbeddingThor))
-    return layer.matrix_a, layer.matrix_g
 
 
 def _inverse(factor: Node, shift: Node) -> Node:
