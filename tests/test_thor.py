@@ -545,31 +545,49 @@ def test_model_train(sink: bool) -> None:
     assert len(watch.losses) == 8 and np.isfinite(watch.losses).all()
 
 
-@pytest.mark.skipif(not hasattr(ms, "FixedLossScaleManager"), reason="loss scale managers are another part")
-def test_model_train_with_a_fixed_loss_scale() -> None:
-    """The documented example: the manager multiplies the loss by 128, the optimizer divides; numbers stay."""
-    inits = [
-        p.asnumpy() for p in nn.SequentialCell(nn.Dense(64, 32), nn.ReLU(), nn.Dense(32, 10)).get_parameters()
-    ]
-    temp, found = Tensor([4e-2, 1e-2, 1e-2, 1e-2], ms.float32), []
-    for scale in (1.0, 128.0):
-        net = nn.SequentialCell(nn.Dense(64, 32), nn.ReLU(), nn.Dense(32, 10))
-        for p, value in zip(net.get_parameters(), inits, strict=True):
-            p.set_data(Tensor(value))
-        optim = nn.thor(net, learning_rate=temp, damping=temp, momentum=0.9, loss_scale=scale, frequency=4)
-        loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
-        more: dict[str, Any] = {}
-        if scale != 1.0:
-            more["loss_scale_manager"] = ms.FixedLossScaleManager(scale, drop_overflow_update=False)
-        model = ms.Model(net, loss_fn=loss, optimizer=optim, metrics={"acc"}, **more)
-        model = ConvertModelUtils.convert_to_thor_model(
-            model=model, network=net, loss_fn=loss, optimizer=optim, metrics={"acc"}, **more
-        )
-        with in_mode(ms.GRAPH_MODE):
-            model.train(1, digits_dataset(), callbacks=ms.LossMonitor(), sink_size=4, dataset_sink_mode=True)
-        found.append([p.asnumpy() for p in net.trainable_params()])
-    assert not np.array_equal(found[0][0], inits[0])
-    assert all(np.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(*found, strict=True))
+MANAGERS = {
+    "none": (1.0, lambda: None),
+    "fixed": (128.0, lambda: ms.FixedLossScaleManager(128.0, drop_overflow_update=False)),
+    "fixed, dropping": (1.0, lambda: ms.FixedLossScaleManager(128.0)),
+    "dynamic": (1.0, lambda: ms.DynamicLossScaleManager(128.0, 2, 2)),
+}
+
+
+def documented_example(level: str, manager: str) -> list[np.ndarray]:
+    """What the parameters are after the example of the documentation, at this level."""
+    ms.set_seed(5)
+    net = nn.SequentialCell(nn.Dense(64, 32), nn.ReLU(), nn.Dense(32, 10))
+    temp = Tensor([4e-2, 1e-2, 1e-2, 1e-2], ms.float32)
+    scale, make = MANAGERS[manager]
+    optim = nn.thor(net, learning_rate=temp, damping=temp, momentum=0.9, loss_scale=scale, frequency=4)
+    loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
+    more: dict[str, Any] = {"amp_level": level, "loss_scale_manager": make(), "keep_batchnorm_fp32": False}
+    model = ms.Model(net, loss_fn=loss, optimizer=optim, metrics={"acc"}, **more)
+    model = ConvertModelUtils.convert_to_thor_model(
+        model=model, network=net, loss_fn=loss, optimizer=optim, metrics={"acc"}, **more
+    )
+    with in_mode(ms.GRAPH_MODE):
+        model.train(1, digits_dataset(), callbacks=ms.LossMonitor(), sink_size=4, dataset_sink_mode=True)
+        assert 0 <= model.eval(digits_dataset())["acc"] <= 1
+    assert optim.cov_step.asnumpy().tolist() == [4]
+    return [p.asnumpy() for p in net.trainable_params()]
+
+
+@pytest.mark.parametrize("manager", MANAGERS)
+def test_model_train_with_every_manager(manager: str) -> None:
+    """Whoever takes the scale back, numbers stay."""
+    plain, found = documented_example("O0", "none"), documented_example("O0", manager)
+    assert all(np.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(plain, found, strict=True))
+
+
+@pytest.mark.parametrize("level", ["O1", "O2", "O3"])
+@pytest.mark.parametrize("manager", ["fixed", "dynamic"])
+def test_model_train_in_mixed_precision(level: str, manager: str) -> None:
+    """Statistics, inverses and parameters are float32; narrow gradients move the result a little."""
+    plain, found = documented_example("O0", "none"), documented_example(level, manager)
+    assert all(p.dtype == np.float32 for p in found)
+    worst = max(np.abs(a - b).max() for a, b in zip(plain, found, strict=True))
+    assert 0 < worst < 0.02, worst
 
 
 def test_conversion_of_models() -> None:

@@ -1,6 +1,13 @@
-"""Mixed precision: scaling the loss so that small gradients survive narrow floats."""
+"""Mixed precision: narrow floats in networks, and scaling the loss so that small gradients survive them."""
 
 from graphopt.amp.manager import DynamicLossScaleManager, FixedLossScaleManager, LossScaleManager
+from graphopt.amp.mixed import (
+    auto_mixed_precision,
+    build_train_network,
+    custom_mixed_precision,
+    get_black_list,
+    get_white_list,
+)
 from graphopt.amp.scaler import DynamicLossScaler, LossScaler, StaticLossScaler
 from graphopt.ops.finite import all_finite
 
@@ -12,4 +19,9 @@ __all__ = [
     "LossScaler",
     "StaticLossScaler",
     "all_finite",
+    "auto_mixed_precision",
+    "build_train_network",
+    "custom_mixed_precision",
+    "get_black_list",
+    "get_white_list",
 ]

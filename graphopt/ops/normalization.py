@@ -9,6 +9,7 @@ from graphopt.common.parameter import Parameter
 from graphopt.common.tensor import Tensor, apply
 from graphopt.errors import ShapeError
 from graphopt.ir.graph import Node
+from graphopt.ir.types import f32, f64
 from graphopt.opdefs import elementwise, math, reduce
 from graphopt.opdefs import shape as shapes
 from graphopt.opdefs.opdef import constant
@@ -20,6 +21,11 @@ from graphopt.ops.state import assign
 def per_channel(v: Node, x: Node) -> Node:
     """v (C,) along axis 1 of x."""
     return shapes.broadcast(v, shape=x.shape, axes=(1,))
+
+
+def wide_enough(x: Node) -> Node:
+    """x in float32 at least: sums over many elements need the digits."""
+    return x if x.dtype is f64 else to_dtype(x, f32)
 
 
 def moments(x: Node, axes: tuple[int, ...]) -> tuple[Node, Node]:
@@ -34,7 +40,8 @@ def batch_norm_train(x: Node, weight: Node, bias: Node, eps: float) -> tuple[Nod
     """(normalised x, batch mean, unbiased batch variance): what training needs. Statistics are in float32 at
     least.
     """
-    wide = to_dtype(x, weight.dtype)
+    kind = weight.dtype if weight.dtype is f64 else f32
+    wide, weight, bias = (to_dtype(n, kind) for n in (x, weight, bias))
     axes = (0, *range(2, x.type.rank))
     middle, variance = moments(wide, axes)
     shape = tuple(1 if k in axes else n for k, n in enumerate(x.shape))
@@ -46,9 +53,11 @@ def batch_norm_train(x: Node, weight: Node, bias: Node, eps: float) -> tuple[Nod
 
 
 def batch_norm_infer(x: Node, mean: Node, variance: Node, weight: Node, bias: Node, eps: float) -> Node:
-    """x normalised by given statistics."""
+    """x normalised by given statistics, in float32 at least."""
+    kind = weight.dtype if weight.dtype is f64 else f32
+    wide, mean, variance, weight, bias = (to_dtype(n, kind) for n in (x, mean, variance, weight, bias))
     scale = weight * math.rsqrt(variance + eps)
-    y = to_dtype(x, weight.dtype) * per_channel(scale, x) + per_channel(bias - mean * scale, x)
+    y = wide * per_channel(scale, x) + per_channel(bias - mean * scale, x)
     return to_dtype(y, x.dtype)
 
 
@@ -65,7 +74,7 @@ def running_batch_norm(
     y, batch_mean, batch_variance = apply(lambda n, g, b: batch_norm_train(n, g, b, eps), x, scale, bias)
     for state, value in ((mean, batch_mean), (variance, batch_variance)):
         if isinstance(state, Parameter):
-            assign(state, state * (1.0 - momentum) + value * momentum)
+            assign(state, state * (1.0 - momentum) + value.astype(state.dtype) * momentum)
     return y, batch_mean, batch_variance, batch_mean, batch_variance
 
 
@@ -97,10 +106,11 @@ def layer_norm(input: Any, normalized_shape: Any, weight: Any = None, bias: Any 
     tail = tuple(normalized_shape) if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
     if x.shape[x.type.rank - len(tail) :] != tail:
         raise ShapeError(f"layer_norm: expected an input ending with {tail}, found {x.type}")
-    middle, variance = moments(x, tuple(range(x.type.rank - len(tail), x.type.rank)))
-    y = (x - middle) * math.rsqrt(variance + eps)
-    y = y if weight is None else y * to_dtype(weight, x.dtype)
-    return y if bias is None else y + to_dtype(bias, x.dtype)
+    wide = wide_enough(x)
+    middle, variance = moments(wide, tuple(range(x.type.rank - len(tail), x.type.rank)))
+    y = (wide - middle) * math.rsqrt(variance + eps)
+    y = y if weight is None else y * to_dtype(weight, wide.dtype)
+    return to_dtype(y if bias is None else y + to_dtype(bias, wide.dtype), x.dtype)
 
 
 @lift
@@ -113,11 +123,12 @@ def group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any = None
     x = floating(input)
     if x.type.rank < 2 or x.shape[1] % num_groups:
         raise ShapeError(f"group_norm: expected channels in multiples of {num_groups}, found {x.type}")
-    rows = shapes.reshape(x, shape=(x.shape[0], num_groups, x.type.size // max(x.shape[0] * num_groups, 1)))
+    wide = wide_enough(x)
+    rows = shapes.reshape(wide, shape=(x.shape[0], num_groups, x.type.size // max(x.shape[0] * num_groups, 1)))
     middle, variance = moments(rows, (2,))
     y = shapes.reshape((rows - middle) * math.rsqrt(variance + eps), shape=x.shape)
-    y = y if weight is None else y * per_channel(to_dtype(weight, x.dtype), x)
-    return y if bias is None else y + per_channel(to_dtype(bias, x.dtype), x)
+    y = y if weight is None else y * per_channel(to_dtype(weight, wide.dtype), x)
+    return to_dtype(y if bias is None else y + per_channel(to_dtype(bias, wide.dtype), x), x.dtype)
 
 
 @lift

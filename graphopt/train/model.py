@@ -6,19 +6,15 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from graphopt.amp.manager import LossScaleManager
+from graphopt.amp.mixed import NARROW_LEVELS, build_train_network, check_boost, check_keywords, check_level
 from graphopt.common.checks import check_bool, check_int, check_type, found
 from graphopt.common.signature import parameters_of
 from graphopt.common.tensor import Tensor
 from graphopt.dataset.pipeline import Dataset
 from graphopt.nn.cell import Cell
-from graphopt.nn.loss_scale import TrainOneStepWithLossScaleCell
-from graphopt.nn.wrap import TrainOneStepCell, WithEvalCell, WithLossCell
+from graphopt.nn.wrap import WithEvalCell, WithLossCell
 from graphopt.train.callback import CallbackList, CallbackParameters, RunContext
 from graphopt.train.metrics import Loss, Metric, get_metrics
-
-LEVELS = ("O0", "O1", "O2", "O3", "auto")
-KEYWORDS = ("loss_scale_manager", "keep_batchnorm_fp32", "cast_model_type")
 
 
 class Model:
@@ -28,11 +24,11 @@ class Model:
     metrics:      None, a set of names, or {name: Metric}. eval_network: (inputs) -> (loss, output, label) in the
                   order of eval_indexes, instead of network with loss_fn.
     eval_indexes: three positions of eval_network's outputs: loss, prediction, label; -1 for a loss that is not there.
-    amp_level:    'O0'. loss_scale_manager: an amp.LossScaleManager; its update cell makes the training step
+    amp_level:    'O0' to 'O3': in which dtypes training computes, as amp.build_train_network says, which also takes the
+                  keywords. loss_scale_manager: an amp.LossScaleManager; its update cell makes the training step
                   nn.TrainOneStepWithLossScaleCell; without one the scale is the sensitivity of nn.TrainOneStepCell.
 
-    Errors: TypeError or ValueError for arguments that do not fit; ValueError for an amp_level other than 'O0', which
-            is not offered yet.
+    Errors: TypeError or ValueError for arguments that do not fit.
 
     >>> import graphopt as ms
     >>> data = ms.dataset.NumpySlicesDataset({"x": [[1.0], [2.0]], "y": [[2.0], [4.0]]}, shuffle=False)
@@ -61,17 +57,14 @@ class Model:
             raise TypeError(f"Model: loss_fn must be callable or None, found {found(loss_fn)}")
         check_type("Model", "optimizer", optimizer, Cell, type(None))
         check_type("Model", "eval_network", eval_network, Cell, type(None))
-        _check_level("amp_level", amp_level)
-        _check_level("boost_level", boost_level)
-        for key in kwargs:
-            if key not in KEYWORDS:
-                raise ValueError(f"Model: expected the keywords {', '.join(KEYWORDS)}, found {key!r}")
-            if key != "loss_scale_manager" and kwargs[key] is not None:
-                raise ValueError(f"Model: {key} is not supported yet; leave it out and train in float32")
-        self._manager = kwargs.get("loss_scale_manager")
-        check_type("Model", "loss_scale_manager", self._manager, LossScaleManager, type(None))
-        if self._manager is not None and optimizer is None:
-            raise ValueError("Model: loss_scale_manager needs an optimizer, found None")
+        check_level("Model", "amp_level", amp_level)
+        check_boost("Model", boost_level)
+        check_keywords("Model", kwargs)
+        if optimizer is None:
+            for name, given in ({"amp_level": amp_level} | kwargs).items():
+                if given not in ("O0", None):
+                    raise ValueError(f"Model: {name} needs an optimizer, found None")
+        self._level, self._keywords = amp_level, kwargs
         self._loss_fn, self._optimizer = loss_fn, optimizer
         self._metrics = get_metrics(metrics)
         self._eval_network, self._indexes = self._build_eval(eval_network, eval_indexes)
@@ -79,17 +72,11 @@ class Model:
         self._predict_network = network
 
     def _build_train(self) -> Cell:
-        network = self._network
-        if self._loss_fn is not None:
-            network = WithLossCell(network, self._loss_fn)
-        if self._optimizer is None:
-            return network
-        if self._manager is None:
-            return TrainOneStepCell(network, self._optimizer)
-        update = self._manager.get_update_cell()
-        if update is None:
-            return TrainOneStepCell(network, self._optimizer, self._manager.get_loss_scale())
-        return TrainOneStepWithLossScaleCell(network, self._optimizer, update)
+        if self._optimizer is not None:
+            return build_train_network(
+                self._network, self._optimizer, self._loss_fn, self._level, **self._keywords
+            )
+        return self._network if self._loss_fn is None else WithLossCell(self._network, self._loss_fn)
 
     def _build_eval(self, eval_network: Cell | None, indexes: Any) -> tuple[Cell | None, list[int]]:
         if self._metrics is None:
@@ -97,7 +84,7 @@ class Model:
         if eval_network is None:
             if self._loss_fn is None:
                 raise ValueError("Model: metrics need loss_fn or eval_network, found neither")
-            return WithEvalCell(self._network, self._loss_fn), [0, 1, 2]
+            return WithEvalCell(self._network, self._loss_fn, self._level in NARROW_LEVELS), [0, 1, 2]
         if indexes is None:
             return eval_network, [0, 1, 2]
         if not isinstance(indexes, list) or len(indexes) != 3 or not all(isinstance(k, int) for k in indexes):
@@ -362,13 +349,3 @@ def _due(epoch: int, frequency: Any) -> bool:
 def _check_dataset(owner: str, data: Any) -> None:
     if not isinstance(data, Dataset) and not hasattr(data, "__iter__"):
         raise TypeError(f"{owner}: expected a Dataset or an iterable of rows, found {found(data)}")
-
-
-def _check_level(name: str, level: Any) -> None:
-    check_type("Model", name, level, str)
-    if level not in LEVELS:
-        raise ValueError(f"Model: {name} must be one of {', '.join(LEVELS)}, found {level!r}")
-    if level != "O0":
-        raise ValueError(
-            f"Model: {name} {level!r} is not supported yet; use 'O0', which trains in the network's own dtypes"
-        )

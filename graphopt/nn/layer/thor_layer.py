@@ -217,18 +217,13 @@ class Conv2dThor(Conv2d, ThorLayer):
         """(N, C, H, W) -> (N·positions·groups, patch)."""
         wide = x if x.dtype is self._kind else cast(x, dtype=self._kind)
         (n, c), image = x.shape[:2], x.shape[2:]
-        sides = spatial_padding(
-            "Conv2dThor", self.pad_mode, padding, image, self.kernel_size, self.stride, self.dilation
-        )
+        sides = spatial_padding("Conv2dThor", self.pad_mode, padding, image, self.kernel_size, self.stride, self.dilation)
         low, high = (0, 0, *(a for a, _ in sides)), (0, 0, *(b for _, b in sides))
         filled = pad(wide, constant(0, wide.dtype), low=low, high=high, interior=(0, 0, 0, 0))
         reach = tuple(d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
-        sizes = tuple(
-            (m - r - 1) // s + 1 for m, r, s in zip(filled.shape[2:], reach, self.stride, strict=True)
-        )
+        sizes = tuple((m - r - 1) // s + 1 for m, r, s in zip(filled.shape[2:], reach, self.stride, strict=True))
         parts = [
-            reshape(self._shifted(filled, place, sizes), shape=(n, c, 1, prod(sizes)))
-            for place in np.ndindex(*self.kernel_size)
+            reshape(self._shifted(filled, place, sizes), shape=(n, c, 1, prod(sizes))) for place in np.ndindex(*self.kernel_size)
         ]
         columns = concat(*parts, axis=2)
         rows, patch = n * prod(sizes) * self.group, c // self.group * len(parts)

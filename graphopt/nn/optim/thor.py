@@ -22,7 +22,6 @@ from graphopt.nn.cell import Cell
 from graphopt.nn.layer.normalization import LayerNorm
 from graphopt.nn.layer.thor_layer import (
     Conv2dThor,
-    DenseThor,
     EmbeddingThor,
     RefreshClock,
     ThorLayer,
@@ -112,6 +111,8 @@ class Thor(Optimizer):
     compiled apart and collect nothing.
     learning_rate, damping: Tensors with one value per call, or a single one. split_indices: accepted, without effect
     on one machine.
+    loss_scale: what the gradients are still multiplied by; 1 when the training step divides them itself, as
+    nn.TrainOneStepWithLossScaleCell does, which also keeps statistics and inverses clean of steps it drops.
     State: `momentum`, `moments.*`, `cov_step` (calls so far), `matrix_a_inv_<i>`, `matrix_g_inv_<i>` per layer.
 
     Shapes: gradients as the parameters.
@@ -246,9 +247,7 @@ class Thor(Optimizer):
     def _check_damping(self) -> None:
         step, length = int(self.cov_step._data()[0]), self.damping.shape[0]
         if step >= length:
-            raise RuntimeError(
-                f"thor: damping has {length} values (steps 0 to {length - 1}), found step {step}"
-            )
+            raise RuntimeError(f"thor: damping has {length} values (steps 0 to {length - 1}), found step {step}")
 
     def construct(self, gradients: Any) -> Any:
         gradients = self.checked(gradients)
@@ -279,9 +278,7 @@ class Thor(Optimizer):
         a, g = one.layer.statistics()
         gain = (self.batch_size / self.loss_scale) ** 2
         if isinstance(one.layer, EmbeddingThor):
-            ops.assign(
-                one.a_inverse, apply(lambda a, d: 1.0 / (a * (1.0 / self.batch_size) + sqrt(d)), a, damping)
-            )
+            ops.assign(one.a_inverse, apply(lambda a, d: 1.0 / (a * (1.0 / self.batch_size) + sqrt(d)), a, damping))
             ops.assign(one.g_inverse, apply(lambda g, d: _inverse(g * gain, sqrt(d)), g, damping))
         elif isinstance(one.layer, Conv2dThor):
             positions = ops.reshape(one.layer.a_normalizer, ())
@@ -351,8 +348,6 @@ def _from_right(x: Node, factor: Node) -> Node:
     """x · factor; a factor in blocks acts on 128 columns each."""
     if factor.type.rank == 2:
         return dot_general(x, factor, contract=((1,), (0,)), batch=((), ()))
-    made = transpose(
-        dot_general(in_blocks(x, 1), factor, contract=((2,), (1,)), batch=((1,), (0,))), perm=(1, 0, 2)
-    )
+    made = transpose(dot_general(in_blocks(x, 1), factor, contract=((2,), (1,)), batch=((1,), (0,))), perm=(1, 0, 2))
     whole = reshape(made, shape=(x.shape[0], prod(made.shape[1:])))
     return slice_(whole, start=(0, 0), stop=x.shape, step=(1, 1))
