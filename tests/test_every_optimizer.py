@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Sequence
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,19 +18,11 @@ import graphopt as ms
 from graphopt import Parameter, Tensor, config, nn
 from graphopt import compile as compiler
 from graphopt_tools.show import graph_of
-from tests.test_optimizers import CALLS, EXPECTED, GOLDENS, OPTIMIZERS, OVERRIDES
+from tests.optimizers import CLASSES as NAMES
+from tests.optimizers import EVERY, make, trainer
+from tests.test_optimizers import CALLS, EXPECTED, GOLDENS, OVERRIDES
 
-NAMES = sorted(set(OPTIMIZERS) - {"Optimizer"})
-MAKE: dict[str, Callable[..., nn.Optimizer]] = {
-    "AdaFactor": lambda params, **kwargs: nn.AdaFactor(params, relative_step=False, **kwargs),
-    "LARS": lambda params, **kwargs: nn.LARS(nn.Momentum(params, momentum=0.9, **kwargs), coefficient=0.1),
-    "Momentum": lambda params, **kwargs: nn.Momentum(params, momentum=0.9, **kwargs),
-}
 SHAPES = {"conv.weight": (4, 3, 3, 3), "fc.weight": (5, 3), "bn.gamma": (5,), "scale": ()}
-
-
-def make(name: str, params: Sequence[Any], **kwargs: Any) -> nn.Optimizer:
-    return MAKE.get(name, getattr(nn, name))(list(params), **{"learning_rate": 0.05} | kwargs)
 
 
 def takes(name: str, argument: str) -> bool:
@@ -66,6 +61,12 @@ def test_has_recorded_trajectories_and_refused_calls(name: str) -> None:
     assert len(mine) >= 3 and any("groups" in m for m in mine)
     refused = [c for c, kind in CALLS.items() if kind == name and (EXPECTED[c] or c in OVERRIDES)]
     assert len(refused) >= 4
+
+
+def test_thor_has_them_too() -> None:
+    assert len(list((GOLDENS / "thor").glob("*.npz"))) >= 3
+    calls = json.loads((GOLDENS / "errors_adafactor_thor.json").read_text())
+    assert sum(c["call"].startswith("nn.thor(") and bool(c["raises"]) for c in calls) >= 4
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -118,17 +119,109 @@ def test_any_number_of_threads_gives_the_same_bits(name: str) -> None:
     same_bits(results[0], results[2])
 
 
+# whole training steps, thor's too
+
+
+class Net(nn.Cell):
+    """A matrix, vectors, and everything else that has state: moving statistics and random numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.bn = nn.Dense(6, 8), nn.BatchNorm1d(8)
+        self.drop, self.out = nn.Dropout(p=0.3), nn.Dense(8, 3)
+
+    def construct(self, x: Tensor) -> Any:
+        return self.out(self.drop(self.bn(self.fc(x))))
+
+
+def training(name: str, scale: Any = None, seed: int = 1, plain: bool = False) -> nn.Cell:
+    """A training step of `Net`, or of a plain one."""
+    ms.set_seed(seed)
+    net = nn.SequentialCell(nn.Dense(6, 8), nn.Tanh(), nn.Dense(8, 3)) if plain else Net()
+    loss_net = nn.WithLossCell(net, nn.CrossEntropyLoss())
+    if scale is None:
+        return nn.TrainOneStepCell(loss_net, trainer(name, net)).set_train()
+    return nn.TrainOneStepWithLossScaleCell(loss_net, trainer(name, net), scale).set_train()
+
+
+def train(step: nn.Cell, first: int, last: int, spoilt: float | None = None) -> dict[str, np.ndarray]:
+    """Steps on batches that depend on the step alone; then the values of everything."""
+    for k in range(first, last):
+        x = random((16, 6), k)
+        if spoilt is not None:
+            x[3, 2] = spoilt
+        step(Tensor(x), Tensor(np.arange(16, dtype=np.int32) % 3))
+    return {p.name: p.asnumpy() for p in step.get_parameters()}
+
+
 @pytest.mark.parametrize("mode", [ms.PYNATIVE_MODE, ms.GRAPH_MODE])
-@pytest.mark.parametrize("name", NAMES)
-def test_a_restored_state_continues_with_the_same_bits(name: str, mode: int) -> None:
+@pytest.mark.parametrize("name", EVERY)
+def test_a_step_that_overflows_leaves_no_trace(name: str, mode: int) -> None:
+    """Parameters, every state and the counters keep their bits, and the step after it does as if it had not been."""
+    tried, other = (training(name, nn.FixedLossScaleUpdateCell(8.0), plain=True) for _ in range(2))
     with in_mode(mode):
-        optimizer = make(name, parameters().values(), weight_decay=0.01)
-        saved = run(optimizer, 2)
-        expected = run(optimizer, 2, first=2)
-        restored = make(name, parameters().values(), weight_decay=0.01)
-        for p in restored.get_parameters():
-            p.set_data(Tensor(saved[p.name]))
-        same_bits(run(restored, 2, first=2), expected)
+        before = train(tried, 0, 2)
+        for wrong in (np.inf, np.nan):
+            same_bits(before, train(tried, 2, 3, wrong))
+        after = train(tried, 2, 4)
+        assert all(np.isfinite(v).all() for v in after.values())
+        same_bits(after, train(other, 0, 4))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_training_with_any_number_of_threads_gives_the_same_bits(name: str) -> None:
+    results = []
+    for threads in (1, 2, 3):
+        with in_mode(ms.GRAPH_MODE), config.override(threads=threads):
+            results.append(train(training(name), 0, 4))
+    same_bits(results[0], results[1])
+    same_bits(results[0], results[2])
+
+
+def saved_and_continued(name: str, path: str) -> dict[str, np.ndarray]:
+    """Four steps, a file, and what four more steps make of it."""
+    step = training(name, nn.DynamicLossScaleUpdateCell(2.0**10, 2, 3))
+    train(step, 0, 4)
+    ms.save_checkpoint(step, path, append_dict={"rng": ms.get_rng_state()})
+    return train(step, 4, 8)
+
+
+def loaded_and_continued(name: str, path: str) -> dict[str, np.ndarray]:
+    """The same four steps, by objects that had other values."""
+    step = training(name, nn.DynamicLossScaleUpdateCell(2.0, 2, 3), seed=2)
+    loaded = ms.load_checkpoint(path)
+    ms.set_rng_state(loaded.pop("rng"))
+    assert ms.load_param_into_net(step, loaded, strict_load=True) == ([], [])
+    return train(step, 4, 8)
+
+
+@pytest.mark.parametrize("mode", [ms.PYNATIVE_MODE, ms.GRAPH_MODE])
+@pytest.mark.parametrize("name", EVERY)
+def test_a_run_restored_from_a_file_continues_with_the_same_bits(name: str, mode: int, tmp_path: Path) -> None:
+    path = str(tmp_path / "run.ckpt")
+    with in_mode(mode):
+        expected = saved_and_continued(name, path)
+        same_bits(loaded_and_continued(name, path), expected)
+
+
+def continue_all(folder: str) -> None:
+    """What another process does with the files of this one."""
+    for name in EVERY:
+        with in_mode(ms.GRAPH_MODE):
+            np.savez(f"{folder}/{name}.npz", **loaded_and_continued(name, f"{folder}/{name}.ckpt"))
+
+
+def test_another_process_continues_with_the_same_bits(tmp_path: Path) -> None:
+    with in_mode(ms.GRAPH_MODE):
+        expected = {name: saved_and_continued(name, str(tmp_path / f"{name}.ckpt")) for name in EVERY}
+    code = f"from tests.test_every_optimizer import continue_all; continue_all({str(tmp_path)!r})"
+    paths = {"PYTHONPATH": os.pathsep.join(["tests", *sys.path])}
+    subprocess.run([sys.executable, "-c", code], env=os.environ | paths, check=True, cwd=Path(__file__).parents[1])
+    for name in EVERY:
+        same_bits(dict(np.load(tmp_path / f"{name}.npz")), expected[name])
+
+
+# details
 
 
 @pytest.mark.parametrize("name", NAMES)
