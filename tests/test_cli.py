@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -51,6 +52,14 @@ def step():
     train = nn.TrainOneStepCell(loss, nn.Momentum(loss.trainable_params(), 0.1, 0.9))
     train.set_train()
     return train, Tensor(np.ones((4, 6), np.float32)), Tensor(np.ones((4, 3), np.float32))
+
+
+def adam_step():
+    net = nn.SequentialCell(nn.Dense(20, 24), nn.ReLU(), nn.Dense(24, 3))
+    loss = nn.WithLossCell(net, nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean"))
+    train = nn.TrainOneStepCell(loss, nn.Adam(net.trainable_params(), 0.01))
+    train.set_train()
+    return train, Tensor(np.ones((16, 20), np.float32)), Tensor(np.ones(16, np.int32))
 
 
 def broken():
@@ -144,6 +153,23 @@ def test_show_summary_of_a_step_is_one_native_function(network: str) -> None:
 def test_show_grad_differs_from_graph(network: str) -> None:
     graph = invoke("show", f"{network}:step", "--stage", "grad").output
     assert "f32[3,6]" in graph, "the gradient of the weights has their shape"
+
+
+def test_show_a_fused_update(network: str, golden: Callable[..., None]) -> None:
+    """Adam lies in the kernels that make the gradients: three stores per parameter, and no kernel of its own.
+
+    Stored values of a group are marked by *; a parameter's are its two moments and itself.
+    """
+    output = invoke("show", f"{network}:adam_step", "--stage", "fused").output
+    groups = re.split("^group ", re.sub(r" +# .*", "", output), flags=re.MULTILINE)[1:]
+    made = []
+    for shape, kernel in (("24,20", "dot_general"), ("24", "reduce_sum"), ("3,24", "dot_general"), ("3", "reduce_sum")):
+        (own,) = [g for g in groups if re.search(rf"\* %\d+: f32\[{shape}\] = sub", g)]
+        assert kernel in own and len(re.findall(rf"\* %\d+: f32\[{shape}\]", own)) == 3
+        assert shape == "3" or not [g for g in groups if g is not own and f"f32[{shape}]" in g]
+        made.append(own)
+    numbers: dict[str, str] = {}
+    golden("show_adam_step.txt", re.sub(r"%\d+|^\d+", lambda m: numbers.setdefault(m[0], f"%{len(numbers)}"), "".join(made[:2])))
 
 
 def test_show_function_and_class(network: str) -> None:

@@ -17,10 +17,12 @@ from golden_cases import in_mode
 import graphopt as ms
 from graphopt import Parameter, Tensor, config, nn
 from graphopt import compile as compiler
+from graphopt.kernel.step import Step
 from graphopt_tools.show import graph_of
 from tests.optimizers import CLASSES as NAMES
 from tests.optimizers import EVERY, make, trainer
 from tests.test_optimizers import CALLS, EXPECTED, GOLDENS, OVERRIDES
+from tests.traffic import sweeps
 
 SHAPES = {"conv.weight": (4, 3, 3, 3), "fc.weight": (5, 3), "bn.gamma": (5,), "scale": ()}
 
@@ -248,19 +250,48 @@ def test_a_changing_rate_does_not_compile_again(name: str) -> None:
         assert optimizer.compile_cache.compiles == compiled
 
 
-ONE_PASS = sorted(set(NAMES) - {"AdaFactor", "Lamb", "LARS"})  # these need norms of whole parameters before they can begin
+SHAPES_OF_STEPS = {"a.weight": (300, 257), "b.weight": (129,)}
+READ_MORE = {  # {optimizer: {start of the state's name: how often it may be read}}; norms of whole arrays come first
+    "AdaFactor": {"exp_avg_sq_row_a": 3, "": 2},  # the mean of the row factor; the norm of the parameter
+    "Lamb": {"": 3},  # the norm of the parameter, the direction, the update
+    "LARS": {"": 3},  # the norm of the parameter, the decayed gradient, the update
+}
+ONE_PASS = sorted(set(NAMES) - set(READ_MORE))
+
+
+def lowered(name: str) -> tuple[nn.Optimizer, Step]:
+    """The optimizer with everything that takes part in an update, and its kernels."""
+    extra = {"loss_scale": 8.0} if takes(name, "loss_scale") else {}
+    optimizer = make(name, parameters(SHAPES_OF_STEPS).values(), weight_decay=0.1, **extra)
+    gradients = tuple(Tensor(random(s, 3)) for s in SHAPES_OF_STEPS.values())
+    with in_mode(ms.GRAPH_MODE):
+        graph = graph_of(optimizer, (gradients,))
+    return optimizer, compiler.lower_graph(compiler.optimize(graph), compiler.machine_of(compiler.engine.host()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_state_is_touched_once_a_step(name: str) -> None:
+    """Read once and written once in place, gradients read once; only norms of whole arrays need a look before."""
+    optimizer, step = lowered(name)
+    found = sweeps(step)
+    allowed = READ_MORE.get(name, {})
+    large = [p for p in optimizer.get_parameters() if p.size >= 129]
+    for state in (p.name for p in large if p.name in found):
+        most = next((n for start, n in allowed.items() if state.startswith(start)), 1)
+        reads, writes = found.pop(state)
+        assert writes == 1 and 1 <= reads <= most, (state, reads, writes)
+    gradients = {n: v for n, v in found.items() if n.startswith("gradients")}
+    assert len(gradients) == 2 and all(1 <= r <= (2 if allowed else 1) and w == 0 for r, w in gradients.values())
+    assert {s.shape for s in large} >= set(SHAPES_OF_STEPS.values())
+    copied = [k.params for k in step.kernels if k.name == "copy" and k.params[0].size >= 1000]
+    assert not copied, "a state went through a copy"
 
 
 @pytest.mark.parametrize("name", ONE_PASS)
 def test_an_update_is_one_kernel_per_parameter(name: str) -> None:
     """Decay, un-scaling and the rule in one group that stores each state once; the rest works on single numbers."""
-    shapes = {"a.weight": (300, 257), "b.weight": (129,)}
-    extra = {"loss_scale": 8.0} if takes(name, "loss_scale") else {}
-    optimizer = make(name, parameters(shapes).values(), weight_decay=0.1, **extra)
-    gradients = tuple(Tensor(random(s, 3)) for s in shapes.values())
-    with in_mode(ms.GRAPH_MODE):
-        graph = graph_of(optimizer, (gradients,))
-    step = compiler.lower_graph(compiler.optimize(graph), compiler.machine_of(compiler.engine.host()))
+    optimizer, step = lowered(name)
+    shapes = SHAPES_OF_STEPS
     for shape in shapes.values():
         large = [g for g in step.groups if g.full == shape]
         states = [p for p in optimizer.get_parameters() if p.shape == shape]

@@ -53,7 +53,7 @@ def _only_at_its_point(group: Group, state: Node, value: Node) -> bool:
     level = group.levels()
     stage_of_value = level[value]
     row = value in group.rows
-    last = max(level.values())
+    last = max((level[n] for n in group.nodes if n not in group.rows), default=0)
     for n in group.nodes:
         for i in n.inputs:
             if i is state:
