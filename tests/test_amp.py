@@ -189,7 +189,7 @@ ERRORS = [
     ("amp.build_train_network(NET, SGD, level=0)", TypeError, "level"),
     ("amp.build_train_network(NET, SGD, boost_level='O1')", ValueError, "boost_level"),
     ("amp.build_train_network(NET, SGD, colour=3)", ValueError, "'colour'"),
-    ("amp.build_train_network(NET, SGD, cast_model_type=ms.float64)", ValueError, "cast_model_type"),
+    ("amp.build_train_network(NET, SGD, cast_model_type=ms.float64)", TypeError, "cast_model_type"),
     ("amp.build_train_network(NET, SGD, keep_batchnorm_fp32=1)", TypeError, "keep_batchnorm_fp32"),
     ("amp.build_train_network(NET, SGD, loss_scale_manager=8.0)", TypeError, "loss_scale_manager"),
 ]

@@ -17,6 +17,7 @@ from graphopt.nn.layer.basic import Dense
 from graphopt.nn.layer.conv import Conv1d, Conv2d, Conv3d
 from graphopt.nn.layer.normalization import BatchNorm1d, BatchNorm2d, BatchNorm3d, LayerNorm
 from graphopt.nn.loss_scale import TrainOneStepWithLossScaleCell
+from graphopt.nn.optim.optimizer import Optimizer
 from graphopt.nn.wrap import TrainOneStepCell, WithLossCell
 
 LEVELS = ("O0", "O1", "O2", "O3")
@@ -104,7 +105,7 @@ def custom_mixed_precision(
 
 def build_train_network(
     network: Cell,
-    optimizer: Cell,
+    optimizer: Optimizer,
     loss_fn: Any = None,
     level: str = "O0",
     boost_level: str = "O0",
@@ -120,8 +121,8 @@ def build_train_network(
                  amp.LossScaleManager.
     Shapes: the step's inputs and result are those of nn.TrainOneStepCell, or nn.TrainOneStepWithLossScaleCell when the
             manager has an update cell.
-    Errors: TypeError when network or optimizer is no Cell, loss_fn not callable, or a keyword of another
-            type; ValueError for another level, a boost_level but 'O0', another keyword or cast_model_type.
+    Errors: TypeError when network is no Cell, optimizer no Optimizer, loss_fn not callable, or a keyword of
+            another type; ValueError for another level, a boost_level but 'O0', or another keyword.
 
     >>> import graphopt as ms
     >>> net = ms.nn.Dense(1, 1, weight_init="ones", has_bias=False)
@@ -132,7 +133,7 @@ def build_train_network(
     """
     owner = "build_train_network"
     check_type(owner, "network", network, Cell)
-    check_type(owner, "optimizer", optimizer, Cell)
+    check_type(owner, "optimizer", optimizer, Optimizer)
     check_level(owner, "level", level)
     check_boost(owner, boost_level)
     if loss_fn is not None and not callable(loss_fn):
@@ -186,7 +187,7 @@ def check_keywords(owner: str, keywords: dict[str, Any]) -> None:
             raise ValueError(f"{owner}: expected the keywords {', '.join(_KEYWORDS)}, found {key!r}")
     kind = keywords.get("cast_model_type", float32)
     if kind not in (float16, float32):
-        raise ValueError(f"{owner}: cast_model_type must be float16 or float32, found {found(kind)}")
+        raise TypeError(f"{owner}: cast_model_type must be float16 or float32, found {found(kind)}")
     check_bool(owner, "keep_batchnorm_fp32", keywords.get("keep_batchnorm_fp32", False))
     check_type(owner, "loss_scale_manager", keywords.get("loss_scale_manager"), LossScaleManager, type(None))
 

@@ -116,7 +116,8 @@ class ForwardValueAndGrad(Cell):
         check_bool("ForwardValueAndGrad", "sens_param", sens_param)
         if get_by_list and not isinstance(weights, (ParameterTuple, tuple, list)):
             raise TypeError(
-                f"ForwardValueAndGrad: weights must be a ParameterTuple, tuple or list, found {found(weights)}"
+                "ForwardValueAndGrad: with get_by_list weights must be a ParameterTuple, tuple or list, "
+                f"found {found(weights)}"
             )
         self.network = network
         self.weights = weights if weights is None or isinstance(weights, Parameter) else ParameterTuple(weights)

@@ -12,6 +12,7 @@ from graphopt.common.signature import parameters_of
 from graphopt.common.tensor import Tensor
 from graphopt.dataset.pipeline import Dataset
 from graphopt.nn.cell import Cell
+from graphopt.nn.optim.optimizer import Optimizer
 from graphopt.nn.wrap import WithEvalCell, WithLossCell
 from graphopt.train.callback import CallbackList, CallbackParameters, RunContext
 from graphopt.train.metrics import Loss, Metric, get_metrics
@@ -55,7 +56,7 @@ class Model:
         self._network = check_type("Model", "network", network, Cell)
         if loss_fn is not None and not callable(loss_fn):
             raise TypeError(f"Model: loss_fn must be callable or None, found {found(loss_fn)}")
-        check_type("Model", "optimizer", optimizer, Cell, type(None))
+        check_type("Model", "optimizer", optimizer, Optimizer, type(None))
         check_type("Model", "eval_network", eval_network, Cell, type(None))
         check_level("Model", "amp_level", amp_level)
         check_boost("Model", boost_level)
