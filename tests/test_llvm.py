@@ -16,12 +16,12 @@ import pytest
 from graphopt import config
 from graphopt.compile import Compiled, compile_graph, module_text
 from graphopt.ir.graph import Graph, Node, input_node
-from graphopt.ir.types import FLOATS, DType, bf16, f16, f32, f64, i8, i32
+from graphopt.ir.types import FLOATS, DType, TensorType, bf16, f16, f32, f64, i8, i32
 from graphopt.kernel.machine import AVX2, AVX512, NEON, SSE2
 from graphopt.kernel.step import lower_graph
 from graphopt.llvm.target import machine_of
 from graphopt.opdefs import REGISTRY
-from graphopt.opdefs.elementwise import add, div, maximum, minimum, mul, neg, sub
+from graphopt.opdefs.elementwise import add, cast, div, maximum, minimum, mul, neg, sub
 from graphopt.opdefs.evaluate import evaluate_nodes
 from graphopt.opdefs.math import sqrt
 from graphopt.opdefs.opdef import opdef
@@ -320,3 +320,20 @@ def test_nothing_is_read_or_written_beside_an_array(dtype: str) -> None:
             capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, check=False,
         )  # fmt: skip
         assert done.stdout == "inside\n", f"{cpu or 'host'}: exit {done.returncode}: {done.stderr[-2000:]}"
+
+
+@pytest.mark.parametrize("backend", ["loops", "llvm"])
+def test_float64_is_rounded_to_float16_once(backend: str) -> None:
+    """By way of float32, values just beside the middle of two float16 numbers would be rounded to it, and then away."""
+    rng = np.random.default_rng(0)
+    exact = rng.integers(0, 0x7C00, 3000).astype(np.uint16)  # all finite ones, denormal ones too
+    low = exact.view(np.float16).astype(np.float64)
+    high = (exact + 1).view(np.float16).astype(np.float64)
+    middle = np.where(np.isfinite(high), (low + high) / 2, 65520.0)
+    beside = middle * (1 + rng.choice([-1.0, 0.0, 1.0], 3000) * 2.0**-45)
+    values = np.concatenate([beside, -beside, [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e39, -1e39, 5e-324, 2.0**-25]])
+    x = input_node("x", TensorType(f64, values.shape))
+    with config.override(backend=backend, cache="off"):
+        (found,) = compile_graph(Graph("g", (x,), (), (cast(x, dtype=f16),), ())).run([values], [])
+    with np.errstate(over="ignore"):
+        assert found.tobytes() == values.astype(np.float16).tobytes()

@@ -25,6 +25,25 @@ def test_no_overflow_for_large_logits() -> None:
     assert np.isfinite(nn.BCEWithLogitsLoss()(logits, ops.ones((2, 2))).asnumpy())
 
 
+@pytest.mark.parametrize("mode", [ms.PYNATIVE_MODE, ms.GRAPH_MODE])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_float64_losses_are_computed_in_float64(reduction: str, mode: int) -> None:
+    rng = np.random.default_rng(0)
+    x, y, classes = rng.normal(size=(3, 5)), rng.normal(size=(3, 5)), np.array([4, 0, 2], np.int32)
+    scores = x - np.log(np.exp(x).sum(1, keepdims=True))
+    reduce = {"none": lambda v: v, "mean": np.mean, "sum": np.sum}[reduction]
+    expected = {
+        nn.MSELoss(reduction): (y, reduce((x - y) ** 2)),
+        nn.L1Loss(reduction): (y, reduce(abs(x - y))),
+        nn.SoftmaxCrossEntropyWithLogits(True, reduction): (classes, reduce(-scores[np.arange(3), classes])),
+        nn.SoftmaxCrossEntropyWithLogits(False, reduction): (np.eye(5)[classes], reduce(-scores[np.arange(3), classes])),
+    }
+    with in_mode(mode):
+        for loss, (labels, wanted) in expected.items():
+            found = loss(Tensor(x), Tensor(labels)).asnumpy()
+            assert found.dtype == np.float64 and np.allclose(found, wanted, rtol=1e-14, atol=1e-15), loss
+
+
 WRONG = [
     (lambda: nn.MSELoss("avg"), ValueError, "'avg'"),
     (lambda: nn.SmoothL1Loss(beta=-1.0), ValueError, "beta"),

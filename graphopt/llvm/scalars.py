@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.errors import CompileError
-from graphopt.ir.types import DType, bf16, bool_, f16, f32, f64, u16, u32
+from graphopt.ir.types import DType, bf16, bool_, f16, f32, f64, i32, u16, u32
 from graphopt.kernel.machine import Machine
 from graphopt.kernel.vmath import VectorMath
 
@@ -430,12 +430,26 @@ class LLVMScalars(VectorMath):
         return Val(self.pure(f"{name} {t} {x.ref} to {to}"), dtype, x.lanes)
 
     def _float_to_float(self, x: Val, dtype: DType) -> Val:
+        x = self._to_odd(x) if x.dtype is f64 and dtype is f16 else x
         t, to = type_of(x.dtype, x.lanes), type_of(dtype, x.lanes)
         if t != to:
             ref = self.pure(f"{'fpext' if dtype is f64 else 'fptrunc'} {t} {x.ref} to {to}")
         else:
             ref = x.ref
         return self._rounded(ref, Val("", dtype, x.lanes))
+
+    def _to_odd(self, x: Val) -> Val:
+        """float64 as float32, cut off, and with an odd last bit where something was cut: then rounding once more, to
+        float16, gives what rounding once gives.
+        """
+        t, to = type_of(f64, x.lanes), type_of(f32, x.lanes)
+        near = Val(self.pure(f"fptrunc {t} {x.ref} to {to}"), f32, x.lanes)
+        back = Val(self.pure(f"fpext {to} {near.ref} to {t}"), f64, x.lanes)
+        bits, one = self.bitcast(near, i32), self.const(1, i32)
+        beyond = self.gt(self.abs(back), self.abs(x))
+        odd = self.or_(self.select(beyond, self.sub(bits, one), bits), one)
+        inexact = self.or_(self.lt(back, x), self.gt(back, x))  # false for NaN
+        return self.bitcast(self.select(inexact, odd, bits), f32)
 
     def _float_to_int(self, x: Val, dtype: DType) -> Val:
         t, to = type_of(x.dtype, x.lanes), type_of(dtype, x.lanes)

@@ -8,6 +8,7 @@ import numpy as np
 
 from graphopt import ops
 from graphopt.common.checks import check_bool, check_choice, check_int, check_number, check_positive, check_type
+from graphopt.common.dtype import float32, float64
 from graphopt.common.ranges import check_range
 from graphopt.common.signature import operand
 from graphopt.common.tensor import Tensor
@@ -41,11 +42,10 @@ class LossBase(Cell):
         return tuple(range(x.ndim))
 
     def get_loss(self, x: Any, weights: Any = 1.0) -> Any:
-        """x times weights, reduced; computed in float32, given back in the dtype of x."""
+        """x times weights, reduced; computed in float32 at least, given back in the dtype of x."""
         kind = x.dtype
-        loss = ops.cast(x, "float32") * (
-            ops.cast(weights, "float32") if isinstance(weights, Tensor) else float(weights)
-        )
+        wide = float64 if kind is float64 else float32
+        loss = ops.cast(x, wide) * (ops.cast(weights, wide) if isinstance(weights, Tensor) else float(weights))
         if self.reduction == "mean":
             loss = ops.mean(loss)
         elif self.reduction == "sum":
