@@ -171,6 +171,11 @@ def set_device(device_target: str, device_id: int = 0) -> None:
     """Choose the device: "CPU".
 
     Errors: ValueError for another one.
+
+    >>> import graphopt as ms
+    >>> ms.set_device("CPU")
+    >>> ms.get_context("device_target")
+    'CPU'
     """
     set_context(device_target=device_target, device_id=device_id)
 
@@ -179,6 +184,10 @@ def get_context(attr_key: str) -> Any:
     """The value of a context keyword.
 
     Errors: ValueError for an unknown keyword.
+
+    >>> import graphopt as ms
+    >>> ms.get_context("device_target")
+    'CPU'
     """
     if attr_key not in _KINDS:
         raise ValueError(_unknown("get_context", attr_key))
@@ -186,7 +195,14 @@ def get_context(attr_key: str) -> Any:
 
 
 def reset_context() -> None:
-    """Back to the defaults."""
+    """Back to the defaults.
+
+    >>> import graphopt as ms
+    >>> ms.set_context(mode=ms.GRAPH_MODE)
+    >>> ms.reset_context()
+    >>> ms.get_context("mode") == ms.PYNATIVE_MODE
+    True
+    """
     _context.values = _defaults()
 
 

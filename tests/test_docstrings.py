@@ -1,4 +1,4 @@
-"""Every example in the public library's docstrings runs; every public class has one."""
+"""Every example in the public library's docstrings runs by itself; every public class and function has one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ PACKAGES = (
     graphopt.ops,
     graphopt.train,
 )
-MODULES = sorted(m.name for p in PACKAGES for m in pkgutil.walk_packages(p.__path__, p.__name__ + ".")) + ["graphopt.control"]
+PACKED = [m.name for p in PACKAGES for m in pkgutil.walk_packages(p.__path__, p.__name__ + ".")]
+MODULES = ["graphopt.context", "graphopt.control", *sorted(PACKED)]
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -36,7 +37,7 @@ def test_examples(name: str) -> None:
     module = importlib.import_module(name)
     graphopt.set_context(mode=graphopt.PYNATIVE_MODE)
     failed = []
-    for test in doctest.DocTestFinder(exclude_empty=True).find(module):
+    for test in doctest.DocTestFinder(exclude_empty=True).find(module, globs={}):
         out: list[str] = []
         if doctest.DocTestRunner().run(test, out=out.append).failed:
             failed.append("".join(out))
@@ -54,6 +55,19 @@ PUBLIC = {
 @pytest.mark.parametrize("name", sorted(PUBLIC))
 def test_public_classes_have_an_example(name: str) -> None:
     assert ">>> " in (PUBLIC[name].__doc__ or ""), f"{name} has no example"
+
+
+FUNCTIONS = {
+    f"{package.__name__}.{name}": value
+    for package in (graphopt, graphopt.amp, graphopt.nn, graphopt.ops, graphopt.train, graphopt.dataset)
+    for name, value in vars(package).items()
+    if name in getattr(package, "__all__", ()) and callable(value) and not inspect.isclass(value)
+}
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_public_functions_have_an_example(name: str) -> None:
+    assert ">>> " in (FUNCTIONS[name].__doc__ or ""), f"{name} has no example"
 
 
 @pytest.mark.parametrize("name", sorted(CLASSES))

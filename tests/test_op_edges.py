@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from graphopt import Tensor, ops
 from graphopt.errors import DTypeError, ShapeError
 from graphopt.ir.graph import Node, input_node
 from graphopt.ir.types import (
@@ -417,3 +418,13 @@ def test_errors(
     assert lines[0] == f"{name}: {text}"
     assert lines[1].startswith("  called at test_op_edges.py:")
     assert lines[2:] == [f"  input {k}: {leaf.type}" for k, leaf in enumerate(leaves)]
+
+
+def test_scattering_elements_is_put_along_axis() -> None:
+    x, at, new = np.arange(12.0).reshape(3, 4), np.array([[0, 2], [1, 0], [3, 2]]), -np.arange(6.0).reshape(3, 2)
+    expected = x.copy()
+    np.put_along_axis(expected, at, new, axis=1)
+    found = ops.tensor_scatter_elements(Tensor(x), Tensor(at), Tensor(new), 1)
+    assert np.array_equal(found.asnumpy(), expected)
+    added = ops.tensor_scatter_elements(Tensor(x), Tensor(at), Tensor(new), 1, "add")
+    assert np.array_equal(added.asnumpy(), np.where(expected == x, x, x + expected))

@@ -44,14 +44,24 @@ def dtype_to_nptype(type_: DType) -> Any:
 
 
 def dtype_to_pytype(type_: DType) -> type:
-    """The Python type that holds an element of a dtype."""
+    """The Python type that holds an element of a dtype.
+
+    >>> import graphopt as ms
+    >>> ms.dtype_to_pytype(ms.int32)
+    <class 'int'>
+    """
     if not isinstance(type_, DType):
         raise TypeError(f"dtype_to_pytype: type_ must be a dtype, found {type_!r} of type {type(type_).__name__}")
     return {"b": builtins.bool, "i": int, "u": int, "f": float}[type_.kind]
 
 
 def pytype_to_dtype(obj: Any) -> DType:
-    """The dtype of a Python or numpy type: bool, int (int64), float (float32), numpy.int32, …"""
+    """The dtype of a Python or numpy type: bool, int (int64), float (float32), numpy.int32, …
+
+    >>> import graphopt as ms
+    >>> ms.pytype_to_dtype(float)
+    Float32
+    """
     if isinstance(obj, (DType, TensorType)):
         return obj if isinstance(obj, DType) else obj.dtype
     return dtype_of(obj)

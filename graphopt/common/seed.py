@@ -41,7 +41,13 @@ def set_seed(seed: int) -> None:
 
 
 def get_seed() -> int | None:
-    """The seed that `set_seed` was given; None when it was not called."""
+    """The seed that `set_seed` was given; None when it was not called.
+
+    >>> import graphopt as ms
+    >>> ms.set_seed(7)
+    >>> ms.get_seed()
+    7
+    """
     return _seed
 
 

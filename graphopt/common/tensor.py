@@ -374,12 +374,23 @@ def to_tensor(value: Any, dtype: Any = None) -> Tensor:
 
 
 def is_tensor(obj: Any) -> bool:
-    """Whether `obj` is a Tensor."""
+    """Whether `obj` is a Tensor.
+
+    >>> import graphopt as ms
+    >>> ms.is_tensor(ms.Tensor([1])), ms.is_tensor([1])
+    (True, False)
+    """
     return isinstance(obj, Tensor)
 
 
 def from_numpy(array: np.ndarray) -> Tensor:
-    """A Tensor on the array's own memory, see `Tensor.from_numpy`."""
+    """A Tensor on the array's own memory, see `Tensor.from_numpy`.
+
+    >>> import graphopt as ms
+    >>> import numpy as np
+    >>> ms.from_numpy(np.array([1, 2])).asnumpy().tolist()
+    [1, 2]
+    """
     return Tensor.from_numpy(array)
 
 

@@ -504,6 +504,12 @@ def zip(datasets: tuple[Dataset, ...]) -> ZipDataset:
     """The columns of several datasets side by side, as long as the shortest.
 
     Errors: ValueError for fewer than two datasets or two columns of one name; TypeError for other things.
+
+    >>> import graphopt as ms
+    >>> a = ms.dataset.NumpySlicesDataset([1, 2], ["a"], shuffle=False)
+    >>> b = ms.dataset.NumpySlicesDataset([3, 4], ["b"], shuffle=False)
+    >>> [[int(v) for v in row] for row in ms.dataset.zip((a, b)).create_tuple_iterator()]
+    [[1, 3], [2, 4]]
     """
     return ZipDataset(datasets)
 

@@ -36,7 +36,12 @@ def relu(input: Any, inplace: bool = False) -> Any:
 
 @lift
 def relu6(x: Any) -> Any:
-    """min(max(x, 0), 6)."""
+    """min(max(x, 0), 6).
+
+    >>> import graphopt as ms
+    >>> ms.ops.relu6(ms.Tensor([-1.0, 2.0, 9.0])).asnumpy().tolist()
+    [0.0, 2.0, 6.0]
+    """
     node = as_node(x)
     top = full(node.shape, 6, node.dtype)
     capped = elementwise.select(elementwise.ge(node, top), top, node)
@@ -60,6 +65,10 @@ def prelu(input: Any, weight: Any) -> Any:
     """x where positive, weight * x elsewhere; weight has one element, or one per channel (axis 1).
 
     Errors: ValueError when weight has another size.
+
+    >>> import graphopt as ms
+    >>> ms.ops.prelu(ms.Tensor([[-4.0, 2.0]]), ms.Tensor([0.25, 0.5])).asnumpy().tolist()
+    [[-1.0, 2.0]]
     """
     x, w = promoted(input, weight)
     channels = x.shape[1] if x.type.rank > 1 else 1
@@ -71,7 +80,12 @@ def prelu(input: Any, weight: Any) -> Any:
 
 @lift
 def elu(input_x: Any, alpha: float = 1.0) -> Any:
-    """x where positive, alpha * (exp(x) - 1) elsewhere."""
+    """x where positive, alpha * (exp(x) - 1) elsewhere.
+
+    >>> import graphopt as ms
+    >>> [round(v, 4) for v in ms.ops.elu(ms.Tensor([-1.0, 2.0])).asnumpy().tolist()]
+    [-0.6321, 2.0]
+    """
     x = floating(input_x)
     below = elementwise.select(positive(x), zero_of(x), x)
     return elementwise.select(positive(x), x, math.expm1(below) * alpha)
@@ -79,7 +93,12 @@ def elu(input_x: Any, alpha: float = 1.0) -> Any:
 
 @lift
 def celu(x: Any, alpha: float = 1.0) -> Any:
-    """x where positive, alpha * (exp(x/alpha) - 1) elsewhere."""
+    """x where positive, alpha * (exp(x/alpha) - 1) elsewhere.
+
+    >>> import graphopt as ms
+    >>> [round(v, 4) for v in ms.ops.celu(ms.Tensor([-1.0, 2.0])).asnumpy().tolist()]
+    [-0.6321, 2.0]
+    """
     if alpha == 0:
         raise ShapeError("celu: alpha must not be 0")
     node = floating(x)
@@ -89,7 +108,12 @@ def celu(x: Any, alpha: float = 1.0) -> Any:
 
 @lift
 def selu(input_x: Any) -> Any:
-    """1.0507… times elu with alpha 1.67326…: keeps mean 0 and variance 1."""
+    """1.0507… times elu with alpha 1.67326…: keeps mean 0 and variance 1.
+
+    >>> import graphopt as ms
+    >>> [round(v, 4) for v in ms.ops.selu(ms.Tensor([-1.0, 2.0])).asnumpy().tolist()]
+    [-1.1113, 2.1014]
+    """
     return elu.on_nodes(input_x, 1.6732632423543772) * 1.0507009873554805
 
 
@@ -113,14 +137,24 @@ def gelu(input: Any, approximate: str = "none") -> Any:
 
 @lift
 def fast_gelu(x: Any) -> Any:
-    """x * sigmoid(1.702 x), written so that it cannot overflow."""
+    """x * sigmoid(1.702 x), written so that it cannot overflow.
+
+    >>> import graphopt as ms
+    >>> [round(v, 4) for v in ms.ops.fast_gelu(ms.Tensor([-1.0, 2.0])).asnumpy().tolist()]
+    [-0.1542, 1.9357]
+    """
     node = floating(x)
     return node * math.sigmoid(node * 1.702)
 
 
 @lift
 def silu(input: Any) -> Any:
-    """x * sigmoid(x)."""
+    """x * sigmoid(x).
+
+    >>> import graphopt as ms
+    >>> [round(v, 4) for v in ms.ops.silu(ms.Tensor([-1.0, 2.0])).asnumpy().tolist()]
+    [-0.2689, 1.7616]
+    """
     x = floating(input)
     return x * math.sigmoid(x)
 
@@ -138,7 +172,12 @@ def sigmoid(input: Any) -> Any:
 
 @lift
 def softplus(input: Any, beta: float = 1, threshold: float = 20) -> Any:
-    """log(1 + exp(beta x)) / beta; the line x itself where beta x > threshold."""
+    """log(1 + exp(beta x)) / beta; the line x itself where beta x > threshold.
+
+    >>> import graphopt as ms
+    >>> [round(v, 4) for v in ms.ops.softplus(ms.Tensor([0.0, 30.0])).asnumpy().tolist()]
+    [0.6931, 30.0]
+    """
     x = floating(input)
     scaled = x * float(beta)
     high = elementwise.gt(scaled, full(x.shape, threshold, x.dtype))
@@ -153,34 +192,59 @@ def softplus_node(x: Node) -> Node:
 
 @lift
 def mish(x: Any) -> Any:
-    """x * tanh(log(1 + exp(x)))."""
+    """x * tanh(log(1 + exp(x))).
+
+    >>> import graphopt as ms
+    >>> [round(v, 4) for v in ms.ops.mish(ms.Tensor([-1.0, 2.0])).asnumpy().tolist()]
+    [-0.3034, 1.944]
+    """
     node = floating(x)
     return node * math.tanh(softplus_node(node))
 
 
 @lift
 def logsigmoid(x: Any) -> Any:
-    """log(sigmoid(x)), without overflow."""
+    """log(sigmoid(x)), without overflow.
+
+    >>> import graphopt as ms
+    >>> [round(v, 4) for v in ms.ops.logsigmoid(ms.Tensor([-1.0, 0.0])).asnumpy().tolist()]
+    [-1.3133, -0.6931]
+    """
     return -softplus_node(-floating(x))
 
 
 @lift
 def softsign(x: Any) -> Any:
-    """x / (1 + |x|)."""
+    """x / (1 + |x|).
+
+    >>> import graphopt as ms
+    >>> ms.ops.softsign(ms.Tensor([-1.0, 3.0])).asnumpy().tolist()
+    [-0.5, 0.75]
+    """
     node = floating(x)
     return node / (elementwise.abs_(node) + 1.0)
 
 
 @lift
 def tanhshrink(input: Any) -> Any:
-    """x - tanh(x)."""
+    """x - tanh(x).
+
+    >>> import graphopt as ms
+    >>> [round(v, 4) for v in ms.ops.tanhshrink(ms.Tensor([0.0, 1.0])).asnumpy().tolist()]
+    [0.0, 0.2384]
+    """
     x = floating(input)
     return x - math.tanh(x)
 
 
 @lift
 def hardtanh(input: Any, min_val: float = -1.0, max_val: float = 1.0) -> Any:
-    """x brought into [min_val, max_val]."""
+    """x brought into [min_val, max_val].
+
+    >>> import graphopt as ms
+    >>> ms.ops.hardtanh(ms.Tensor([-4.0, 0.5, 4.0])).asnumpy().tolist()
+    [-1.0, 0.5, 1.0]
+    """
     x = floating(input)
     low, high = full(x.shape, min_val, x.dtype), full(x.shape, max_val, x.dtype)
     x = elementwise.select(elementwise.lt(x, low), low, x)
@@ -194,13 +258,23 @@ def _gate(x: Node) -> Node:
 
 @lift
 def hardsigmoid(input: Any) -> Any:
-    """(x + 3) / 6 brought into [0, 1]."""
+    """(x + 3) / 6 brought into [0, 1].
+
+    >>> import graphopt as ms
+    >>> ms.ops.hardsigmoid(ms.Tensor([-4.0, 0.0, 4.0])).asnumpy().tolist()
+    [0.0, 0.5, 1.0]
+    """
     return _gate(floating(input))
 
 
 @lift
 def hardswish(input: Any) -> Any:
-    """x * hardsigmoid(x)."""
+    """x * hardsigmoid(x).
+
+    >>> import graphopt as ms
+    >>> ms.ops.hardswish(ms.Tensor([-4.0, 0.0, 4.0])).asnumpy().tolist()
+    [-0.0, 0.0, 4.0]
+    """
     x = floating(input)
     return x * _gate(x)
 
@@ -210,14 +284,24 @@ hsigmoid, hswish = hardsigmoid, hardswish
 
 @lift
 def hardshrink(input: Any, lambd: float = 0.5) -> Any:
-    """x where |x| > lambd, 0 elsewhere."""
+    """x where |x| > lambd, 0 elsewhere.
+
+    >>> import graphopt as ms
+    >>> ms.ops.hardshrink(ms.Tensor([-1.0, 0.5, 2.0])).asnumpy().tolist()
+    [-1.0, 0.0, 2.0]
+    """
     x = floating(input)
     return elementwise.select(elementwise.abs_(x) > lambd, x, zero_of(x))
 
 
 @lift
 def softshrink(input: Any, lambd: float = 0.5) -> Any:
-    """x moved towards 0 by lambd, 0 when it is nearer."""
+    """x moved towards 0 by lambd, 0 when it is nearer.
+
+    >>> import graphopt as ms
+    >>> ms.ops.softshrink(ms.Tensor([-1.0, 0.5, 2.0])).asnumpy().tolist()
+    [-0.5, 0.0, 1.5]
+    """
     x = floating(input)
     shrunk = x - elementwise.sign(x) * lambd
     return elementwise.select(elementwise.abs_(x) > lambd, shrunk, zero_of(x))
@@ -225,14 +309,24 @@ def softshrink(input: Any, lambd: float = 0.5) -> Any:
 
 @lift
 def threshold(input: Any, thr: float, value: float) -> Any:
-    """x where x > thr, `value` elsewhere."""
+    """x where x > thr, `value` elsewhere.
+
+    >>> import graphopt as ms
+    >>> ms.ops.threshold(ms.Tensor([0.5, 2.0]), 1.0, 9.0).asnumpy().tolist()
+    [9.0, 2.0]
+    """
     x = as_node(input)
     return elementwise.select(x > thr, x, full(x.shape, value, x.dtype))
 
 
 @lift
 def glu(x: Any, axis: int = -1) -> Any:
-    """The first half along an axis times the sigmoid of the second."""
+    """The first half along an axis times the sigmoid of the second.
+
+    >>> import graphopt as ms
+    >>> ms.ops.glu(ms.Tensor([[4.0, 6.0, 0.0, 0.0]])).asnumpy().tolist()
+    [[2.0, 3.0]]
+    """
     node = floating(x)
     at = axis_of(axis, node.type.rank, "glu")
     half = node.shape[at] // 2
@@ -276,5 +370,10 @@ def log_softmax(logits: Any, axis: int = -1) -> Any:
 
 @lift
 def softmin(x: Any, axis: int = -1, *, dtype: DType | None = None) -> Any:
-    """softmax(-x)."""
+    """softmax(-x).
+
+    >>> import graphopt as ms
+    >>> ms.ops.softmin(ms.Tensor([1.0, 1.0])).asnumpy().tolist()
+    [0.5, 0.5]
+    """
     return softmax.on_nodes(-floating(x), axis, dtype=dtype)

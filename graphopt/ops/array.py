@@ -62,7 +62,12 @@ permute = transpose
 
 @lift
 def swapaxes(input: Any, axis0: int, axis1: int) -> Any:
-    """Two axes exchanged."""
+    """Two axes exchanged.
+
+    >>> import graphopt as ms
+    >>> ms.ops.swapaxes(ms.ops.ones((2, 3, 4)), 0, 2).shape
+    (4, 3, 2)
+    """
     x = as_node(input)
     order = list(range(x.type.rank))
     i, j = axis_of(axis0, x.type.rank), axis_of(axis1, x.type.rank)
@@ -75,7 +80,12 @@ swapdims = swapaxes
 
 @lift
 def t(input: Any) -> Any:
-    """A matrix transposed; fewer axes stay as they are."""
+    """A matrix transposed; fewer axes stay as they are.
+
+    >>> import graphopt as ms
+    >>> ms.ops.t(ms.Tensor([[1, 2], [3, 4]])).asnumpy().tolist()
+    [[1, 3], [2, 4]]
+    """
     x = as_node(input)
     if x.type.rank > 2:
         raise ShapeError(f"t: expected at most 2 axes, found {x.type}")
@@ -84,7 +94,12 @@ def t(input: Any) -> Any:
 
 @lift
 def movedim(x: Any, source: Any, destination: Any) -> Any:
-    """Axes moved from `source` to `destination`; the others keep their order."""
+    """Axes moved from `source` to `destination`; the others keep their order.
+
+    >>> import graphopt as ms
+    >>> ms.ops.movedim(ms.ops.ones((2, 3, 4)), 0, 2).shape
+    (3, 4, 2)
+    """
     node = as_node(x)
     rank = node.type.rank
     here = [axis_of(k, rank) for k in shape_of(source)]
@@ -160,7 +175,12 @@ def flatten(input: Any, order: str = "C", *, start_dim: int = 1, end_dim: int = 
 
 @lift
 def ravel(input: Any) -> Any:
-    """All elements in one axis."""
+    """All elements in one axis.
+
+    >>> import graphopt as ms
+    >>> ms.ops.ravel(ms.Tensor([[1, 2], [3, 4]])).asnumpy().tolist()
+    [1, 2, 3, 4]
+    """
     x = as_node(input)
     return shapes.reshape(x, shape=(x.type.size,))
 
@@ -200,7 +220,12 @@ def tile(input: Any, dims: Any) -> Any:
 
 @lift
 def repeat_elements(x: Any, rep: int, axis: int = 0) -> Any:
-    """Each element repeated `rep` times in place, along `axis`."""
+    """Each element repeated `rep` times in place, along `axis`.
+
+    >>> import graphopt as ms
+    >>> ms.ops.repeat_elements(ms.Tensor([1, 2]), 2).asnumpy().tolist()
+    [1, 1, 2, 2]
+    """
     node = as_node(x)
     at = axis_of(axis, node.type.rank, "repeat_elements")
     sizes = (*node.shape[: at + 1], rep, *node.shape[at + 1 :])
@@ -210,7 +235,12 @@ def repeat_elements(x: Any, rep: int, axis: int = 0) -> Any:
 
 @lift
 def repeat_interleave(input: Any, repeats: int, axis: int | None = None) -> Any:
-    """Each element repeated `repeats` times in place; without an axis the flattened input."""
+    """Each element repeated `repeats` times in place; without an axis the flattened input.
+
+    >>> import graphopt as ms
+    >>> ms.ops.repeat_interleave(ms.Tensor([[1, 2], [3, 4]]), 2, 1).asnumpy().tolist()
+    [[1, 1, 2, 2], [3, 3, 4, 4]]
+    """
     x = as_node(input)
     if axis is None:
         x, axis = shapes.reshape(x, shape=(x.type.size,)), 0
@@ -233,7 +263,12 @@ def cast(input: Any, dtype: DType | str) -> Any:
 
 @lift
 def type_as(input: Any, other: Any) -> Any:
-    """The elements in the dtype of other."""
+    """The elements in the dtype of other.
+
+    >>> import graphopt as ms
+    >>> ms.ops.type_as(ms.Tensor([1, 2]), ms.Tensor(0.5)).dtype
+    Float32
+    """
     return to_dtype(as_node(input), as_node(other).dtype)
 
 
@@ -253,13 +288,23 @@ def stop_gradient(value: Any) -> Any:
 
 @lift
 def depend(value: Any, expr: Any) -> Any:
-    """The value. `expr` only says what stands before it: in a graph, state is updated in program order anyway."""
+    """The value. `expr` only says what stands before it: in a graph, state is updated in program order anyway.
+
+    >>> import graphopt as ms
+    >>> ms.ops.depend(ms.Tensor([1.0]), ms.Tensor([2.0])).asnumpy().tolist()
+    [1.0]
+    """
     return value
 
 
 @lift
 def identity(x: Any) -> Any:
-    """The input itself."""
+    """The input itself.
+
+    >>> import graphopt as ms
+    >>> ms.ops.identity(ms.Tensor([1.0])).asnumpy().tolist()
+    [1.0]
+    """
     return x
 
 
@@ -268,19 +313,34 @@ deepcopy = identity
 
 @lift
 def shape(input_x: Any) -> Any:
-    """The shape as a tuple of ints."""
+    """The shape as a tuple of ints.
+
+    >>> import graphopt as ms
+    >>> ms.ops.shape(ms.ops.ones((2, 3)))
+    (2, 3)
+    """
     return as_node(input_x).shape
 
 
 @lift
 def rank(input_x: Any) -> Any:
-    """The number of axes, an int."""
+    """The number of axes, an int.
+
+    >>> import graphopt as ms
+    >>> ms.ops.rank(ms.ops.ones((2, 3)))
+    2
+    """
     return as_node(input_x).type.rank
 
 
 @lift
 def size(input_x: Any) -> Any:
-    """The number of elements, an int."""
+    """The number of elements, an int.
+
+    >>> import graphopt as ms
+    >>> ms.ops.size(ms.ops.ones((2, 3)))
+    6
+    """
     return as_node(input_x).type.size
 
 
@@ -289,5 +349,10 @@ numel = size
 
 @lift
 def dtype(input_x: Any) -> Any:
-    """The dtype."""
+    """The dtype.
+
+    >>> import graphopt as ms
+    >>> ms.ops.dtype(ms.Tensor([1.0]))
+    Float32
+    """
     return as_node(input_x).dtype

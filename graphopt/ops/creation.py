@@ -52,7 +52,12 @@ def full(size: Any, fill_value: Any, *, dtype: DType | None = None) -> Any:
 
 @lift
 def fill(type: DType, shape: Any, value: Any) -> Any:
-    """One number everywhere, in the dtype `type`."""
+    """One number everywhere, in the dtype `type`.
+
+    >>> import graphopt as ms
+    >>> ms.ops.fill(ms.int32, (2, 2), 7).asnumpy().tolist()
+    [[7, 7], [7, 7]]
+    """
     return full_node(shape_of(shape, "fill"), value, dtype_of(type))
 
 
@@ -82,14 +87,24 @@ def ones_like(input: Any, *, dtype: DType | None = None) -> Any:
 
 @lift
 def full_like(input: Any, fill_value: Any, *, dtype: DType | None = None) -> Any:
-    """One number everywhere, in the input's shape and (unless given) dtype."""
+    """One number everywhere, in the input's shape and (unless given) dtype.
+
+    >>> import graphopt as ms
+    >>> ms.ops.full_like(ms.ops.ones(3), 7.0).asnumpy().tolist()
+    [7.0, 7.0, 7.0]
+    """
     x = as_node(input)
     return full_node(x.shape, fill_value, dtype_arg(dtype, x.dtype))
 
 
 @lift
 def eye(n: int, m: int | None = None, dtype: DType | None = None) -> Any:
-    """Ones on the diagonal of an (n, m) matrix, zeros elsewhere."""
+    """Ones on the diagonal of an (n, m) matrix, zeros elsewhere.
+
+    >>> import graphopt as ms
+    >>> ms.ops.eye(2).asnumpy().tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
     return constant(np.eye(n, m), dtype_arg(dtype, f32))
 
 
@@ -112,24 +127,44 @@ def arange(start: Any = 0, end: Any = None, step: Any = 1, *, dtype: DType | Non
 
 @lift
 def range_(start: int, end: int, step: int, maxlen: int = 1000000) -> Any:
-    """start, start + step, … below end, as int64 (float32 for floats)."""
+    """start, start + step, … below end, as int64 (float32 for floats).
+
+    >>> import graphopt as ms
+    >>> ms.ops.range(1, 8, 3).asnumpy().tolist()
+    [1, 4, 7]
+    """
     kind = f32 if any(isinstance(v, float) for v in (start, end, step)) else i64
     return constant(np.arange(start, end, step)[:maxlen], kind)
 
 
 @lift
 def linspace(start: Any, end: Any, steps: int) -> Any:
-    """`steps` numbers from start to end, both included, as float32."""
+    """`steps` numbers from start to end, both included, as float32.
+
+    >>> import graphopt as ms
+    >>> ms.ops.linspace(0.0, 1.0, 5).asnumpy().tolist()
+    [0.0, 0.25, 0.5, 0.75, 1.0]
+    """
     return constant(np.linspace(float(start), float(end), int(steps)), f32)
 
 
 @lift
 def scalar_to_tensor(input_x: Any, dtype: DType = f32) -> Any:
-    """A number as a 0-d Tensor."""
+    """A number as a 0-d Tensor.
+
+    >>> import graphopt as ms
+    >>> float(ms.ops.scalar_to_tensor(3))
+    3.0
+    """
     return constant(input_x, dtype_of(dtype))
 
 
 @lift
 def tuple_to_array(input_x: Any) -> Any:
-    """A tuple of numbers as a Tensor: int64 for ints, float32 for floats."""
+    """A tuple of numbers as a Tensor: int64 for ints, float32 for floats.
+
+    >>> import graphopt as ms
+    >>> ms.ops.tuple_to_array((1, 2, 3)).asnumpy().tolist()
+    [1, 2, 3]
+    """
     return constant(np.asarray(input_x), f32 if any(isinstance(v, float) for v in input_x) else i64)

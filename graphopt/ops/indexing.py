@@ -43,14 +43,24 @@ def gather(input_params: Any, input_indices: Any, axis: int, batch_dims: int = 0
 
 @lift
 def index_select(input: Any, axis: int, index: Any) -> Any:
-    """The slices at the positions `index` (1-d) along `axis`."""
+    """The slices at the positions `index` (1-d) along `axis`.
+
+    >>> import graphopt as ms
+    >>> ms.ops.index_select(ms.Tensor([[1, 2], [3, 4]]), 1, ms.Tensor([1])).asnumpy().tolist()
+    [[2], [4]]
+    """
     x = as_node(input)
     return gather.on_nodes(x, index, axis_of(axis, x.type.rank, "index_select"))
 
 
 @lift
 def gather_elements(input: Any, dim: int, index: Any) -> Any:
-    """Along `dim`, the element at each position of `index`; the result has the shape of index."""
+    """Along `dim`, the element at each position of `index`; the result has the shape of index.
+
+    >>> import graphopt as ms
+    >>> ms.ops.gather_elements(ms.Tensor([[1, 2], [3, 4]]), 1, ms.Tensor([[1], [0]])).asnumpy().tolist()
+    [[2], [3]]
+    """
     x = as_node(input)
     return _take_along(x, _indices("gather_elements", index), axis_of(dim, x.type.rank, "gather_elements"))
 
@@ -91,7 +101,12 @@ def _flat_positions(owner: str, shape: tuple[int, ...], indices: Any) -> tuple[N
 
 @lift
 def gather_nd(input_x: Any, indices: Any) -> Any:
-    """The elements or slices that the last axis of indices names."""
+    """The elements or slices that the last axis of indices names.
+
+    >>> import graphopt as ms
+    >>> ms.ops.gather_nd(ms.Tensor([[1, 2], [3, 4]]), ms.Tensor([[0, 1], [1, 0]])).asnumpy().tolist()
+    [2, 3]
+    """
     x, at = as_node(input_x), as_node(indices)
     flat, depth = _flat_positions("gather_nd", x.shape, at)
     rows = shapes.reshape(x, shape=(math.prod(x.shape[:depth]), *x.shape[depth:]))
@@ -100,14 +115,24 @@ def gather_nd(input_x: Any, indices: Any) -> Any:
 
 @lift
 def tensor_scatter_add(input_x: Any, indices: Any, updates: Any) -> Any:
-    """input_x plus `updates` at the places the last axis of indices names; repeats add up."""
+    """input_x plus `updates` at the places the last axis of indices names; repeats add up.
+
+    >>> import graphopt as ms
+    >>> ms.ops.tensor_scatter_add(ms.Tensor([1, 1, 1]), ms.Tensor([[0], [0]]), ms.Tensor([5, 6])).asnumpy().tolist()
+    [12, 1, 1]
+    """
     x, new = promoted(input_x, updates)
     return _scatter_nd_add("tensor_scatter_add", x, indices, new)
 
 
 @lift
 def tensor_scatter_sub(input_x: Any, indices: Any, updates: Any) -> Any:
-    """input_x minus `updates` at the places the last axis of indices names; repeats add up."""
+    """input_x minus `updates` at the places the last axis of indices names; repeats add up.
+
+    >>> import graphopt as ms
+    >>> ms.ops.tensor_scatter_sub(ms.Tensor([9, 9, 9]), ms.Tensor([[0], [0]]), ms.Tensor([5, 1])).asnumpy().tolist()
+    [3, 9, 9]
+    """
     x, new = promoted(input_x, updates)
     return _scatter_nd_add("tensor_scatter_sub", x, indices, -new)
 
@@ -121,14 +146,24 @@ def _scatter_nd_add(owner: str, x: Node, indices: Any, updates: Node) -> Node:
 
 @lift
 def scatter_nd(indices: Any, updates: Any, shape: Any) -> Any:
-    """Zeros plus `updates` at the places the last axis of indices names."""
+    """Zeros plus `updates` at the places the last axis of indices names.
+
+    >>> import graphopt as ms
+    >>> ms.ops.scatter_nd(ms.Tensor([[1], [3], [1]]), ms.Tensor([5, 6, 7]), (4,)).asnumpy().tolist()
+    [0, 12, 0, 6]
+    """
     new = as_node(updates)
     return _scatter_nd_add("scatter_nd", full_node(shape_of(shape), 0, new.dtype), indices, new)
 
 
 @lift
 def tensor_scatter_elements(input_x: Any, indices: Any, updates: Any, axis: int = 0, reduction: str = "none") -> Any:
-    """input_x with updates at `indices` along `axis`: put there ('none'; positions must differ) or added ('add')."""
+    """input_x with updates at `indices` along `axis`: put there ('none'; positions must differ) or added ('add').
+
+    >>> import graphopt as ms
+    >>> ms.ops.tensor_scatter_elements(ms.Tensor([1, 2, 3]), ms.Tensor([2, 0]), ms.Tensor([7, 8])).asnumpy().tolist()
+    [8, 2, 7]
+    """
     x, new = promoted(input_x, updates)
     at, k = _indices("tensor_scatter_elements", indices), axis_of(axis, x.type.rank)
     if reduction == "add":
@@ -136,13 +171,18 @@ def tensor_scatter_elements(input_x: Any, indices: Any, updates: Any, axis: int 
     if reduction != "none":
         raise ShapeError(f"tensor_scatter_elements: reduction must be 'none' or 'add', found {reduction!r}")
     hits = index.put_along_add(full_node(x.shape, 0, i32), at, full_node(at.shape, 1, i32), axis=k)
-    placed = index.put_along_add(zero_of(x), at, new, axis=k)
+    placed = index.put_along_add(full_node(x.shape, 0, x.dtype), at, new, axis=k)
     return elementwise.select(elementwise.eq(hits, full_node(x.shape, 0, i32)), x, placed)
 
 
 @lift
 def unsorted_segment_sum(input_x: Any, segment_ids: Any, num_segments: int) -> Any:
-    """Sums of the slices with equal segment ids; an id outside [0, num_segments) is left out."""
+    """Sums of the slices with equal segment ids; an id outside [0, num_segments) is left out.
+
+    >>> import graphopt as ms
+    >>> ms.ops.unsorted_segment_sum(ms.Tensor([1.0, 2.0, 4.0]), ms.Tensor([1, 0, 1]), 2).asnumpy().tolist()
+    [2.0, 5.0]
+    """
     x, ids = as_node(input_x), _indices("unsorted_segment_sum", segment_ids)
     rank = ids.type.rank
     if x.shape[:rank] != ids.shape:
@@ -223,19 +263,34 @@ def _triangle(x: Node, keep_lower: bool, diagonal: int) -> Node:
 
 @lift
 def tril(input: Any, diagonal: int = 0) -> Any:
-    """The lower triangle of the last two axes, zeros above `diagonal`."""
+    """The lower triangle of the last two axes, zeros above `diagonal`.
+
+    >>> import graphopt as ms
+    >>> ms.ops.tril(ms.Tensor([[1, 2], [3, 4]])).asnumpy().tolist()
+    [[1, 0], [3, 4]]
+    """
     return _triangle(as_node(input), True, diagonal)
 
 
 @lift
 def triu(input: Any, diagonal: int = 0) -> Any:
-    """The upper triangle of the last two axes, zeros below `diagonal`."""
+    """The upper triangle of the last two axes, zeros below `diagonal`.
+
+    >>> import graphopt as ms
+    >>> ms.ops.triu(ms.Tensor([[1, 2], [3, 4]])).asnumpy().tolist()
+    [[1, 2], [0, 4]]
+    """
     return _triangle(as_node(input), False, diagonal)
 
 
 @lift
 def diag(input: Any) -> Any:
-    """A matrix with the vector on its diagonal, or the diagonal of a matrix."""
+    """A matrix with the vector on its diagonal, or the diagonal of a matrix.
+
+    >>> import graphopt as ms
+    >>> ms.ops.diag(ms.Tensor([1, 2])).asnumpy().tolist()
+    [[1, 0], [0, 2]]
+    """
     x = as_node(input)
     if x.type.rank == 1:
         n = x.shape[0]
@@ -253,7 +308,12 @@ def diag(input: Any) -> Any:
 
 @lift
 def meshgrid(*inputs: Any, indexing: str = "xy") -> Any:
-    """Coordinate tensors of a grid from vectors; 'xy' swaps the first two axes, 'ij' does not."""
+    """Coordinate tensors of a grid from vectors; 'xy' swaps the first two axes, 'ij' does not.
+
+    >>> import graphopt as ms
+    >>> [x.asnumpy().tolist() for x in ms.ops.meshgrid(ms.Tensor([1, 2]), ms.Tensor([5, 6, 7]))]
+    [[[1, 2], [1, 2], [1, 2]], [[5, 5], [6, 6], [7, 7]]]
+    """
     nodes = [as_node(x) for x in inputs]
     if indexing not in ("xy", "ij"):
         raise ShapeError(f"meshgrid: indexing must be 'xy' or 'ij', found {indexing!r}")

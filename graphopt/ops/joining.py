@@ -60,7 +60,12 @@ def _several(owner: str, tensors: Any) -> list[Node]:
 
 @lift
 def unstack(input_x: Any, axis: int = 0) -> Any:
-    """A tuple of the slices along an axis, which vanishes."""
+    """A tuple of the slices along an axis, which vanishes.
+
+    >>> import graphopt as ms
+    >>> [x.asnumpy().tolist() for x in ms.ops.unstack(ms.Tensor([[1, 2], [3, 4]]))]
+    [[1, 2], [3, 4]]
+    """
     x = as_node(input_x)
     at = axis_of(axis, x.type.rank, "unstack")
     rest = (*x.shape[:at], *x.shape[at + 1 :])
@@ -113,7 +118,12 @@ def split_equal(input_x: Any, axis: int, output_num: int) -> Any:
 
 @lift
 def chunk(input: Any, chunks: int, axis: int = 0) -> Any:
-    """A tuple of at most `chunks` pieces of equal size (the last may be smaller) along an axis."""
+    """A tuple of at most `chunks` pieces of equal size (the last may be smaller) along an axis.
+
+    >>> import graphopt as ms
+    >>> [x.asnumpy().tolist() for x in ms.ops.chunk(ms.Tensor([1, 2, 3, 4, 5]), 2)]
+    [[1, 2, 3], [4, 5]]
+    """
     x = as_node(input)
     at = axis_of(axis, x.type.rank, "chunk")
     step = -(-x.shape[at] // chunks)
@@ -122,7 +132,12 @@ def chunk(input: Any, chunks: int, axis: int = 0) -> Any:
 
 @lift
 def slice(input_x: Any, begin: Any, size: Any) -> Any:
-    """`size` elements from `begin` on each axis; size -1 means to the end."""
+    """`size` elements from `begin` on each axis; size -1 means to the end.
+
+    >>> import graphopt as ms
+    >>> ms.ops.slice(ms.Tensor([[1, 2, 3], [4, 5, 6]]), (0, 1), (2, 2)).asnumpy().tolist()
+    [[2, 3], [5, 6]]
+    """
     x = as_node(input_x)
     start, sizes = shape_of(begin, "slice"), shape_of(size, "slice")
     if len(start) != x.type.rank or len(sizes) != x.type.rank:
@@ -135,7 +150,12 @@ def slice(input_x: Any, begin: Any, size: Any) -> Any:
 
 @lift
 def narrow(input: Any, axis: int, start: int, length: int) -> Any:
-    """`length` elements from `start` on, along one axis."""
+    """`length` elements from `start` on, along one axis.
+
+    >>> import graphopt as ms
+    >>> ms.ops.narrow(ms.Tensor([1, 2, 3, 4]), 0, 1, 2).asnumpy().tolist()
+    [2, 3]
+    """
     x = as_node(input)
     at = axis_of(axis, x.type.rank, "narrow")
     if start < 0 or start + length > x.shape[at]:
@@ -172,6 +192,10 @@ def strided_slice(
 ) -> Any:
     """input_x[begin:end:strides] per axis; bit k of a mask says: ignore begin / end of entry k, entry k is an
     ellipsis, a new axis, or an index whose axis vanishes.
+
+    >>> import graphopt as ms
+    >>> ms.ops.strided_slice(ms.Tensor([0, 1, 2, 3, 4, 5]), (1,), (6,), (2,)).asnumpy().tolist()
+    [1, 3, 5]
     """
     x = as_node(input_x)
     starts, ends, steps = (shape_of(v, "strided_slice") for v in (begin, end, strides))
@@ -225,7 +249,12 @@ def _indexed(x: Node, keys: list[Any]) -> Node:
 
 @lift
 def flip(input: Any, dims: Any) -> Any:
-    """The elements in reverse order along `dims`."""
+    """The elements in reverse order along `dims`.
+
+    >>> import graphopt as ms
+    >>> ms.ops.flip(ms.Tensor([[1, 2], [3, 4]]), (1,)).asnumpy().tolist()
+    [[2, 1], [4, 3]]
+    """
     x = as_node(input)
     return shapes.reverse(x, axes=axes_of(dims, x.type.rank, "flip"))
 
@@ -237,6 +266,10 @@ reverse = flip
 def roll(input: Any, shifts: Any, dims: Any = None) -> Any:
     """Elements moved forward along axes; what leaves at the end comes in at the start. Without dims the flattened
     input.
+
+    >>> import graphopt as ms
+    >>> ms.ops.roll(ms.Tensor([1, 2, 3, 4]), 1).asnumpy().tolist()
+    [4, 1, 2, 3]
     """
     x = as_node(input)
     if dims is None:
@@ -262,6 +295,10 @@ def pad(input_x: Any, padding: Any, mode: str = "constant", value: Any = None) -
 
     mode: 'constant' (with `value`, 0 by default), 'reflect', 'replicate' or 'circular'.
     Errors: ValueError for another mode, an odd number of entries, or a reflection wider than the axis.
+
+    >>> import graphopt as ms
+    >>> ms.ops.pad(ms.Tensor([1.0, 2.0]), (1, 2)).asnumpy().tolist()
+    [0.0, 1.0, 2.0, 0.0, 0.0]
     """
     x, numbers = as_node(input_x), shape_of(padding, "pad")
     if len(numbers) % 2 or len(numbers) > 2 * x.type.rank:

@@ -130,7 +130,12 @@ def conv1d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Any:
-    """Cross-correlation over one axis. Shapes: (N, C, L), (O, C/groups, K) -> (N, O, L')."""
+    """Cross-correlation over one axis. Shapes: (N, C, L), (O, C/groups, K) -> (N, O, L').
+
+    >>> import graphopt as ms
+    >>> ms.ops.conv1d(ms.Tensor([[[1.0, 2.0, 3.0]]]), ms.ops.ones((1, 1, 2))).asnumpy().tolist()
+    [[[3.0, 5.0]]]
+    """
     return _convolution("conv1d", 1, input, weight, bias, stride, pad_mode, padding, dilation, groups)
 
 
@@ -169,5 +174,10 @@ def conv3d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Any:
-    """Cross-correlation over three axes. Shapes: (N, C, D, H, W), (O, C/groups, KD, KH, KW)."""
+    """Cross-correlation over three axes. Shapes: (N, C, D, H, W), (O, C/groups, KD, KH, KW).
+
+    >>> import graphopt as ms
+    >>> ms.ops.conv3d(ms.ops.ones((1, 1, 2, 3, 3)), ms.ops.ones((4, 1, 2, 2, 2))).shape
+    (1, 4, 1, 2, 2)
+    """
     return _convolution("conv3d", 3, input, weight, bias, stride, pad_mode, padding, dilation, groups)

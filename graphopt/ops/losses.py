@@ -62,7 +62,12 @@ def mse_loss(input: Any, target: Any, reduction: str = "mean") -> Any:
 
 @lift
 def l1_loss(input: Any, target: Any, reduction: str = "mean") -> Any:
-    """Absolute differences; shapes broadcast."""
+    """Absolute differences; shapes broadcast.
+
+    >>> import graphopt as ms
+    >>> float(ms.ops.l1_loss(ms.Tensor([1.0, 5.0]), ms.Tensor([2.0, 2.0])))
+    2.0
+    """
     a, b = promoted_floats(input, target)
     return reduced(elementwise.abs_(a - b), reduction, "l1_loss")
 
@@ -77,6 +82,10 @@ def smooth_l1_loss(input: Any, target: Any, beta: float = 1.0, reduction: str = 
     """Half the squared difference over beta where it is below beta, the absolute difference - beta/2 elsewhere.
 
     Errors: ValueError when beta is negative or shapes differ.
+
+    >>> import graphopt as ms
+    >>> ms.ops.smooth_l1_loss(ms.Tensor([0.0, 0.0]), ms.Tensor([0.5, 3.0])).asnumpy().tolist()
+    [0.125, 2.5]
     """
     if beta < 0:
         raise ShapeError(f"smooth_l1_loss: beta must be >= 0, found {beta}")
@@ -92,6 +101,10 @@ def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 
     """Half the squared difference where it is at most delta, delta * (|difference| - delta/2) elsewhere.
 
     Errors: ValueError when delta <= 0.
+
+    >>> import graphopt as ms
+    >>> float(ms.ops.huber_loss(ms.Tensor([0.0]), ms.Tensor([3.0])))
+    2.5
     """
     if delta <= 0:
         raise ShapeError(f"huber_loss: delta must be > 0, found {delta}")
@@ -130,6 +143,10 @@ def binary_cross_entropy_with_logits(
     """binary_cross_entropy of sigmoid(input), without overflow; pos_weight multiplies the loss of positives.
 
     Errors: ValueError when shapes differ.
+
+    >>> import graphopt as ms
+    >>> round(float(ms.ops.binary_cross_entropy_with_logits(ms.Tensor([0.0]), ms.Tensor([1.0]))), 4)
+    0.6931
     """
     x, y = _same_shape("binary_cross_entropy_with_logits", input, target)
     if pos_weight is None:
@@ -144,6 +161,10 @@ def kl_div(logits: Any, labels: Any, reduction: str = "mean") -> Any:
     """labels * (log(labels) - logits), 0 where a label is 0; reduction 'batchmean' divides the sum by the first axis.
 
     Errors: ValueError when shapes differ.
+
+    >>> import graphopt as ms
+    >>> round(float(ms.ops.kl_div(ms.ops.log(ms.Tensor([0.5, 0.5])), ms.Tensor([0.25, 0.75]))), 4)
+    0.0654
     """
     check_choice("kl_div", "reduction", reduction, (*REDUCTIONS, "batchmean"))
     x, y = _same_shape("kl_div", logits, labels)
@@ -160,6 +181,11 @@ def softmax_cross_entropy_with_logits(logits: Any, labels: Any) -> Any:
     """(loss per row, softmax - labels) for labels as probabilities.
 
     Shapes: (N, C), (N, C) -> (N,), (N, C).
+
+    >>> import graphopt as ms
+    >>> found = ms.ops.softmax_cross_entropy_with_logits(ms.Tensor([[1.0, 1.0]]), ms.Tensor([[1.0, 0.0]]))
+    >>> [[round(v, 4) for v in x.asnumpy().ravel().tolist()] for x in found]
+    [[0.6931], [-0.5, 0.5]]
     """
     x, y = _same_shape("softmax_cross_entropy_with_logits", logits, labels)
     log_p = x - log_sum_exp(x, (1,))
@@ -271,7 +297,12 @@ def cross_entropy(
 
 @lift
 def cosine_similarity(x1: Any, x2: Any, dim: int = 1, eps: float = 1e-08) -> Any:
-    """Dot product over the product of norms, along `dim`; norms are not below eps."""
+    """Dot product over the product of norms, along `dim`; norms are not below eps.
+
+    >>> import graphopt as ms
+    >>> ms.ops.cosine_similarity(ms.Tensor([[3.0, 4.0]]), ms.Tensor([[-3.0, -4.0]])).asnumpy().tolist()
+    [-1.0]
+    """
     a, b = promoted_floats(x1, x2)
     at = (axis_of(dim, a.type.rank),)
     floor = constant(eps * eps, a.dtype)

@@ -92,6 +92,11 @@ def batch_norm(
 
     Training moves Parameters running_mean and running_var by `momentum` towards the batch's mean and unbiased
     variance.
+
+    >>> import graphopt as ms
+    >>> zero, one = ms.ops.zeros(1), ms.ops.ones(1)
+    >>> ms.ops.batch_norm(ms.Tensor([[3.0], [5.0]]), one, 4 * one, one, zero, eps=0.0).asnumpy().tolist()
+    [[1.0], [2.0]]
     """
     return running_batch_norm(input_x, weight, bias, running_mean, running_var, training, momentum, eps)[0]
 
@@ -101,6 +106,10 @@ def layer_norm(input: Any, normalized_shape: Any, weight: Any = None, bias: Any 
     """The last axes (normalized_shape) brought to mean 0 and variance 1, times weight, plus bias.
 
     Errors: ValueError when normalized_shape is not the end of the input's shape.
+
+    >>> import graphopt as ms
+    >>> ms.ops.layer_norm(ms.Tensor([[1.0, 3.0]]), (2,), eps=0.0).asnumpy().tolist()
+    [[-1.0, 1.0]]
     """
     x = floating(input)
     tail = tuple(normalized_shape) if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
@@ -119,6 +128,10 @@ def group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any = None
 
     Shapes: (N, C, …); num_groups divides C.
     Errors: ValueError when it does not.
+
+    >>> import graphopt as ms
+    >>> ms.ops.group_norm(ms.Tensor([[[1.0], [3.0], [2.0], [6.0]]]), 2, eps=0.0).asnumpy().ravel().tolist()
+    [-1.0, 1.0, -1.0, 1.0]
     """
     x = floating(input)
     if x.type.rank < 2 or x.shape[1] % num_groups:
@@ -133,7 +146,12 @@ def group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any = None
 
 @lift
 def rms_norm(x: Any, gamma: Any, epsilon: float = 1e-6) -> Any:
-    """(x / rms(x) * gamma, 1 / rms) over the axes of gamma, the last ones."""
+    """(x / rms(x) * gamma, 1 / rms) over the axes of gamma, the last ones.
+
+    >>> import graphopt as ms
+    >>> [[round(v, 4) for v in x.asnumpy().tolist()] for x in ms.ops.rms_norm(ms.Tensor([1.0, 7.0]), ms.ops.ones(2))]
+    [[0.2, 1.4], [0.2]]
+    """
     node, weight = promoted(x, gamma)
     axes = tuple(range(node.type.rank - weight.type.rank, node.type.rank))
     count = max(pymath.prod(weight.shape), 1)
@@ -144,7 +162,12 @@ def rms_norm(x: Any, gamma: Any, epsilon: float = 1e-6) -> Any:
 
 @lift
 def l2_normalize(x: Any, axis: Any = 0, epsilon: float = 1e-4) -> Any:
-    """x over its Euclidean norm along `axis`; the squared norm is not below epsilon."""
+    """x over its Euclidean norm along `axis`; the squared norm is not below epsilon.
+
+    >>> import graphopt as ms
+    >>> [round(v, 4) for v in ms.ops.l2_normalize(ms.Tensor([3.0, 4.0])).asnumpy().tolist()]
+    [0.6, 0.8]
+    """
     node = floating(x)
     axes = axes_of(axis, node.type.rank, "l2_normalize")
     square = keep(reduce.reduce_sum(node * node, axes=axes), node.shape, axes, True)

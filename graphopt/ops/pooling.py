@@ -133,7 +133,12 @@ def avg_pool1d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> Any:
-    """The mean of each window. Shapes: (N, C, L) -> (N, C, L')."""
+    """The mean of each window. Shapes: (N, C, L) -> (N, C, L').
+
+    >>> import graphopt as ms
+    >>> ms.ops.avg_pool1d(ms.Tensor([[[1.0, 3.0, 5.0, 7.0]]]), 2, 2).asnumpy().tolist()
+    [[[2.0, 6.0]]]
+    """
     return _avg("avg_pool1d", 1, input_x, kernel_size, stride, padding, ceil_mode, count_include_pad, None)
 
 
@@ -147,7 +152,12 @@ def avg_pool2d(
     count_include_pad: bool = True,
     divisor_override: int = 0,
 ) -> Any:
-    """The mean of each window. Shapes: (N, C, H, W) -> (N, C, H', W')."""
+    """The mean of each window. Shapes: (N, C, H, W) -> (N, C, H', W').
+
+    >>> import graphopt as ms
+    >>> ms.ops.avg_pool2d(ms.Tensor([[[[1.0, 3.0], [5.0, 7.0]]]]), 2, 2).asnumpy().tolist()
+    [[[[4.0]]]]
+    """
     return _avg(
         "avg_pool2d", 2, input_x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
     )
@@ -158,6 +168,10 @@ def adaptive_avg_pool2d(input: Any, output_size: Any) -> Any:
     """Means over a grid of output_size windows as equal as can be; None keeps the size of an axis.
 
     Shapes: (N, C, H, W) or (C, H, W) -> (…, *output_size).
+
+    >>> import graphopt as ms
+    >>> ms.ops.adaptive_avg_pool2d(ms.Tensor([[[[1.0, 3.0], [5.0, 7.0]]]]), 1).asnumpy().tolist()
+    [[[[4.0]]]]
     """
     x = floating(input)
     sizes = output_size if isinstance(output_size, tuple) else (output_size, output_size)
@@ -166,7 +180,12 @@ def adaptive_avg_pool2d(input: Any, output_size: Any) -> Any:
 
 @lift
 def adaptive_avg_pool1d(input: Any, output_size: int) -> Any:
-    """Means over output_size windows as equal as can be. Shapes: (N, C, L) -> (N, C, output_size)."""
+    """Means over output_size windows as equal as can be. Shapes: (N, C, L) -> (N, C, output_size).
+
+    >>> import graphopt as ms
+    >>> ms.ops.adaptive_avg_pool1d(ms.Tensor([[[1.0, 3.0, 5.0, 7.0]]]), 2).asnumpy().tolist()
+    [[[2.0, 6.0]]]
+    """
     return _adaptive(floating(input), (output_size,))
 
 

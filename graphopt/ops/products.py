@@ -65,13 +65,23 @@ mm = bmm
 
 @lift
 def mv(mat: Any, vec: Any) -> Any:
-    """Matrix (m, k) times vector (k,)."""
+    """Matrix (m, k) times vector (k,).
+
+    >>> import graphopt as ms
+    >>> ms.ops.mv(ms.Tensor([[1.0, 2.0], [3.0, 4.0]]), ms.Tensor([1.0, 10.0])).asnumpy().tolist()
+    [21.0, 43.0]
+    """
     return linalg.matmul(*promoted(mat, vec))
 
 
 @lift
 def outer(input: Any, vec2: Any) -> Any:
-    """All products of two vectors: (m,), (n,) -> (m, n)."""
+    """All products of two vectors: (m,), (n,) -> (m, n).
+
+    >>> import graphopt as ms
+    >>> ms.ops.outer(ms.Tensor([1.0, 2.0]), ms.Tensor([3.0, 4.0])).asnumpy().tolist()
+    [[3.0, 4.0], [6.0, 8.0]]
+    """
     a, b = promoted(input, vec2)
     return shape.reshape(a, shape=(a.type.size, 1)) * shape.reshape(b, shape=(1, b.type.size))
 
@@ -81,7 +91,12 @@ ger = outer
 
 @lift
 def addmm(input: Any, mat1: Any, mat2: Any, *, beta: float = 1, alpha: float = 1) -> Any:
-    """beta * input + alpha * (mat1 @ mat2)."""
+    """beta * input + alpha * (mat1 @ mat2).
+
+    >>> import graphopt as ms
+    >>> ms.ops.addmm(ms.ops.ones((2, 2)), ms.ops.ones((2, 3)), ms.ops.ones((3, 2)), alpha=2).asnumpy().tolist()
+    [[7.0, 7.0], [7.0, 7.0]]
+    """
     a, b, c = promoted(input, mat1, mat2)
     return a * beta + linalg.matmul(b, c) * alpha
 
@@ -93,6 +108,10 @@ baddbmm = addmm
 def tensor_dot(x1: Any, x2: Any, axes: Any) -> Any:
     """Sums of products over axes: an int (the last of x1 with the first of x2) or a pair of axes or tuples of
     axes.
+
+    >>> import graphopt as ms
+    >>> ms.ops.tensor_dot(ms.ops.ones((2, 3, 4)), ms.ops.ones((3, 4, 5)), 2).shape
+    (2, 5)
     """
     a, b = promoted(x1, x2)
     if isinstance(axes, int):

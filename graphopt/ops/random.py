@@ -67,6 +67,13 @@ def set_rng_state(state: Tensor) -> None:
     """Let dropout and random ops go on from what `get_rng_state` gave.
 
     Errors: TypeError when state is no Tensor, ValueError when it is not u32[2].
+
+    >>> import graphopt as ms
+    >>> state = ms.get_rng_state()
+    >>> first = ms.ops.standard_normal((3,))
+    >>> ms.set_rng_state(state)
+    >>> bool((ms.ops.standard_normal((3,)) == first).all())
+    True
     """
     if not isinstance(state, Tensor):
         raise TypeError(f"set_rng_state: state must be a Tensor, found {found(state)}")
@@ -135,28 +142,53 @@ def randn(*size: Any, dtype: DType | None = None, seed: int | None = None) -> Te
 
 
 def rand_like(input: Tensor, seed: int | None = None, *, dtype: DType | None = None) -> Tensor:
-    """Uniform numbers in [0, 1), in the input's shape and dtype."""
+    """Uniform numbers in [0, 1), in the input's shape and dtype.
+
+    >>> import graphopt as ms
+    >>> bool((ms.ops.rand_like(ms.ops.zeros(100)) < 1).all())
+    True
+    """
     return rand(input.shape, dtype=dtype_arg(dtype, input.dtype), seed=seed)
 
 
 def randn_like(input: Tensor, seed: int | None = None, *, dtype: DType | None = None) -> Tensor:
-    """Normal numbers, in the input's shape and dtype."""
+    """Normal numbers, in the input's shape and dtype.
+
+    >>> import graphopt as ms
+    >>> ms.ops.randn_like(ms.ops.zeros((2, 3))).shape
+    (2, 3)
+    """
     return randn(input.shape, dtype=dtype_arg(dtype, input.dtype), seed=seed)
 
 
 def standard_normal(shape: Any, seed: int | None = None) -> Tensor:
-    """Normal numbers, mean 0 and variance 1, float32."""
+    """Normal numbers, mean 0 and variance 1, float32.
+
+    >>> import graphopt as ms
+    >>> ms.ops.standard_normal((2, 3)).shape
+    (2, 3)
+    """
     return randn(shape_of(shape, "standard_normal"), seed=seed)
 
 
 def normal(shape: Any, mean: Any, stddev: Any, seed: int | None = None) -> Tensor:
-    """Normal numbers of the given mean and deviation (numbers or Tensors that broadcast with the shape)."""
+    """Normal numbers of the given mean and deviation (numbers or Tensors that broadcast with the shape).
+
+    >>> import graphopt as ms
+    >>> ms.ops.normal((2, 3), 0.0, 1.0).shape
+    (2, 3)
+    """
     drawn: Any = standard_normal(shape, seed)
     return drawn * stddev + mean
 
 
 def uniform(shape: Any, minval: Any, maxval: Any, seed: int | None = None, dtype: DType = f32) -> Tensor:
-    """Uniform numbers in [minval, maxval); whole ones for an integer dtype."""
+    """Uniform numbers in [minval, maxval); whole ones for an integer dtype.
+
+    >>> import graphopt as ms
+    >>> bool((ms.ops.uniform((100,), ms.Tensor(5.0), ms.Tensor(6.0)) >= 5).all())
+    True
+    """
     if dtype_of(dtype).is_integer:
         return randint(int(minval), int(maxval), shape, seed, dtype=dtype)
     spread: Any = rand(shape_of(shape, "uniform"), seed=seed)
@@ -167,6 +199,10 @@ def randint(low: int, high: int, size: Any, seed: int | None = None, *, dtype: D
     """Whole numbers in [low, high), int64 unless a dtype is given.
 
     Errors: ValueError when low >= high or they are more than 2^32 apart.
+
+    >>> import graphopt as ms
+    >>> sorted(set(ms.ops.randint(1, 4, (100,)).asnumpy().tolist()))
+    [1, 2, 3]
     """
     shape, kind = shape_of(size, "randint"), dtype_arg(dtype, i64)
     if not 0 < high - low <= 2**32:
@@ -182,13 +218,22 @@ def randint(low: int, high: int, size: Any, seed: int | None = None, *, dtype: D
 def randint_like(
     input: Tensor, low: int, high: int, seed: int | None = None, *, dtype: DType | None = None
 ) -> Tensor:
-    """Whole numbers in [low, high), in the input's shape and dtype."""
+    """Whole numbers in [low, high), in the input's shape and dtype.
+
+    >>> import graphopt as ms
+    >>> sorted(set(ms.ops.randint_like(ms.ops.zeros(100), 1, 4).asnumpy().tolist()))
+    [1.0, 2.0, 3.0]
+    """
     return randint(low, high, input.shape, seed, dtype=dtype_arg(dtype, input.dtype))
 
 
 def bernoulli(input: Tensor, p: Any = 0.5, seed: int | None = None) -> Tensor:
     """1 with probability p (a number, or a Tensor that broadcasts with the input), else 0; shape and dtype of the
     input.
+
+    >>> import graphopt as ms
+    >>> ms.ops.bernoulli(ms.ops.zeros(3), 1.0).asnumpy().tolist()
+    [1.0, 1.0, 1.0]
     """
     if isinstance(p, (int, float)) and not 0 <= p <= 1:
         raise ShapeError(f"bernoulli: p must be in [0, 1], found {p}")
@@ -256,13 +301,22 @@ def randperm(n: int, seed: int = 0, offset: int = 0, dtype: DType = i64) -> Tens
     """0 … n-1 in random order. Drawn on the host: not inside a compiled graph.
 
     Errors: TraceError inside a graph.
+
+    >>> import graphopt as ms
+    >>> sorted(ms.ops.randperm(4).asnumpy().tolist())
+    [0, 1, 2, 3]
     """
     _on_host("randperm")
     return wrap_array(next_generator(seed or None).permutation(n).astype(dtype_of(dtype).numpy))
 
 
 def shuffle(x: Tensor, seed: int | None = None) -> Tensor:
-    """The rows of x in random order. Drawn on the host: not inside a compiled graph."""
+    """The rows of x in random order. Drawn on the host: not inside a compiled graph.
+
+    >>> import graphopt as ms
+    >>> sorted(ms.ops.shuffle(ms.Tensor([3, 1, 2])).asnumpy().tolist())
+    [1, 2, 3]
+    """
     _on_host("shuffle")
     order = next_generator(seed).permutation(x.shape[0]) if x.ndim else np.arange(0)
     return x[wrap_array(order.astype(np.int64))] if x.ndim else x

@@ -40,7 +40,12 @@ def sum(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: DType | No
 
 @lift
 def reduce_sum(x: Any, axis: Any = (), keep_dims: bool = False) -> Any:
-    """The sum over `axis` (() and None: all axes), in the input's dtype."""
+    """The sum over `axis` (() and None: all axes), in the input's dtype.
+
+    >>> import graphopt as ms
+    >>> ms.ops.reduce_sum(ms.Tensor([[1.0, 3.0], [7.0, 5.0]]), 0).asnumpy().tolist()
+    [8.0, 8.0]
+    """
     return _reduce(reduce.reduce_sum, as_node(x), axis, keep_dims, "reduce_sum")
 
 
@@ -67,7 +72,12 @@ def _mean(x: Node, axes: tuple[int, ...], keep_dims: bool) -> Node:
 
 @lift
 def prod(input: Any, axis: Any = None, keep_dims: bool = False, dtype: DType | None = None) -> Any:
-    """The product over `axis` (None: all axes)."""
+    """The product over `axis` (None: all axes).
+
+    >>> import graphopt as ms
+    >>> float(ms.ops.prod(ms.Tensor([2.0, 3.0, 4.0])))
+    24.0
+    """
     x = as_node(input)
     x = x if dtype is None else to_dtype(x, dtype_of(dtype))
     return _reduce(reduce.reduce_prod, x, axis, keep_dims, "prod")
@@ -75,25 +85,45 @@ def prod(input: Any, axis: Any = None, keep_dims: bool = False, dtype: DType | N
 
 @lift
 def amax(input: Any, axis: Any = None, keepdims: bool = False) -> Any:
-    """The largest element over `axis` (None: all); several share the derivative equally."""
+    """The largest element over `axis` (None: all); several share the derivative equally.
+
+    >>> import graphopt as ms
+    >>> ms.ops.amax(ms.Tensor([[1.0, 3.0], [7.0, 5.0]]), axis=1).asnumpy().tolist()
+    [3.0, 7.0]
+    """
     return _reduce(reduce.reduce_max, as_node(input), axis, keepdims, "amax")
 
 
 @lift
 def amin(input: Any, axis: Any = None, keepdims: bool = False) -> Any:
-    """The smallest element over `axis` (None: all); several share the derivative equally."""
+    """The smallest element over `axis` (None: all); several share the derivative equally.
+
+    >>> import graphopt as ms
+    >>> ms.ops.amin(ms.Tensor([[1.0, 3.0], [7.0, 5.0]]), axis=1).asnumpy().tolist()
+    [1.0, 5.0]
+    """
     return _reduce(reduce.reduce_min, as_node(input), axis, keepdims, "amin")
 
 
 @lift
 def all(input: Any, axis: Any = None, keep_dims: bool = False) -> Any:
-    """True where all elements over `axis` are."""
+    """True where all elements over `axis` are.
+
+    >>> import graphopt as ms
+    >>> ms.ops.all(ms.Tensor([[True, False], [True, True]]), axis=1).asnumpy().tolist()
+    [False, True]
+    """
     return _reduce(reduce.reduce_and, to_dtype(as_node(input), bool_), axis, keep_dims, "all")
 
 
 @lift
 def any(input: Any, axis: Any = None, keep_dims: bool = False) -> Any:
-    """True where at least one element over `axis` is."""
+    """True where at least one element over `axis` is.
+
+    >>> import graphopt as ms
+    >>> ms.ops.any(ms.Tensor([[True, False], [False, False]]), axis=1).asnumpy().tolist()
+    [True, False]
+    """
     return _reduce(reduce.reduce_or, to_dtype(as_node(input), bool_), axis, keep_dims, "any")
 
 
@@ -112,13 +142,23 @@ def _extreme(kind: str, input: Any, axis: Any, keepdims: bool) -> Any:
 
 @lift
 def max(input: Any, axis: int | None = None, keepdims: bool = False) -> Any:
-    """(largest elements, their positions) along `axis`; without an axis the largest of all and 0."""
+    """(largest elements, their positions) along `axis`; without an axis the largest of all and 0.
+
+    >>> import graphopt as ms
+    >>> float(ms.ops.max(ms.Tensor([1.0, 7.0, 3.0]))[0])
+    7.0
+    """
     return _extreme("max", input, axis, keepdims)
 
 
 @lift
 def min(input: Any, axis: int | None = None, keepdims: bool = False) -> Any:
-    """(smallest elements, their positions) along `axis`; without an axis the smallest of all and 0."""
+    """(smallest elements, their positions) along `axis`; without an axis the smallest of all and 0.
+
+    >>> import graphopt as ms
+    >>> float(ms.ops.min(ms.Tensor([1.0, 7.0, 3.0]))[0])
+    1.0
+    """
     return _extreme("min", input, axis, keepdims)
 
 
@@ -142,13 +182,23 @@ def argmax(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
 
 @lift
 def argmin(input: Any, axis: int | None = None, keepdims: bool = False) -> Any:
-    """The position (int64) of the first smallest element along `axis`; None: in the flattened input."""
+    """The position (int64) of the first smallest element along `axis`; None: in the flattened input.
+
+    >>> import graphopt as ms
+    >>> ms.ops.argmin(ms.Tensor([[1.0, 3.0], [7.0, 5.0]]), axis=1).asnumpy().tolist()
+    [0, 1]
+    """
     return _arg(reduce.argmin, as_node(input), axis, keepdims, i64)
 
 
 @lift
 def argmax_with_value(input: Any, axis: int = 0, keep_dims: bool = False) -> Any:
-    """(positions as int32, largest elements) along `axis`."""
+    """(positions as int32, largest elements) along `axis`.
+
+    >>> import graphopt as ms
+    >>> [v.asnumpy().tolist() for v in ms.ops.argmax_with_value(ms.Tensor([[1.0, 3.0], [7.0, 5.0]]), axis=1)]
+    [[1, 0], [3.0, 7.0]]
+    """
     x = as_node(input)
     values, _ = _extreme("max", x, axis, keep_dims)
     return _arg(reduce.argmax, x, axis, keep_dims, i32), values
@@ -156,7 +206,12 @@ def argmax_with_value(input: Any, axis: int = 0, keep_dims: bool = False) -> Any
 
 @lift
 def argmin_with_value(input: Any, axis: int = 0, keep_dims: bool = False) -> Any:
-    """(positions as int32, smallest elements) along `axis`."""
+    """(positions as int32, smallest elements) along `axis`.
+
+    >>> import graphopt as ms
+    >>> [v.asnumpy().tolist() for v in ms.ops.argmin_with_value(ms.Tensor([[1.0, 3.0], [7.0, 5.0]]), axis=1)]
+    [[0, 1], [1.0, 5.0]]
+    """
     x = as_node(input)
     values, _ = _extreme("min", x, axis, keep_dims)
     return _arg(reduce.argmin, x, axis, keep_dims, i32), values
@@ -175,25 +230,45 @@ def _variance(input: Any, axis: Any, ddof: Any, keepdims: bool) -> tuple[Node, N
 
 @lift
 def var(input: Any, axis: Any = None, ddof: int = 0, keepdims: bool = False) -> Any:
-    """The variance over `axis` (None: all): squared distances from the mean over (count - ddof)."""
+    """The variance over `axis` (None: all): squared distances from the mean over (count - ddof).
+
+    >>> import graphopt as ms
+    >>> float(ms.ops.var(ms.Tensor([1.0, 5.0, 1.0, 5.0])))
+    4.0
+    """
     return _variance(input, axis, ddof, keepdims)[0]
 
 
 @lift
 def std(input: Any, axis: Any = None, ddof: int = 0, keepdims: bool = False) -> Any:
-    """The square root of var."""
+    """The square root of var.
+
+    >>> import graphopt as ms
+    >>> float(ms.ops.std(ms.Tensor([1.0, 3.0, 1.0, 3.0])))
+    1.0
+    """
     return math.sqrt(_variance(input, axis, ddof, keepdims)[0])
 
 
 @lift
 def var_mean(input: Any, axis: Any = None, ddof: int = 0, keepdims: bool = False) -> Any:
-    """(variance, mean) over `axis`."""
+    """(variance, mean) over `axis`.
+
+    >>> import graphopt as ms
+    >>> [float(v) for v in ms.ops.var_mean(ms.Tensor([1.0, 5.0, 1.0, 5.0]))]
+    [4.0, 3.0]
+    """
     return _variance(input, axis, ddof, keepdims)
 
 
 @lift
 def std_mean(input: Any, axis: Any = None, ddof: int = 0, keepdims: bool = False) -> Any:
-    """(standard deviation, mean) over `axis`."""
+    """(standard deviation, mean) over `axis`.
+
+    >>> import graphopt as ms
+    >>> [float(v) for v in ms.ops.std_mean(ms.Tensor([1.0, 3.0, 1.0, 3.0]))]
+    [1.0, 2.0]
+    """
     variance, middle = _variance(input, axis, ddof, keepdims)
     return math.sqrt(variance), middle
 
@@ -209,7 +284,12 @@ def log_sum_exp(x: Node, axes: tuple[int, ...]) -> Node:
 
 @lift
 def logsumexp(input: Any, axis: Any, keepdims: bool = False) -> Any:
-    """log(sum(exp(input))) over `axis`, without overflow."""
+    """log(sum(exp(input))) over `axis`, without overflow.
+
+    >>> import graphopt as ms
+    >>> round(float(ms.ops.logsumexp(ms.Tensor([1000.0, 1000.0]), 0)), 3)
+    1000.693
+    """
     x = floating(input)
     axes = axes_of(axis, x.type.rank, "logsumexp")
     value = log_sum_exp(x, axes)
@@ -221,6 +301,10 @@ def norm(A: Any, ord: Any = None, dim: Any = None, keepdim: bool = False, *, dty
     """The vector norm over `dim` (None: all elements): ord None or 2 (Euclid), 1, inf, -inf, 0, or any number p.
 
     'fro' is the same as 2. Matrix norms of other kinds (nuclear, spectral) are not offered.
+
+    >>> import graphopt as ms
+    >>> float(ms.ops.norm(ms.Tensor([3.0, 4.0])))
+    5.0
     """
     x = floating(A if dtype is None else to_dtype(as_node(A), dtype_of(dtype)))
     axes = axes_of(dim, x.type.rank, "norm")
@@ -244,7 +328,12 @@ def norm(A: Any, ord: Any = None, dim: Any = None, keepdim: bool = False, *, dty
 
 @lift
 def count_nonzero(x: Any, axis: Any = (), keep_dims: bool = False, dtype: DType = i32) -> Any:
-    """How many elements over `axis` are not 0."""
+    """How many elements over `axis` are not 0.
+
+    >>> import graphopt as ms
+    >>> int(ms.ops.count_nonzero(ms.Tensor([1.0, 0.0, -2.0])))
+    2
+    """
     node = as_node(x)
     there = elementwise.ne(node, zero_of(node)) if node.dtype is not bool_ else node
     return _reduce(reduce.reduce_sum, to_dtype(there, dtype_of(dtype)), axis, keep_dims, "count_nonzero")
@@ -275,7 +364,12 @@ def cumsum(x: Any, axis: int, dtype: DType | None = None) -> Any:
 
 @lift
 def clip_by_norm(x: Any, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False) -> Any:
-    """Tensors scaled down together so that the norm of all of them is at most max_norm."""
+    """Tensors scaled down together so that the norm of all of them is at most max_norm.
+
+    >>> import graphopt as ms
+    >>> [round(v, 4) for v in ms.ops.clip_by_norm(ms.Tensor([3.0, 4.0]), 1.0).asnumpy().tolist()]
+    [0.6, 0.8]
+    """
     listed = list(x) if isinstance(x, (tuple, list)) else [x]
     return _scaled(x, [floating(v) for v in listed], max_norm, norm_type)
 
@@ -285,6 +379,10 @@ def clip_by_global_norm(x: Any, clip_norm: float = 1.0, use_norm: Any = None) ->
     """Tensors scaled down together so that their global Euclidean norm is at most clip_norm.
 
     Errors: ValueError when clip_norm <= 0.
+
+    >>> import graphopt as ms
+    >>> [[round(v, 4) for v in x.asnumpy().tolist()] for x in ms.ops.clip_by_global_norm((ms.Tensor([3.0]), ms.Tensor([4.0])))]
+    [[0.6], [0.8]]
     """
     if use_norm is not None:
         raise ShapeError("clip_by_global_norm: use_norm must be None")

@@ -40,7 +40,13 @@ def assign_add(variable: Parameter, value: Any) -> Tensor:
 
 
 def assign_sub(variable: Parameter, value: Any) -> Tensor:
-    """Take `value` off the Parameter; see assign."""
+    """Take `value` off the Parameter; see assign.
+
+    >>> import graphopt as ms
+    >>> p = ms.Parameter(ms.Tensor([5.0]), name="p")
+    >>> ms.ops.assign_sub(p, ms.Tensor([2.0])).asnumpy().tolist()
+    [3.0]
+    """
     return assign(variable, _checked(variable) - value)
 
 

@@ -481,7 +481,12 @@ _METRICS: dict[str, type[Metric]] = {
 
 
 def names() -> list[str]:
-    """The names `get_metric_fn` knows, sorted."""
+    """The names `get_metric_fn` knows, sorted.
+
+    >>> import graphopt as ms
+    >>> "accuracy" in ms.train.names()
+    True
+    """
     return sorted(_METRICS)
 
 
@@ -503,6 +508,10 @@ def get_metrics(metrics: Any) -> dict[str, Metric] | None:
     """Metrics by name, from None, a set of names or a dict {name: Metric}.
 
     Errors: TypeError for anything else.
+
+    >>> import graphopt as ms
+    >>> sorted(ms.train.get_metrics({"acc", "loss"}))
+    ['acc', 'loss']
     """
     if metrics is None:
         return None

@@ -84,6 +84,14 @@ def wait_for_saves() -> None:
     """Wait until what `async_save` began is written.
 
     Errors: the OSError of writing.
+
+    >>> import tempfile
+    >>> import graphopt as ms
+    >>> path = tempfile.mkdtemp() + "/net.ckpt"
+    >>> ms.save_checkpoint(ms.nn.Dense(2, 1), path, async_save=True)
+    >>> ms.train.wait_for_saves()
+    >>> sorted(ms.load_checkpoint(path))
+    ['bias', 'weight']
     """
     global _pending
     pending, _pending = _pending, None
