@@ -55,7 +55,8 @@ def computed(network: nn.Cell, x: Tensor) -> dict[str, Any]:
 WIDE, HALF = ms.float32, ms.float16
 WHERE = {
     "O0": dict.fromkeys(("conv", "bn", "fc", "ln", "relu"), WIDE),
-    "O1": {"conv": HALF, "fc": HALF, "bn": WIDE, "ln": WIDE, "relu": WIDE},
+    "O1": dict.fromkeys(("conv", "bn", "fc", "ln", "relu"), WIDE),  # operators cast, Cells do not
+    "auto": {"conv": WIDE, "bn": HALF, "relu": HALF, "fc": HALF, "ln": HALF},
     "O2": {"conv": HALF, "fc": HALF, "bn": WIDE, "ln": WIDE, "relu": HALF},
     "O3": dict.fromkeys(("conv", "bn", "fc", "ln", "relu"), HALF),
 }
@@ -84,7 +85,7 @@ def test_a_level_replaces_the_one_before(mode: int) -> None:
     network, plain = net(), net()
     with in_mode(mode):
         expected = plain(Tensor(X)).asnumpy()
-        for level in ("O2", "O2", "O3", "O1"):
+        for level in ("O2", "O2", "O3", "O1", "auto", "O2", "O1"):
             amp.auto_mixed_precision(network, level)
             again = amp.auto_mixed_precision(net(), level)
             found = network(Tensor(X)).asnumpy()
@@ -101,6 +102,50 @@ def test_lists_of_ones_own() -> None:
     assert nn.Conv2d in amp.get_white_list() and nn.BatchNorm2d in amp.get_black_list()
     amp.get_black_list().clear()
     assert amp.get_black_list()
+
+
+def narrow(x: Any) -> Any:
+    return x.asnumpy().astype(np.float16).astype(np.float32)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_operators_at_o1(mode: int) -> None:
+    """Products round their inputs and their result, everything else keeps its digits; methods and operators too."""
+    x, y = Tensor(np.float32([[1.0001, 2.0]])), Tensor(np.float32([[1.0001], [3.0]]))
+
+    class Body(nn.Cell):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own = nn.Dense(2, 1, weight_init="ones", has_bias=False).to_float(ms.float32)
+
+        def construct(self, a: Tensor, b: Tensor) -> Any:
+            return ops.matmul(a, b), a @ b, ops.MatMul()(a, b), a.matmul(b), ops.relu(a), self.own(a), ops.exp(a), a * a
+
+    with in_mode(mode):
+        *products, relu, own, exp, square = amp.auto_mixed_precision(Body(), "O1")(x, y)
+    for p in products:
+        assert p.dtype is WIDE and p.asnumpy().tolist() == [[7.0]]
+    assert relu.asnumpy().tolist() == narrow(x).tolist()
+    assert own.asnumpy().tolist() == [[np.float32(1.0001) + np.float32(2.0)]]
+    for found, expected in ((exp, np.exp(x.asnumpy())), (square, x.asnumpy() ** 2)):
+        assert np.allclose(found.asnumpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_operators_at_auto(mode: int) -> None:
+    """A function; what it gives is what its operators give."""
+    x, half = Tensor(np.float32([[1.0001, 2.0]])), Tensor(np.float16([[0.5, 2.0]]))
+
+    def body(a: Tensor, b: Tensor) -> Any:
+        product = ops.matmul(a, b.swapaxes(0, 1))
+        return product, ops.exp(b), b**3.0, ops.concat((a, b)), ops.sigmoid(b), ops.softmax(b), ops.addn([b, b])
+
+    ruled = amp.auto_mixed_precision(body, "auto")
+    with in_mode(mode):
+        found = (ms.jit(ruled) if mode == ms.GRAPH_MODE else ruled)(x, half)
+        kinds = [f.dtype for f in found]
+        assert kinds == [HALF, WIDE, WIDE, WIDE, HALF, WIDE, HALF]
+        assert body(x, ops.cast(half, WIDE))[0].dtype is WIDE, "the rule ends with the call"
 
 
 # training
@@ -123,7 +168,7 @@ def losses(level: str, mode: int, **more: Any) -> tuple[list[float], Net, nn.Cel
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("level", ["O1", "O2", "O3"])
+@pytest.mark.parametrize("level", ["O1", "O2", "O3", "auto"])
 def test_training_follows_the_wide_run(level: str, mode: int) -> None:
     plain, found = losses("O0", mode)[0], losses(level, mode, loss_scale_manager=None)[0]
     assert np.allclose(found, plain, atol=0.03) and found != plain and found[-1] < 0.6 * found[0]
@@ -156,7 +201,7 @@ def test_a_network_with_the_loss_inside() -> None:
     assert step(ops.ones((3, 2)), ops.zeros((3, 1))).dtype is ms.float16
 
 
-@pytest.mark.parametrize("level", ["O1", "O2", "O3"])
+@pytest.mark.parametrize("level", ["O1", "O2", "O3", "auto"])
 def test_model(level: str) -> None:
     data = ms.dataset.NumpySlicesDataset({"x": X, "y": LABELS}, shuffle=False).batch(4)
     network = net()
@@ -173,8 +218,9 @@ NET = nn.Dense(2, 2)
 SGD = nn.SGD(NET.trainable_params(), 0.1)
 ERRORS = [
     ("amp.auto_mixed_precision(3)", TypeError, "network"),
-    ("amp.auto_mixed_precision(NET, 'O4')", ValueError, "O0, O1, O2, O3, found 'O4'"),
-    ("amp.auto_mixed_precision(NET, 'auto')", ValueError, "found 'auto'; 'O1' lets"),
+    ("amp.auto_mixed_precision(NET, 'O4')", ValueError, "O0, O1, O2, O3, auto, found 'O4'"),
+    ("amp.auto_mixed_precision(len, 'O1')", TypeError, "network"),
+    ("amp.auto_mixed_precision(3, 'auto')", TypeError, "network"),
     ("amp.auto_mixed_precision(NET, 2)", TypeError, "amp_level"),
     ("amp.auto_mixed_precision(NET, 'O2', ms.float32)", ValueError, "dtype must be float16 or bfloat16"),
     ("amp.custom_mixed_precision(NET)", ValueError, "found neither"),

@@ -80,9 +80,7 @@ class DynamicLossScaleManager(LossScaleManager):
 
     bad_step_max = 1000
 
-    def __init__(
-        self, init_loss_scale: float = 2**24, scale_factor: float = 2, scale_window: int = 2000
-    ) -> None:
+    def __init__(self, init_loss_scale: float = 2**24, scale_factor: float = 2, scale_window: int = 2000) -> None:
         owner = "DynamicLossScaleManager"
         check_number(owner, "init_loss_scale", init_loss_scale, low=1)
         check_positive(owner, "scale_factor", scale_factor)
@@ -107,9 +105,7 @@ class DynamicLossScaleManager(LossScaleManager):
                 self.loss_scale *= self.scale_factor
             self.bad_step = 0
         if self.bad_step > self.bad_step_max:
-            raise RuntimeError(
-                f"DynamicLossScaleManager: {self.bad_step} overflows in a row; lower the rate or look for NaN"
-            )
+            raise RuntimeError(f"DynamicLossScaleManager: {self.bad_step} overflows in a row; lower the rate or look for NaN")
         self.cur_iter += 1
 
     def get_update_cell(self) -> Cell:

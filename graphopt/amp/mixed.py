@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from graphopt import ops
 from graphopt.amp.manager import DynamicLossScaleManager, LossScaleManager
+from graphopt.amp.operators import OperatorRule, in_kind, rule_of
 from graphopt.common.checks import check_bool, check_type, found
 from graphopt.common.dtype import bfloat16, float16, float32
-from graphopt.common.tensor import Tensor
+from graphopt.common.precision import computing_by
 from graphopt.ir.types import DType
 from graphopt.nn.cell import Cell
 from graphopt.nn.layer.basic import Dense
@@ -20,15 +21,15 @@ from graphopt.nn.loss_scale import TrainOneStepWithLossScaleCell
 from graphopt.nn.optim.optimizer import Optimizer
 from graphopt.nn.wrap import TrainOneStepCell, WithLossCell
 
-LEVELS = ("O0", "O1", "O2", "O3")
-NARROW_LEVELS = ("O2", "O3")  # the network's results may be narrow; what follows them is computed in float32
+LEVELS = ("O0", "O1", "O2", "O3", "auto")
+NARROW_LEVELS = ("O2", "O3", "auto")  # the network's results may be narrow; what follows them is computed in float32
 _WHITE: tuple[type[Cell], ...] = (Conv1d, Conv2d, Conv3d, Dense)
 _BLACK: tuple[type[Cell], ...] = (BatchNorm1d, BatchNorm2d, BatchNorm3d, LayerNorm)
 _KEYWORDS = ("cast_model_type", "keep_batchnorm_fp32", "loss_scale_manager")
 
 
 def get_white_list() -> list[type[Cell]]:
-    """The Cells that level O1 lets compute in the narrow dtype; a copy.
+    """The Cells that compute in the narrow dtype at level O1, by their operators; a copy.
 
     >>> import graphopt as ms
     >>> ms.nn.Dense in ms.amp.get_white_list()
@@ -47,29 +48,51 @@ def get_black_list() -> list[type[Cell]]:
     return list(_BLACK)
 
 
-def auto_mixed_precision(network: Cell, amp_level: str = "O0", dtype: DType = float16) -> Cell:
-    """Let a network compute in float16 or bfloat16, in place; its Parameters stay, and so does the dtype of its results.
+def auto_mixed_precision(network: Any, amp_level: str = "O0", dtype: DType = float16) -> Any:
+    """Let a network compute in float16 or bfloat16, in place; its Parameters stay, and what it gives is float32.
 
-    amp_level: 'O0': nothing changes. 'O1': the Cells of `get_white_list` compute in dtype and give float32. 'O2':
-               everything but the Cells of `get_black_list` computes in dtype. 'O3': everything does. With O2 and O3 the
-               network gives float32. A level set before is replaced.
+    amp_level:
+        O0    nothing changes.
+        O1    matrix products, convolutions, relu, prelu and outer products compute in dtype and give float32; Cells
+              with a `to_float` of their own are left alone.
+        O2    everything but the Cells of `get_black_list` computes in dtype.
+        O3    everything does.
+        auto  products compute in dtype, exp, log, pow, norms, sums, softmax and losses in float32, sums of
+              several tensors and concat in the widest of their inputs, everything else in what it gets.
+    A level set before is replaced. With auto, network may be a function: then a function comes back, and it gives what
+    its last operator gives.
     Cost:   narrow floats halve what is stored and moved; they are computed in float32, so small networks get no faster.
-    Errors: TypeError when network is no Cell; ValueError for another level, 'auto' among them, or dtype.
+    Errors: TypeError when network is no Cell (for auto: nor a function); ValueError for another level or dtype.
 
     >>> import graphopt as ms
     >>> net = ms.amp.auto_mixed_precision(ms.nn.Dense(1, 1, weight_init=0.1, has_bias=False), "O2")
     >>> net.weight.dtype, net(ms.Tensor([[1.0]])).dtype, float(net(ms.Tensor([[1.0]])))
     (Float32, Float32, 0.0999755859375)
     """
-    check_type("auto_mixed_precision", "network", network, Cell)
     check_level("auto_mixed_precision", "amp_level", amp_level)
+    if amp_level == "auto" and inspect.isroutine(network):
+        _check_narrow("auto_mixed_precision", dtype)
+        return _ruled_function(network, rule_of(amp_level, dtype))
+    check_type("auto_mixed_precision", "network", network, Cell)
     _check_narrow("auto_mixed_precision", dtype)
-    if amp_level == "O1":
-        _widen_results(network, _narrow_only(network, _WHITE, dtype))
-    elif amp_level in NARROW_LEVELS:
+    if amp_level != "O0":
+        _undo(network)
+    if amp_level in ("O1", "auto"):
+        network._precision = rule_of(amp_level, dtype)
+        _widen_results(network, [network])
+    elif amp_level in ("O2", "O3"):
         _narrow_but(network, _BLACK if amp_level == "O2" else (), dtype)
         _widen_results(network, [network])
     return network
+
+
+def _ruled_function(function: Any, rule: OperatorRule) -> Any:
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with computing_by(rule):
+            return function(*args, **kwargs)
+
+    return run
 
 
 def custom_mixed_precision(
@@ -141,7 +164,7 @@ def build_train_network(
     keep, narrow, manager = _settings(owner, level, kwargs)
     if narrow:
         _narrow_but(network, _BLACK if keep else (), float16)
-    elif level == "O1":
+    elif level in ("O1", "auto"):
         auto_mixed_precision(network, level)
     if loss_fn is not None:
         network = _LossInFloat32(network, loss_fn) if narrow else WithLossCell(network, loss_fn)
@@ -157,7 +180,7 @@ class _LossInFloat32(WithLossCell):
     """(data, label) -> loss_fn(backbone(data), label), both in float32 when they are floats."""
 
     def construct(self, data: Any, label: Any) -> Any:
-        return self._loss_fn(_in(float32, self._backbone(data)), _in(float32, label))
+        return self._loss_fn(in_kind(float32, self._backbone(data)), in_kind(float32, label))
 
 
 # checks -------------------------------------------------------------------------------------------------------
@@ -166,9 +189,6 @@ class _LossInFloat32(WithLossCell):
 def check_level(owner: str, name: str, level: Any) -> None:
     """See that a level is one of those offered."""
     check_type(owner, name, level, str)
-    if level == "auto":
-        hint = "'O1' lets dense layers and convolutions compute in float16"
-        raise ValueError(f"{owner}: {name} must be one of {', '.join(LEVELS)}, found 'auto'; {hint}")
     if level not in LEVELS:
         raise ValueError(f"{owner}: {name} must be one of {', '.join(LEVELS)}, found {level!r}")
 
@@ -199,7 +219,7 @@ def _settings(owner: str, level: str, keywords: dict[str, Any]) -> tuple[bool, b
     if "cast_model_type" in keywords:
         narrow = keywords["cast_model_type"] is float16
     else:
-        narrow = level in NARROW_LEVELS
+        narrow = level in ("O2", "O3")
     if "loss_scale_manager" in keywords:
         return keep, narrow, keywords["loss_scale_manager"]
     return keep, narrow, DynamicLossScaleManager() if level == "O2" else None
@@ -221,15 +241,6 @@ def _classes(owner: str, name: str, given: Any) -> tuple[type[Cell], ...]:
 # casts --------------------------------------------------------------------------------------------------------
 
 
-def _in(kind: DType, value: Any) -> Any:
-    """Tensors of floats, nested in tuples, lists and dicts, in `kind`."""
-    if isinstance(value, Tensor):
-        return ops.cast(value, kind) if value.dtype.is_float else value
-    if isinstance(value, (tuple, list)):
-        return type(value)(_in(kind, v) for v in value)
-    return {k: _in(kind, v) for k, v in value.items()} if isinstance(value, dict) else value
-
-
 def _give(cell: Cell, kind: DType) -> Any:
     """Let a Cell give its results in `kind`: the handle that undoes it."""
     cast: Callable[..., Any] = functools.partial(_cast_output, kind)
@@ -237,14 +248,25 @@ def _give(cell: Cell, kind: DType) -> Any:
 
 
 def _cast_output(kind: DType, cell: Cell, inputs: Any, output: Any) -> Any:
-    return _in(kind, output)
+    return in_kind(kind, output)
 
 
 def _undo(network: Cell) -> None:
-    """Take back what was set here before."""
+    """Take back what was set here before; what the user set with `to_float` stays."""
     for _, cell in network.cells_and_names():
         for handle in cell.__dict__.pop("_amp_handles", ()):
             handle.remove()
+        if cell.__dict__.pop("_amp_kind", False):
+            cell._to_float = None
+        if cell._precision is not None:
+            cell._precision = None
+
+
+def _compute_in(network: Cell, kind: DType) -> None:
+    """Let a Cell and all below it compute in `kind`."""
+    network.to_float(kind)
+    for _, cell in network.cells_and_names():
+        cell.__dict__["_amp_kind"] = True
 
 
 def _keep(cell: Cell, handle: Any) -> None:
@@ -264,20 +286,18 @@ def _outermost(network: Cell, kinds: tuple[type[Cell], ...]) -> Iterator[Cell]:
 def _narrow_but(network: Cell, kinds: tuple[type[Cell], ...], dtype: DType) -> None:
     """Everything computes in dtype but Cells of these kinds, whose results are cast to it."""
     _undo(network)
-    network.to_float(dtype)
+    _compute_in(network, dtype)
     for cell in list(_outermost(network, kinds)):
-        cell.to_float(float32)
+        _compute_in(cell, float32)
         _keep(cell, _give(cell, dtype))
 
 
 def _narrow_only(network: Cell, kinds: tuple[type[Cell], ...], dtype: DType) -> list[Cell]:
     """Cells of these kinds compute in dtype; they."""
     _undo(network)
-    for _, cell in network.cells_and_names():
-        cell._to_float = None
     chosen = list(dict.fromkeys(_outermost(network, kinds)))
     for cell in chosen:
-        cell.to_float(dtype)
+        _compute_in(cell, dtype)
     return chosen
 
 

@@ -121,6 +121,4 @@ def _mapped(value: Any, rule: Callable[[Any], Any], owner: str) -> Any:
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     if isinstance(value, dict):
         return {k: _mapped(v, rule, owner) for k, v in value.items()}
-    raise TypeError(
-        f"{owner}: inputs must be a Tensor or tuples, lists and dicts of Tensors, found {found(value)}"
-    )
+    raise TypeError(f"{owner}: inputs must be a Tensor or tuples, lists and dicts of Tensors, found {found(value)}")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.common.dtype import bool_, check_dtype, float32, promote, promote_number
+from graphopt.common.precision import ruled
 from graphopt.common.tensor import Tensor, apply, as_scalar, refuse, to_tensor
 from graphopt.errors import DTypeError, layout
 from graphopt.ir.types import DType
@@ -144,12 +145,18 @@ def mod(self: Any, other: Any) -> Tensor:
 @method("pow", "__pow__")
 def power(self: Any, exponent: Any) -> Tensor:
     """self to the power of exponent."""
+    done, result = ruled("pow", power, (self, exponent), {})
+    if done:
+        return result
     return binary("pow", math.pow_, self, exponent)
 
 
 @method("matmul", "__matmul__")
 def matmul(self: Any, other: Any) -> Tensor:
     """The matrix product as numpy's matmul."""
+    done, result = ruled("matmul", matmul, (self, other), {})
+    if done:
+        return result
     a, b = together("matmul", self, other)
     if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
         raise TypeError(f"matmul: expected two Tensors, found {self!r} and {other!r}")

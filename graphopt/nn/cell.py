@@ -18,6 +18,7 @@ from graphopt.common.derivative import with_derivative
 from graphopt.common.dtype import bfloat16, float16, float32
 from graphopt.common.journal import UndoneOnError
 from graphopt.common.parameter import PARAMETER_NAME_DEFAULT, Parameter, ParameterTuple
+from graphopt.common.precision import Rule, computing_by
 from graphopt.common.signature import parameters_of, refuse_array, refuse_value, tensor_arguments
 from graphopt.common.tensor import Tensor, bump
 from graphopt.common.trace import active
@@ -85,6 +86,7 @@ class Cell:
         self._training = False
         self._grad = False
         self._to_float: DType | None = None
+        self._precision: Rule | None = None
         self._inputs: tuple[Any, ...] | None = None
         self._pre_hooks: dict[int, tuple[Callable[..., Any], bool]] = {}
         self._forward_hooks: dict[int, tuple[Callable[..., Any], bool]] = {}
@@ -259,7 +261,7 @@ class Cell:
         return self._run(args, kwargs)
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """construct with hooks, `to_float`, and the Cell's own derivative."""
+        """construct with hooks, `to_float` or another rule of precision, and the Cell's own derivative."""
         for hook, with_kwargs in list(self._pre_hooks.values()):
             changed = hook(self, args, kwargs) if with_kwargs else hook(self, args)
             if with_kwargs and changed is not None:
@@ -271,6 +273,9 @@ class Cell:
             output = with_derivative(self, body, args, kwargs)
         elif self._to_float is not None:
             output = self._run_as(self._to_float, args, kwargs)
+        elif self._precision is not None:
+            with computing_by(self._precision):
+                output = body(*args, **kwargs)
         else:
             output = body(*args, **kwargs)
         for hook, with_kwargs in list(self._forward_hooks.values()):
@@ -283,7 +288,8 @@ class Cell:
         self._computing = True
         try:
             named = {k: _to_kind(v, kind) for k, v in kwargs.items()}
-            return prepared(self.construct)(*(_to_kind(a, kind) for a in args), **named)
+            with computing_by(None):
+                return prepared(self.construct)(*(_to_kind(a, kind) for a in args), **named)
         finally:
             self._computing = before
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from graphopt.common.border import told
+from graphopt.common.precision import ruled
 from graphopt.common.signature import operand
 from graphopt.common.tensor import Tensor, apply
 from graphopt.errors import GraphError
@@ -32,6 +33,9 @@ class Lifted(Generic[P, R]):
         functools.update_wrapper(self, on_nodes)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        done, result = ruled(self.__name__, self, args, kwargs)
+        if done:
+            return result
         tensors: list[Tensor] = []
         plan = _take_out((args, kwargs), tensors)
         rest: list[Any] = []

@@ -7,12 +7,14 @@ whose call is a function of this package are listed by name alone.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from graphopt.common.checks import int_tuple
 from graphopt.common.dtype import int32
+from graphopt.common.precision import ruled
 from graphopt.common.tensor import Tensor, apply
 from graphopt.opdefs.math import rsqrt
 from graphopt.opdefs.shape import reshape
@@ -32,7 +34,7 @@ from graphopt.ops import (
     random,
     reduction,
 )
-from graphopt.ops.promote import promoted
+from graphopt.ops.promote import promoted, to_dtype
 from graphopt.ops.state import apply_momentum, assign, assign_add, assign_sub
 
 
@@ -88,12 +90,19 @@ def signature_of(text: str) -> inspect.Signature:
     return inspect.signature(scope["arguments"])
 
 
+_OWN_NODES = {"MatMul": "matmul", "BatchMatMul": "bmm", "LayerNorm": "layer_norm"}
+"""Classes that run no lifted function, and what they are called in rules of precision."""
+
+
 def primitive(name: str, arguments: str, call: Callable[..., Any], doc: str = "") -> type[Primitive]:
     """A Primitive class of that name. Its docstring is made from the function it runs."""
     signature = signature_of(arguments)
 
+    own = _OWN_NODES.get(name)
+
     def __call__(self: Any, *inputs: Any, **named: Any) -> Any:
-        return call(self, *inputs, **named)
+        done, result = (False, None) if own is None else ruled(own, functools.partial(call, self), inputs, named)
+        return result if done else call(self, *inputs, **named)
 
     text = f"Operator class of that name: `ops.{name}({arguments})(…)`.\n\n    {doc}".rstrip()
     members = {"_arguments": signature, "__call__": __call__, "__doc__": text, "__module__": __name__}
@@ -175,12 +184,13 @@ def _conv2d(self: Any, x: Tensor, weight: Tensor) -> Any:
 
 def _layer_norm(self: Any, x: Tensor, gamma: Tensor, beta: Tensor) -> Any:
     def run(n: Any, g: Any, b: Any) -> Any:
-        first = self.begin_norm_axis % n.type.rank
-        middle, variance = normalization.moments(n, tuple(range(first, n.type.rank)))
+        first, wide = self.begin_norm_axis % n.type.rank, normalization.wide_enough(n)
+        middle, variance = normalization.moments(wide, tuple(range(first, n.type.rank)))
         lead = self.begin_params_axis % n.type.rank
         shape = (*(1,) * lead, *n.shape[lead:])
-        scaled = (n - middle) * rsqrt(variance + self.epsilon)
-        return scaled * reshape(g, shape=shape) + reshape(b, shape=shape), middle, variance
+        g, b = (reshape(to_dtype(v, wide.dtype), shape=shape) for v in (g, b))
+        y = (wide - middle) * rsqrt(variance + self.epsilon) * g + b
+        return tuple(to_dtype(v, n.dtype) for v in (y, middle, variance))
 
     return apply(run, x, gamma, beta)
 
