@@ -34,9 +34,15 @@ INDICES = (i8, i16, i32, i64, u8, u16, u32)
 
 def _check(x: TensorType, indices: TensorType, axis: int) -> None:
     if indices.dtype not in INDICES:
-        raise DTypeError(f"expects indices of an integer dtype up to i64, found {indices.dtype.short} (input 1)")
+        raise DTypeError(
+            f"expects indices of an integer dtype up to i64, found {indices.dtype.short} (input 1)"
+        )
     if not 0 <= axis < x.rank:
-        found = f"axis {axis} is outside 0..{x.rank - 1} of input 0" if x.rank else "expects a tensor, found a scalar"
+        found = (
+            f"axis {axis} is outside 0..{x.rank - 1} of input 0"
+            if x.rank
+            else "expects a tensor, found a scalar"
+        )
         raise ShapeError(found)
 
 
@@ -46,7 +52,9 @@ def _check_update(x: TensorType, updates: TensorType, expected: Sequence[int]) -
     if x.dtype not in NUMBERS:
         raise DTypeError(f"expects numbers, found {x.dtype.short}")
     if updates.shape != tuple(expected):
-        raise ShapeError(f"updates differ in shape: expected {tuple(expected)}, found {updates.shape} (input 2)")
+        raise ShapeError(
+            f"updates differ in shape: expected {tuple(expected)}, found {updates.shape} (input 2)"
+        )
 
 
 def _check_along(x: TensorType, indices: TensorType, axis: int) -> None:
@@ -55,7 +63,9 @@ def _check_along(x: TensorType, indices: TensorType, axis: int) -> None:
         raise ShapeError(f"ranks differ: {x.rank} (input 0), {indices.rank} (input 1)")
     for k, (n, m) in enumerate(zip(x.shape, indices.shape, strict=True)):
         if k != axis and n != m:
-            raise ShapeError(f"sizes differ beside axis {axis}: {n} (axis {k} of input 0), {m} (axis {k} of input 1)")
+            raise ShapeError(
+                f"sizes differ beside axis {axis}: {n} (axis {k} of input 0), {m} (axis {k} of input 1)"
+            )
 
 
 def positions(indices: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -68,14 +78,18 @@ def positions(indices: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def as_index(s: Scalars, raw: Any, dtype: DType, size: int) -> Any:
     """The loaded integer `raw`, counted from the end of an axis of `size` if negative; in i32 if it fits."""
-    work = i32 if dtype.bits <= 32 and size < 2**31 else i64  # u32 beyond 2^31 turns negative: out of range as well
+    work = (
+        i32 if dtype.bits <= 32 and size < 2**31 else i64
+    )  # u32 beyond 2^31 turns negative: out of range as well
     value = s.cast(raw, work) if dtype is not work else raw
     if dtype.kind == "i":
         value = s.select(s.lt(value, s.const(0, work)), s.add(value, s.const(size, work)), value)
     return value
 
 
-def _guarded(r: Reader, raw: Any, indices: TensorType, x: TensorType, axis: int, read: Callable[[Any], Any]) -> Any:
+def _guarded(
+    r: Reader, raw: Any, indices: TensorType, x: TensorType, axis: int, read: Callable[[Any], Any]
+) -> Any:
     """`read(i)` for the loaded integer `raw` as an index of x's axis; 0 out of range."""
     size = x.shape[axis]
     i = r.index(as_index(r.s, raw, indices.dtype, size))
@@ -162,7 +176,9 @@ def add_rows(target: np.ndarray, where: np.ndarray, valid: np.ndarray, updates: 
         Sample([(45, 17), (6,), (6, 17)], {"axis": 0}, dtypes=(None, i32, None)),
         Sample([(1,), (), ()], {"axis": 0}, low=0, high=0, dtypes=(None, i32, None)),
         Sample([(5, 3, 7), (2, 4), (5, 2, 4, 7)], {"axis": 1}, dtypes=(None, i64, None)),
-        Sample([(5, 3, 7), (2, 1, 3), (5, 3, 2, 1, 3)], {"axis": 2}, low=-9, high=9, dtypes=(None, i32, None)),
+        Sample(
+            [(5, 3, 7), (2, 1, 3), (5, 3, 2, 1, 3)], {"axis": 2}, low=-9, high=9, dtypes=(None, i32, None)
+        ),
         Sample([(4, 5), (33,), (4, 33)], {"axis": 1}, low=0, high=1, dtypes=(None, i32, None)),
         Sample([(4, 5), (0,), (0, 5)], {"axis": 0}, dtypes=(None, i32, None)),
     ],

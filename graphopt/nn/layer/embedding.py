@@ -13,6 +13,7 @@ from graphopt.errors import DTypeError, layout
 from graphopt.ir.types import DType
 from graphopt.nn.cell import Cell
 from graphopt.nn.layer.basic import ClipByNorm, make_parameter
+from graphopt.ops.indexing import gather_rows
 from graphopt.where import here
 
 _SLICES = ("batch_slice", "field_slice", "table_row_slice", "table_column_slice")
@@ -78,7 +79,7 @@ class EmbeddingLookup(Cell):
             hint = "convert them: indices.astype(ms.int32)"
             what = f"EmbeddingLookup: indices must be integers, found {indices.dtype!r}"
             raise DTypeError(layout(what, here(), [operand("indices", indices)], hint))
-        read = ops.SparseGatherV2() if self.sparse else ops.Gather()
+        read = gather_rows if self.sparse else ops.gather
         rows = read(self.embedding_table, indices, 0)
         return rows if self.max_norm is None else ClipByNorm(-1)(rows, self.max_norm)
 
