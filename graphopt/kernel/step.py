@@ -249,7 +249,8 @@ class _Assembly:
             stack = results.get(len(carry) + k) or Buffer(f"unused{k}", n.dtype, n.type.size * length)
             outputs.append(_window(n, stack))
             if not always and stack.size:
-                first += fill_kernel("zero", stack, self.machine, lambda i, s=stack: Const(0, s.dtype))  # of trips that may not happen
+                zero = Const(0, stack.dtype)  # rows of trips that may not happen
+                first += fill_kernel("zero", stack, self.machine, lambda i, zero=zero: zero)
         inside = self.lower(body, place, [w.row for w in outputs])
         given = {*place.values(), *(w.base for w in (*windows, *outputs))} - {w.row for w in (*windows, *outputs)}
         tested, goes_on = [], None

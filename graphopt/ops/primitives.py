@@ -33,6 +33,7 @@ from graphopt.ops import (
     reduction,
 )
 from graphopt.ops.promote import promoted
+from graphopt.ops.row_updates import ROW_UPDATES
 from graphopt.ops.state import apply_momentum, assign, assign_add, assign_sub
 
 
@@ -326,6 +327,7 @@ WITH_ARGUMENTS: dict[str, tuple[str, Callable[..., Any]]] = {
             variable, accumulation, learning_rate, gradient, momentum, s.use_nesterov, s.gradient_scale
         ),
     ),
+    **ROW_UPDATES,
     "StandardNormal": ("seed=0, seed2=0", lambda s, shape: random.standard_normal(shape)),
     "UniformReal": ("seed=0, seed2=0", lambda s, shape: random.rand(shape)),
 }

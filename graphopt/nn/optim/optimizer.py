@@ -17,15 +17,14 @@ from graphopt.common.ranges import check_range
 from graphopt.common.row_tensor import RowTensor, map_tensor
 from graphopt.common.tensor import Tensor, apply
 from graphopt.ir.graph import Node
-from graphopt.ir.types import DType
 from graphopt.nn.cell import Cell
 from graphopt.nn.container import CellList
 from graphopt.nn.learning_rate_schedule import LearningRateSchedule
 from graphopt.nn.optim.groups import ParameterGroups, read_parameters
 from graphopt.nn.optim.learning_rate import ConstantLR, VectorLR, guard_steps, read_rate
 from graphopt.opdefs import reduce
-from graphopt.opdefs.elementwise import cast
 from graphopt.opdefs.math import sqrt
+from graphopt.ops.promote import in_float32
 
 DEVICES = ("CPU", "Ascend", "GPU")
 
@@ -421,28 +420,6 @@ def _centred(g: Node) -> Node:
 def norm(x: Node) -> Node:
     """The root of the sum of squares of all elements."""
     return sqrt(reduce.reduce_sum(x * x, axes=tuple(range(x.type.rank))))
-
-
-def in_float32(rule: Any) -> Any:
-    """An update rule on nodes that computes in float32 when the parameter is narrower, and rounds its results back.
-
-    rule: (parameter, *states, gradient, *scalars) -> new parameter and states; results take the dtypes of the first
-    inputs.
-    """
-
-    def run(*nodes: Node) -> tuple[Node, ...]:
-        wide = [widened(n) for n in nodes]
-        kind = wide[0].dtype
-        made = rule(*(n if n.dtype is kind else cast(n, dtype=kind) for n in wide))
-        return tuple(m if m.dtype is n.dtype else cast(m, dtype=n.dtype) for m, n in zip(made, nodes, strict=False))
-
-    return run
-
-
-def widened(n: Node) -> Node:
-    """In float32, unless it is wider."""
-    narrow: tuple[DType, ...] = (float32, float64)
-    return n if n.dtype in narrow else cast(n, dtype=float32)
 
 
 def update(rule: Any, state: Sequence[Parameter], *others: Any) -> None:

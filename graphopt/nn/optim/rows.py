@@ -10,10 +10,12 @@ from graphopt.common.parameter import Parameter
 from graphopt.common.row_tensor import RowTensor
 from graphopt.common.tensor import apply
 from graphopt.ir.graph import Node
-from graphopt.nn.optim.optimizer import in_float32, update, widened
+from graphopt.nn.optim.optimizer import update
 from graphopt.opdefs.index import gather, scatter_add
 from graphopt.opdefs.opdef import full
-from graphopt.opdefs.rows import distinct_rows, last_rows, scatter_set
+from graphopt.opdefs.rows import last_rows, scatter_set
+from graphopt.ops.promote import in_float32, widened
+from graphopt.ops.row_updates import on_rows
 
 
 def update_touched(rule: Any, state: Sequence[Parameter], gradient: Any, *others: Any) -> None:
@@ -23,13 +25,10 @@ def update_touched(rule: Any, state: Sequence[Parameter], gradient: Any, *others
     if not isinstance(gradient, RowTensor):
         update(rule, state, gradient, *others)
         return
-    size = state[0].shape[0]
 
     def run(indices: Node, values: Node, *nodes: Node) -> tuple[Node, ...]:
         tables, rest = nodes[: len(state)], nodes[len(state) :]
-        at, summed = distinct_rows(indices, widened(values), size)
-        made = in_float32(rule)(*(gather(t, at, axis=0) for t in tables), summed, *rest)
-        return tuple(scatter_set(t, at, m) for t, m in zip(tables, made, strict=True))
+        return on_rows(rule, tables, indices, values, rest)
 
     _assign(state, apply(run, gradient.indices, gradient.values, *state, *others))
 
