@@ -10,7 +10,7 @@ from graphopt.common.tensor import Tensor, apply, wrap_node
 from graphopt.common.trace import Trace
 from graphopt.errors import DTypeError, ShapeError
 from graphopt.ir.graph import Node
-from graphopt.ir.types import DType
+from graphopt.ir.types import DType, TensorType
 from graphopt.opdefs.rows import as_rows, row_tensor
 
 
@@ -72,6 +72,10 @@ class RowTensor:
     def shape(self) -> tuple[int, ...]:
         """The shape of the whole tensor."""
         return self._shape
+
+    @property
+    def _type(self) -> TensorType:
+        return TensorType(self.dtype, self._shape)
 
     @property
     def dtype(self) -> DType:

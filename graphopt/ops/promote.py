@@ -12,6 +12,7 @@ import numpy as np
 
 from graphopt.common.checks import found
 from graphopt.common.dtype import promote, promote_number
+from graphopt.common.row_tensor import RowTensor
 from graphopt.common.trace import active
 from graphopt.errors import DTypeError, ShapeError
 from graphopt.ir.graph import Node
@@ -33,6 +34,7 @@ def as_node(x: Any, like: DType | None = None) -> Node:
     if isinstance(x, (int, float, np.generic)):
         return constant(x, like or (f32 if isinstance(x, float) else i64 if isinstance(x, int) else None))
     cure = "; wrap it: Tensor(...)" if isinstance(x, (np.ndarray, list, tuple)) else ""
+    cure = "; its to_dense() is one" if isinstance(x, RowTensor) else cure
     raise DTypeError(f"expected a Tensor or a number, found {found(x)}{cure}")
 
 
