@@ -144,7 +144,7 @@ def _sink(s: Stmt) -> list[Stmt]:
     return result
 
 
-def fill_kernel(name: str, target: Buffer, machine: Machine, value: Callable[[Index], Expr]) -> list[Kernel]:
+def _fill(name: str, target: Buffer, machine: Machine, value: Callable[[Index], Expr]) -> list[Kernel]:
     """`value(i)` for every element of a buffer; no kernel when there are none."""
     width = machine.lanes(target.dtype.itemsize)
     blocks, rest = divmod(target.size, width)
@@ -161,7 +161,12 @@ def fill_kernel(name: str, target: Buffer, machine: Machine, value: Callable[[In
 
 def copy_kernel(source: Buffer, target: Buffer, machine: Machine) -> list[Kernel]:
     """All elements of one buffer into another, where a new value could not be written over the one it comes from."""
-    return fill_kernel("copy", target, machine, lambda i: Load(source, i))
+    return _fill("copy", target, machine, lambda i: Load(source, i))
+
+
+def zero_kernel(target: Buffer, machine: Machine) -> list[Kernel]:
+    """Zeros in all elements of a buffer."""
+    return _fill("zero", target, machine, lambda _: Const(0, target.dtype))
 
 
 def lower_kernel(group: Group, lowering: Lowering) -> list[Kernel]:

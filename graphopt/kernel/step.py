@@ -13,10 +13,10 @@ import numpy as np
 
 from graphopt.ir.graph import Graph, Node, walk
 from graphopt.kernel.contract import lower_contraction
-from graphopt.kernel.loops import Buffer, Const, Kernel, reads_and_writes
+from graphopt.kernel.loops import Buffer, Kernel, reads_and_writes
 from graphopt.kernel.lower import Lowering, lower_loops
 from graphopt.kernel.machine import Machine
-from graphopt.kernel.nests import copy_kernel, fill_kernel, lower_kernel
+from graphopt.kernel.nests import copy_kernel, lower_kernel, zero_kernel
 from graphopt.opdefs.control import parts_of
 from graphopt.passes.fuse import Group, dims_of, follow, fuse, materialise, stored_base
 from graphopt.passes.memory import MemoryPlan, lifetimes, plan_memory
@@ -249,8 +249,7 @@ class _Assembly:
             stack = results.get(len(carry) + k) or Buffer(f"unused{k}", n.dtype, n.type.size * length)
             outputs.append(_window(n, stack))
             if not always and stack.size:
-                zero = Const(0, stack.dtype)  # rows of trips that may not happen
-                first += fill_kernel("zero", stack, self.machine, lambda i, zero=zero: zero)
+                first += zero_kernel(stack, self.machine)  # rows of trips that may not happen
         inside = self.lower(body, place, [w.row for w in outputs])
         given = {*place.values(), *(w.base for w in (*windows, *outputs))} - {w.row for w in (*windows, *outputs)}
         tested, goes_on = [], None
