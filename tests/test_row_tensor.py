@@ -112,6 +112,54 @@ def test_the_gradient_of_a_gradient(mode: int) -> None:
     assert np.allclose(of_rows.to_dense().asnumpy(), 6 * TABLE * counts[:, None], rtol=1e-5)
 
 
+class Branching(Lookup):
+    """Reads more rows, or none at all, by the sign of a number."""
+
+    def construct(self, ids: Tensor, x: Tensor) -> Any:
+        y = squares(ops.SparseGatherV2()(self.table, ids, 0))
+        if x > 0:
+            y = y + squares(ops.SparseGatherV2()(self.table, ids[0] + 1, 0))
+        return y * x
+
+
+def looping(w: Tensor, ids: Tensor) -> Any:
+    """A look-up on each of six trips of a loop."""
+
+    def trip(total: Tensor, row: Tensor) -> Any:
+        return total + squares(ops.SparseGatherV2()(w, row, 0)), row
+
+    return ms.control.scan(trip, Tensor(np.float32(0.0)), ids)[0]
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_rows_come_through_branches(sign: float) -> None:
+    """As in PYNATIVE_MODE, where only the branch taken is there; what stands for no row changes none."""
+    tables = []
+    for mode in MODES:
+        net = Branching(lambda w, ids: w)
+        optimizer = nn.LazyAdam(net.trainable_params(), 0.1)
+        with in_mode(mode):
+            grad = ms.grad(net, None, net.table)
+            for _ in range(2):
+                g = grad(IDS, Tensor(np.float32(sign)))
+                assert isinstance(g, RowTensor)
+                optimizer((g,))
+            nn.TrainOneStepCell(net, optimizer)(IDS, Tensor(np.float32(sign)))
+        tables.append(net.table.asnumpy())
+        if sign < 0:
+            assert np.array_equal(tables[-1][[2, 5]], TABLE[[2, 5]])
+    assert np.allclose(tables[0], tables[1], rtol=0, atol=1e-6) and not np.array_equal(tables[0][1], TABLE[1])
+
+
+def test_rows_come_out_of_loops() -> None:
+    ids = Tensor(np.random.default_rng(4).integers(0, 6, (6, 3)).astype(np.int32))
+    with in_mode(ms.GRAPH_MODE):
+        found = ms.grad(looping)(Tensor(TABLE), ids)
+    counts = np.bincount(ids.asnumpy().reshape(-1), minlength=6)
+    assert found.indices.shape == (18,)
+    assert np.allclose(found.to_dense().asnumpy(), 3 * TABLE**2 * counts[:, None], rtol=1e-5)
+
+
 # RowTensor by itself
 
 

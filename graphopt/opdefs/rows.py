@@ -290,6 +290,33 @@ def joined_rows(parts: Sequence[Node]) -> Node:
     return row_tensor(concat(*indices, axis=0), concat(*values, axis=0), shape=parts[0].shape)
 
 
+def rows_of_either(parts: Sequence[Node | None], like: Node) -> list[tuple[Node, Node]] | None:
+    """(indices, rows) of each of several gradients of `like`, all of one type: those of a shorter one, or of None, are
+    followed by rows of zeros at `no_row`. None when some gradient is no `row_tensor`.
+    """
+    found = [None if p is None else as_rows(p) for p in parts]
+    if any(r is None and p is not None for p, r in zip(parts, found, strict=True)):
+        return None
+    size = like.shape[0]
+    given = [None if r is None else (numbered(r.inputs[0], size), r.inputs[1]) for r in found]
+    wide = i64 if any(g is not None and g[0].dtype is i64 for g in given) else i32
+    count = max(g[0].shape[0] for g in given if g is not None)
+    result: list[tuple[Node, Node]] = []
+    for g in given:
+        missing = count - (0 if g is None else g[0].shape[0])
+        indices = [] if g is None else [g[0] if g[0].dtype is wide else cast(g[0], dtype=wide)]
+        rows = [] if g is None else [g[1]]
+        indices.append(full((missing,), no_row(wide), wide))
+        rows.append(full((missing, *like.shape[1:]), 0, like.dtype))
+        result.append((concat(*indices, axis=0), concat(*rows, axis=0)))
+    return result
+
+
+def no_row(dtype: DType) -> int:
+    """The index that means none: the least of its dtype, which also counted from the end is out of range."""
+    return int(np.iinfo(dtype.numpy).min)
+
+
 def numbered(indices: Node, size: int) -> Node:
     """The indices in a dtype that has room for `size` itself."""
     wide = i64 if size > 2**31 - 1 or indices.dtype in (i64, u32) else i32
@@ -322,7 +349,9 @@ __all__ = [
     "gather_rows",
     "joined_rows",
     "last_rows",
+    "no_row",
     "numbered",
     "row_tensor",
+    "rows_of_either",
     "scatter_set",
 ]

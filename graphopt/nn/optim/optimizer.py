@@ -24,6 +24,7 @@ from graphopt.nn.optim.groups import ParameterGroups, read_parameters
 from graphopt.nn.optim.learning_rate import ConstantLR, VectorLR, guard_steps, read_rate
 from graphopt.opdefs import reduce
 from graphopt.opdefs.math import sqrt
+from graphopt.opdefs.rows import no_row
 from graphopt.ops.promote import in_float32
 
 DEVICES = ("CPU", "Ascend", "GPU")
@@ -222,7 +223,8 @@ class Optimizer(Cell):
         if g.dtype is float64 and p.dtype is not float64:
             raise TypeError(f"{owner}: the gradient of {p.name!r} must fit {p.dtype!r}, found {g.dtype!r}")
         if isinstance(g, RowTensor):
-            check_range(owner, f"the gradient of {p.name!r}: index", g.indices, p.shape[0])
+            filler = no_row(g.indices.dtype)
+            check_range(owner, f"the gradient of {p.name!r}: index", g.indices, p.shape[0], filler=filler)
         if not g.dtype.is_float or (g.dtype is float16 and p.dtype is float32):
             g = map_tensor(g, lambda t: ops.cast(t, float32))
         return g.to_dense() if isinstance(g, RowTensor) and not self._keeps_rows else g
