@@ -160,6 +160,28 @@ def test_rows_come_out_of_loops() -> None:
     assert np.allclose(found.to_dense().asnumpy(), 3 * TABLE**2 * counts[:, None], rtol=1e-5)
 
 
+def test_steps_inside_a_loop_change_the_table_as_calls_do() -> None:
+    ids = np.random.default_rng(0).integers(0, 50, (4, 9)).astype(np.int32)
+    tables = []
+    for looped in (False, True):
+        net = nn.EmbeddingLookup(50, 4, param_init=Tensor(np.ones((50, 4), np.float32)))
+        step = nn.TrainOneStepCell(nn.WithLossCell(net, nn.MSELoss()), nn.LazyAdam(net.trainable_params(), 0.1))
+        target = ops.zeros((9, 4))
+
+        @ms.jit
+        def steps(rows: Tensor, step: nn.Cell = step, target: Tensor = target) -> Any:
+            return ms.control.scan(lambda total, x: (total + step(x, target), x), Tensor(np.float32(0.0)), rows)[0]
+
+        with in_mode(ms.GRAPH_MODE):
+            if looped:
+                steps(Tensor(ids))
+            else:
+                for row in ids:
+                    step(Tensor(row), target)
+        tables.append(net.embedding_table.asnumpy())
+    assert np.array_equal(tables[0], tables[1]) and (tables[0] < 0.9).any()
+
+
 # RowTensor by itself
 
 
