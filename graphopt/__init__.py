@@ -24,6 +24,7 @@ from graphopt.common.dtype import (
     uint64,
 )
 from graphopt.common.parameter import Parameter, ParameterTuple
+from graphopt.common.row_tensor import RowTensor
 from graphopt.common.seed import get_seed, set_seed
 from graphopt.common.tensor import Tensor, from_numpy, is_tensor
 from graphopt.context import (
@@ -101,6 +102,7 @@ __all__ = [
     "ParameterTuple",
     "Precision",
     "Recall",
+    "RowTensor",
     "RunContext",
     "STRICT",
     "Tensor",

@@ -15,7 +15,7 @@ import pytest
 from golden_cases import in_mode
 
 import graphopt as ms
-from graphopt import Parameter, Tensor, config, nn
+from graphopt import Parameter, RowTensor, Tensor, config, nn
 from graphopt import compile as compiler
 from graphopt.kernel.step import Step
 from graphopt_tools.show import graph_of
@@ -224,6 +224,24 @@ def test_another_process_continues_with_the_same_bits(tmp_path: Path) -> None:
 
 
 # details
+
+
+@pytest.mark.parametrize("mode", [ms.PYNATIVE_MODE, ms.GRAPH_MODE])
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_of_a_gradient_are_the_gradient(name: str, mode: int) -> None:
+    """A RowTensor that names every row changes a table as the dense gradient does; equal indices are added up."""
+    indices = np.array([3, 0, 2, 3, 1, 0, 4], np.int32)
+    p, q = parameters({"table": (5, 3)}), parameters({"table": (5, 3)})
+    optimizer, dense = make(name, p.values()), make(name, q.values())
+    with in_mode(mode):
+        for t in range(3):
+            values = random((7, 3), 20 + t)
+            summed = np.zeros((5, 3), np.float32)
+            np.add.at(summed, indices, values)
+            assert optimizer((RowTensor(Tensor(indices), Tensor(values), (5, 3)),)) == (True,)
+            dense((Tensor(summed),))
+    for a, b in zip(optimizer.get_parameters(), dense.get_parameters(), strict=True):
+        assert np.allclose(a.asnumpy(), b.asnumpy(), rtol=0, atol=2e-6), a.name
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -14,10 +14,12 @@ from graphopt.ir.types import DTYPES, FLOATS, DType, TensorType, bf16, bool_, f1
 from graphopt.opdefs import elementwise
 from graphopt.opdefs.elementwise import alias, cast, neg, special_values
 from graphopt.opdefs.evaluate import evaluate_nodes
+from graphopt.opdefs.index import gather, scatter_add
 from graphopt.opdefs.linalg import dot_general
 from graphopt.opdefs.math import exp
 from graphopt.opdefs.opdef import constant, full, opdef
 from graphopt.opdefs.reduce import reduce_max, reduce_sum
+from graphopt.opdefs.rows import gather_rows, row_tensor, scatter_set
 from graphopt.opdefs.shape import broadcast, concat, pad, reshape, reverse, slice_, transpose
 from graphopt.passes.laws import holds
 from graphopt.passes.pipeline import close, random_array
@@ -102,6 +104,15 @@ MATRIX = {"batch": ((), ()), "contract": ((1,), (0,))}
 
 def _sized(x: Node, low: int, high: int, value: float = 0.0) -> Node:
     return pad(x, constant(value, x.dtype), low=(low,) * x.type.rank, high=(high,) * x.type.rank, interior=(0,) * x.type.rank)
+
+
+AT = _leaf("at", (3,), i32)
+
+
+def _unless(changed: Node) -> Node:
+    """The change where one number says so."""
+    flag = broadcast(_leaf("flag", (), bool_), shape=changed.shape, axes=())
+    return elementwise.select(flag, changed, changed.inputs[0])
 
 
 def _cut(x: Node, start: int, stop: int, step: int = 1) -> Node:
@@ -197,6 +208,14 @@ EXAMPLES: dict[str, list[Callable[[], Node]]] = {
         lambda: reduce_max(transpose(Z, perm=(2, 1, 0)), axes=(1,)),
     ],
     "sum_of_neg": [lambda: reduce_sum(-X, axes=(0,))],
+    "rows_are_gathered": [lambda: gather_rows(X, AT), lambda: gather_rows(INT, AT)],
+    "rows_are_scattered": [lambda: row_tensor(AT, _leaf("r", (3, 6)), shape=(4, 6))],
+    "gather_of_cast": [lambda: gather(cast(X, dtype=f16), AT, axis=0), lambda: gather(cast(X, dtype=bool_), AT, axis=1)],
+    "select_of_scatter": [
+        lambda: _unless(scatter_set(X, constant([2, 7, 0], i32), _leaf("r", (3, 6)))),
+        lambda: _unless(scatter_add(X, AT, _leaf("r", (4, 3)), axis=1)),
+        lambda: _unless(scatter_add(X, constant([2, 2, -1], i8), _leaf("r", (3, 6)), axis=0)),
+    ],
 }
 
 

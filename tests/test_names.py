@@ -15,7 +15,9 @@ from graphopt import Tensor, ops
 from graphopt.ops.lift import Lifted
 from graphopt.ops.primitives import CLASSES, Primitive
 
-WITHOUT_A_NAME = {"range_", "split_equal"}  # `ops.range`, and what `ops.Split` runs
+WITHOUT_A_NAME = {"range_", "split_equal"} | {  # `ops.range`, and what `ops.Split` runs
+    "embedding_lookup", "gather_rows",  # what `ops.EmbeddingLookup` and `ops.SparseGatherV2` run
+}  # fmt: skip
 
 
 def statements(module: object, name: str) -> list[ast.stmt]:

@@ -96,12 +96,36 @@ class ArrayContracts:
         return result
 
 
+class AnyMemory:
+    """Scratch memory that holds anything, which one iteration may use."""
+
+    def __init__(self, loops: ScalarLoops, size: int, dtype: DType):
+        self.loops = loops
+        self.array = loops.rng.integers(-3, 9, size).astype(dtype.numpy)
+        self.users: set[int] = set()
+
+    def load(self, i: int) -> Any:
+        return self._used(i)[i]
+
+    def store(self, i: int, value: Any) -> None:
+        self._used(i)[i] = value
+
+    def _used(self, i: int) -> np.ndarray:
+        assert 0 <= i < len(self.array), f"{i} is outside the scratch memory"
+        self.users.add(self.loops.iteration)
+        assert len(self.users) == 1, "two iterations use one scratch memory"
+        return self.array
+
+
 class ScalarLoops:
     """The Loops protocol, one element at a time, the independent iterations in a random order."""
 
-    def __init__(self, arrays: Sequence[np.ndarray], out: TensorType, rng: np.random.Generator):
+    def __init__(
+        self, arrays: Sequence[np.ndarray], out: TensorType, rng: np.random.Generator, starts_from: int | None = None
+    ):
         self.arrays = arrays
-        self.out = np.zeros(out.shape, out.dtype.numpy)
+        self.starts = starts_from is not None
+        self.out = np.zeros(out.shape, out.dtype.numpy) if starts_from is None else arrays[starts_from].copy()
         self.owner = np.full(out.shape, -1)
         self.iteration = -1
         self.conditions: list[bool] = []
@@ -143,6 +167,8 @@ class ScalarLoops:
 
     def load(self, place: Place) -> Any:
         self._check(self.out.shape, place)
+        if self.starts and self.owner[place] == -1:
+            self.owner[place] = self.iteration
         assert self.owner[place] == self.iteration, "a load of what another iteration stores"
         return self.out[place]
 
@@ -155,6 +181,12 @@ class ScalarLoops:
     def keep(self, value: Any) -> Any:
         assert not self.inside_each, "a value is kept inside `each`"
         return value
+
+    def scratch(self, size: int, dtype: DType) -> AnyMemory:
+        return AnyMemory(self, size, dtype)
+
+    def value(self, index: Any, dtype: DType) -> Any:
+        return np.asarray(index).astype(dtype.numpy)
 
     def within(self, index: Any, low: int, high: int) -> bool:
         return bool(low <= index < high)
@@ -211,9 +243,9 @@ def test_contract_rule_sums_what_numpy_means(d: OpDef, dtype: DType) -> None:
 @pytest.mark.parametrize(("d", "dtype"), cases("kernel"))
 def test_loops_rule_stores_what_numpy_means(d: OpDef, dtype: DType) -> None:
     for sample, arrays, types, out in prepared(d, dtype):
-        loops = ScalarLoops(arrays, out, np.random.default_rng(5))
+        loops = ScalarLoops(arrays, out, np.random.default_rng(5), d.starts_from)
         d.rules["loops"](loops, *types, **sample.attrs)
-        assert out.size == 0 or loops.owner.min() >= 0, "an element was not stored"
+        assert out.size == 0 or loops.starts or loops.owner.min() >= 0, "an element was not stored"
         magnitudes = [a if a.dtype.kind in "iub" else np.abs(a) for a in arrays]
         scale = d.evaluate(out, magnitudes, sample.attrs) if dtype.is_float else 0.0
         expected = d.evaluate(out, arrays, sample.attrs)

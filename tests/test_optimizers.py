@@ -13,7 +13,7 @@ import pytest
 from golden_cases import in_mode
 
 import graphopt as ms
-from graphopt import Parameter, Tensor, nn, ops
+from graphopt import Parameter, RowTensor, Tensor, nn, ops
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
 TOLERANCE = 2e-5  # of 1 + |value|, as the recordings recommend
@@ -75,6 +75,14 @@ def build(data: Any) -> tuple[dict[str, Any], dict[str, Parameter], Any]:
     return meta, params, getattr(nn, meta["optimizer"])(given, **kwargs)
 
 
+def gradients(data: Any, meta: dict[str, Any], t: int) -> tuple[Any, ...]:
+    """What was recorded as the gradients of step t; row-sparse ones as a RowTensor."""
+    if not meta.get("sparse"):
+        return tuple(Tensor(data[f"grad:{n}"][t]) for n in meta["param_order"])
+    shape = tuple(data["dense_shape"].tolist())
+    return (RowTensor(Tensor(data["grad_indices"][t]), Tensor(data["grad_values"][t]), shape),)
+
+
 def check(found: Any, expected: np.ndarray, what: str) -> None:
     values = found.asnumpy() if isinstance(found, Tensor) else np.asarray(found)
     assert values.shape == expected.shape, (what, values.shape, expected.shape)
@@ -95,13 +103,31 @@ def test_recorded_trajectory(name: str, mode: int) -> None:
             if "lr" in data.files:
                 lr = optimizer.get_lr()
                 check([v.asnumpy() for v in lr] if isinstance(lr, tuple) else lr, data["lr"][t], f"lr {t}")
-            returned = optimizer(tuple(Tensor(data[f"grad:{n}"][t]) for n in order))
+            returned = optimizer(gradients(data, meta, t))
             assert returned == (True,) * len(order)
             for n in order:
                 check(params[n], data[f"param:{n}"][t], f"{n} after step {t}")
             for key in data.files:
                 if _is_compared(key, meta["name"]):
                     check(state[key[6:]], data[key][t], f"{key} after step {t}")
+
+
+EACH = ["adam", "adam_lazy", "adam_nesterov", "adam_wd_scale", "lazyadam", "lazyadam_nesterov"]
+
+
+@pytest.mark.parametrize("mode", [ms.PYNATIVE_MODE, ms.GRAPH_MODE])
+@pytest.mark.parametrize("name", EACH)
+def test_rows_that_are_not_summed_count_each(name: str, mode: int) -> None:
+    """unique False, as MindSpore runs by default: every occurrence of an index by itself."""
+    data = np.load(GOLDENS / f"opt_sparse_{name}_default.npz")
+    meta, params, optimizer = build(data)
+    assert len(set(data["grad_indices"][0].tolist())) < len(data["grad_indices"][0])
+    optimizer.unique = False
+    with in_mode(mode):
+        for t in range(meta.get("reliable_steps", meta["steps"])):
+            optimizer(gradients(data, meta, t))
+            for n in meta["param_order"]:
+                check(params[n], data[f"param:{n}"][t], f"{n} after step {t}")
 
 
 def make() -> list[Parameter]:

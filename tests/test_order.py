@@ -10,19 +10,20 @@ from hypothesis import strategies as st
 
 from graphopt.ir.graph import Graph, Node, walk
 from graphopt.ir.text import print_graph
-from graphopt.ir.types import i32
+from graphopt.ir.types import f32, i32
 from graphopt.opdefs.elementwise import maximum
-from graphopt.opdefs.index import gather, scatter_add
+from graphopt.opdefs.index import gather, put_along_add, scatter_add
 from graphopt.opdefs.linalg import dot_general, matmul
 from graphopt.opdefs.math import exp, tanh
-from graphopt.opdefs.opdef import constant
+from graphopt.opdefs.opdef import constant, full
 from graphopt.opdefs.reduce import reduce_max, reduce_sum
+from graphopt.opdefs.rows import scatter_set
 from graphopt.opdefs.shape import broadcast, pad, reshape, reverse, slice_, transpose
 from graphopt.passes.fuse import INLINE, LEAVES, Group, fuse, materialise
 from graphopt.passes.order import Schedule, order
 from graphopt.passes.pipeline import optimize
 from tests.graphs import graphs
-from tests.steps import GRAPHS, agree, arguments, compiled, leaf, meaning, rows, run, state
+from tests.steps import GRAPHS, agree, arguments, compiled, leaf, lowered, meaning, rows, run, state
 
 Golden = Callable[..., None]
 
@@ -121,9 +122,50 @@ def test_a_state_read_in_a_later_pass_over_its_row_is_copied() -> None:
     assert in_place({A: cheap * 0.5}, cheap * rows(reduce_sum(cheap, axes=(1,)), A.shape)) == set()
 
 
-def test_ops_with_their_own_nests_do_not_work_in_place() -> None:
-    places = constant([1, 1, 5], i32)
-    assert in_place({A: scatter_add(A, places, slice_(X, start=(0, 0), stop=(3, 8), step=(1, 1)), axis=0)}) == set()
+PLACES = constant([6, 1, 9], i32)
+THREE = slice_(X, start=(0, 0), stop=(3, 8), step=(1, 1))
+
+
+def test_an_op_that_starts_from_a_state_changes_it_where_it_lies() -> None:
+    assert in_place({A: scatter_add(A, constant([1, 1, 5], i32), THREE, axis=0)}) == {"a"}
+    assert in_place({A: scatter_set(A, PLACES, THREE * 2.0)}) == {"a"}
+    column = slice_(X, start=(0, 0), stop=(8, 1), step=(1, 1))
+    assert in_place({A: put_along_add(A, constant([[0], [1], [1]] + [[7]] * 5, i32), column, axis=1)}) == {"a"}
+
+
+def test_rows_of_the_old_value_are_read_before_others_are_written() -> None:
+    """The look-ups before a step, the rows an update starts from, and rows that only change places."""
+    assert in_place({A: scatter_set(A, PLACES, gather(A, PLACES, axis=0) * 0.5 + THREE)}, gather(A, PLACES, axis=0)) == {"a"}
+    assert in_place({A: scatter_set(A, PLACES, gather(A, constant([1, 6, 0], i32), axis=0))}, matmul(X, A)) == {"a"}
+    assert in_place({A: scatter_set(A, PLACES, slice_(A, start=(0, 0), stop=(3, 8), step=(1, 1)))}) == {"a"}
+    assert in_place({A: scatter_set(A, PLACES, THREE)}, A, transpose(A, perm=(1, 0))) == {"a"}
+
+
+def test_a_table_is_copied_when_its_old_value_is_needed_while_or_after_it_changes() -> None:
+    changed = scatter_set(A, PLACES, THREE)
+    assert in_place({A: scatter_set(A, constant(list(range(7, -1, -1)), i32), A)}) == set()
+    assert in_place({A: changed}, reduce_sum(changed, axes=(0, 1)) * A) == set()
+    assert in_place({A: changed}, gather(changed, PLACES, axis=0)) == {"a"}
+    assert in_place({A: scatter_set(B, PLACES, THREE), B: scatter_add(A, PLACES, THREE, axis=0)}) == set()
+
+
+def test_an_op_continues_a_temporary_that_nobody_else_reads() -> None:
+    def copies(*outputs: Node) -> int:
+        graph = Graph("g", (X,), (A, B), outputs)
+        inputs, states = arguments(graph)
+        expected = meaning(graph, inputs, states)
+        for backend in ("loops", "llvm"):
+            agree(run(compiled(graph, backend), inputs, states), expected, backend)
+        return sum(k.name == "copy" for k in lowered(graph).kernels)
+
+    base = tanh(X)
+    assert copies(scatter_add(full((8, 8), 0.0, f32), PLACES, THREE, axis=0)) == 0
+    assert copies(scatter_add(base, PLACES, THREE, axis=0)) == 0
+    assert copies(scatter_set(scatter_add(base, PLACES, THREE, axis=0), PLACES, THREE)) == 0
+    assert copies(scatter_add(base, PLACES, THREE, axis=0), reduce_sum(base * base, axes=(0,))) == 1
+    assert copies(scatter_add(base, PLACES, THREE, axis=0), base) == 1
+    assert copies(scatter_add(base, PLACES, slice_(base, start=(0, 0), stop=(3, 8), step=(1, 1)), axis=0)) == 1
+    assert copies(scatter_add(A, PLACES, THREE, axis=0)) == 1
 
 
 def test_an_output_of_the_new_or_the_old_value_keeps_it() -> None:

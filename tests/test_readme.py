@@ -15,15 +15,17 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_example_learns(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def test_the_examples_learn(tmp_path: Path) -> None:
+    examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", example]
+    command = [sys.executable, "-c", "\n".join(examples)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    found = re.fullmatch(r"loss \S+ accuracy (\S+)\n", done.stdout)
+    found = re.fullmatch(r"loss \S+ accuracy (\S+)\n\[(.*)\]\n", done.stdout)
     assert found is not None, done.stdout
     assert float(found[1]) > 0.85
+    first, second, third = map(float, found[2].split(", "))
+    assert first > second > third
 
 
 def test_the_switch_table_lists_the_switches() -> None:

@@ -12,6 +12,7 @@ from graphopt import ops
 from graphopt.common.checks import check_int, check_number, found
 from graphopt.common.dtype import float32, float64
 from graphopt.common.parameter import Parameter
+from graphopt.common.row_tensor import RowTensor
 from graphopt.common.tensor import Tensor, to_tensor
 
 
@@ -116,6 +117,8 @@ def _mapped(value: Any, rule: Callable[[Any], Any], owner: str) -> Any:
     if isinstance(value, Tensor):
         wide = value if value.dtype in (float32, float64) else ops.cast(value, float32)
         return ops.cast(rule(wide), value.dtype)
+    if isinstance(value, RowTensor):
+        return value.map_values(lambda part: _mapped(part, rule, owner))
     if isinstance(value, (tuple, list)):
         items = [_mapped(v, rule, owner) for v in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)

@@ -13,6 +13,7 @@ import numpy as np
 from graphopt.common.branching import prepared
 from graphopt.common.journal import note
 from graphopt.common.parameter import Parameter
+from graphopt.common.row_tensor import RowTensor
 from graphopt.common.signature import Template, check_call, describe, traced
 from graphopt.common.tensor import Tensor, epoch
 from graphopt.common.trace import Trace
@@ -280,6 +281,8 @@ def _shown(key: Any) -> str:
         return f"({inner})" if key[0] is tuple else f"[{inner}]"
     if isinstance(key, tuple) and key and key[0] is dict:
         return "{" + ", ".join(f"{k!r}: {_shown(v)}" for k, v in key[1:]) + "}"
+    if isinstance(key, tuple) and key and key[0] is RowTensor:
+        return f"RowTensor{list(key[1])} of {', '.join(_shown(k) for k in key[2:])}"
     if isinstance(key, tuple) and len(key) == 2:
         if key[0] in ("parameter", "object"):
             return str(key[0])
@@ -293,6 +296,8 @@ def _objects(values: Sequence[Any]) -> tuple[Any, ...]:
     for value in values:
         if isinstance(value, (tuple, list)):
             found.extend(_objects(value))
+        elif isinstance(value, RowTensor):
+            found.extend(_objects([value.indices, value.values]))
         elif isinstance(value, dict):
             found.extend(_objects(list(value.values())))
         elif isinstance(value, Parameter) or (not isinstance(value, Tensor) and hasattr(value, "__dict__")):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from graphopt.common.row_tensor import RowTensor
 from graphopt.common.signature import leaves
 from graphopt.common.tensor import Tensor, to_tensor, wrap_node
 from graphopt.common.trace import Derivative, Trace, active
@@ -18,6 +19,8 @@ def replace_tensors(value: Any, given: Any) -> Any:
     """A nested value with its Tensors replaced, in order, by the next of `given` (an iterator)."""
     if isinstance(value, Tensor):
         return next(given)
+    if isinstance(value, RowTensor):
+        return value.map_parts(lambda _: next(given))
     if isinstance(value, (tuple, list)):
         return type(value)(replace_tensors(v, given) for v in value)
     if isinstance(value, dict):

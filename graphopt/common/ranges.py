@@ -9,9 +9,12 @@ from graphopt.common.trace import active
 from graphopt.errors import ShapeError
 
 
-def check_range(owner: str, what: str, tensor: Tensor, high: int, ignored: int | None = None) -> None:
-    """See that the integers of `tensor` are in [0, high) or `ignored`: now, or before every run of the graph that is
-    being traced when `tensor` is one of its arguments. What a graph computes by itself is not checked.
+def check_range(
+    owner: str, what: str, tensor: Tensor, high: int, ignored: int | None = None, filler: int | None = None
+) -> None:
+    """See that the integers of `tensor` are in [0, high), or `ignored`, or `filler`, which is not the user's: now, or
+    before every run of the graph that is being traced when `tensor` is one of its arguments. What a graph computes by
+    itself is not checked.
 
     Errors: ShapeError naming the first that is not.
     Cost:   a pass over the tensor per run.
@@ -23,6 +26,8 @@ def check_range(owner: str, what: str, tensor: Tensor, high: int, ignored: int |
         outside = (values < 0) | (values >= high)
         if ignored is not None:
             outside &= values != ignored
+        if filler is not None:
+            outside &= values != filler
         if outside.any():
             place = tuple(int(k[0]) for k in np.nonzero(np.atleast_1d(outside)))
             at = f" at position {place[0] if len(place) == 1 else place}" if values.ndim else ""

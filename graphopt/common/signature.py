@@ -10,6 +10,7 @@ import numpy as np
 
 from graphopt.common.checks import found as shown
 from graphopt.common.checks import meant
+from graphopt.common.row_tensor import RowTensor
 from graphopt.common.tensor import Tensor, wrap_array, wrap_node
 from graphopt.common.trace import Trace
 from graphopt.errors import DTypeError, layout
@@ -41,6 +42,9 @@ def describe(value: Any, path: str, owner: str, arrays: list[np.ndarray], floats
         return (kind, value)
     if isinstance(value, (tuple, list)):
         return (kind, *(describe(v, f"{path}[{k}]", owner, arrays, floats) for k, v in enumerate(value)))
+    if isinstance(value, RowTensor):
+        parts = ((name, getattr(value, name)) for name in ("indices", "values"))
+        return (RowTensor, value.dense_shape, *(describe(v, f"{path}.{n}", owner, arrays) for n, v in parts))
     if isinstance(value, dict):
         return (dict, *((k, describe(v, f"{path}[{k!r}]", owner, arrays, floats)) for k, v in value.items()))
     if isinstance(value, slice):
@@ -85,6 +89,9 @@ def traced(value: Any, path: str, trace: Trace, floats: bool = True) -> Any:
         return wrap_node(trace.input(path, FLOAT), trace, weak=True)
     if isinstance(value, (tuple, list)):
         return _like(value, [traced(v, f"{path}_{k}", trace, floats) for k, v in enumerate(value)])
+    if isinstance(value, RowTensor):
+        names = iter((f"{path}_indices", f"{path}_values"))
+        return value.map_parts(lambda part: traced(part, next(names), trace))
     if isinstance(value, dict):
         return type(value)({k: traced(v, f"{path}_{k}", trace, floats) for k, v in value.items()})
     return value
@@ -114,6 +121,9 @@ class Template:
         if isinstance(value, (tuple, list)):
             parts = [self._take(v, trace) for v in value]
             return lambda arrays: _like(value, [part(arrays) for part in parts])
+        if isinstance(value, RowTensor):
+            rows, made = self._take(value.indices, trace), self._take(value.values, trace)
+            return lambda arrays: RowTensor(rows(arrays), made(arrays), value.dense_shape)
         if isinstance(value, dict):
             entries = {k: self._take(v, trace) for k, v in value.items()}
             return lambda arrays: {k: part(arrays) for k, part in entries.items()}
@@ -130,6 +140,9 @@ def leaves(value: Any) -> Iterator[Tensor]:
     """The Tensors of a nested result, in order."""
     if isinstance(value, Tensor):
         yield value
+    elif isinstance(value, RowTensor):
+        yield value.indices
+        yield value.values
     elif isinstance(value, (tuple, list)):
         for item in value:
             yield from leaves(item)

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from graphopt.common.attached import Attached
+from graphopt.common.checks import found
 from graphopt.common.dtype import bool_, check_dtype, float32, of_number
 from graphopt.common.printing import tensor_repr, tensor_str
 from graphopt.common.trace import Trace, active, needs_value, value_is_gone
@@ -463,5 +464,7 @@ def _own(result: np.ndarray, arrays: Sequence[Any]) -> np.ndarray:
 
 def refuse(op: str, value: Any) -> NoReturn:
     """TypeError for an operand that is neither Tensor nor number."""
+    if isinstance(getattr(value, "_type", None), TensorType):
+        raise TypeError(f"{op}: expected a Tensor or a number, found {found(value)}; its to_dense() is a Tensor")
     hint = "; wrap it: Tensor(array)" if isinstance(value, np.ndarray) else ""
     raise TypeError(f"{op}: expected a Tensor or a number, found {value!r} of type {type(value).__name__}{hint}")

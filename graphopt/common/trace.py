@@ -252,8 +252,13 @@ class Trace:
         self.guards.append(check)
 
     def check_value(self, node: Node, check: Callable[[np.ndarray], None]) -> None:
-        """Let `check` see a node's value: now when it is known, before every run when it is an input; else never."""
-        if node in self.values or node.op == "constant":
+        """Let `check` see a node's integers: now when they are known, before every run when they are an input's, moved or
+        joined or in a wider dtype; else never.
+        """
+        if node not in self.values and (node.op in ("reshape", "alias", "concat") or _widens(node)):
+            for source in node.inputs:
+                self.check_value(source, check)
+        elif node in self.values or node.op == "constant":
             check(self.values[node] if node in self.values else node.attrs["value"])
         elif node in self.inputs:
             self.checks.append((self.inputs.index(node), check))
@@ -284,6 +289,11 @@ class Trace:
             unique, k = f"{name}_{k}", k + 1
         self._names.add(unique)
         return unique
+
+
+def _widens(node: Node) -> bool:
+    """Whether a node holds the integers of its input in a wider dtype."""
+    return node.op == "cast" and node.inputs[0].dtype.is_integer and node.inputs[0].dtype.bits < node.dtype.bits
 
 
 def _why_not_rewritten() -> list[str]:

@@ -8,16 +8,33 @@ from typing import Any
 
 from graphopt.errors import CompileError
 from graphopt.ir.index import ZERO, Index, delinear, index, linear
+from graphopt.ir.types import DType
 from graphopt.kernel.loops import Buffer, Const, Expr, For, If, Kernel, Load, Stmt, Store, loop, make_kernel
 from graphopt.kernel.lower import Elements, Lowering, Reads, lanes_of
+from graphopt.kernel.machine import Machine
 from graphopt.opdefs.opdef import opdef
 from graphopt.passes.fuse import Group
+
+
+class Scratch:
+    """Memory of an op's own."""
+
+    def __init__(self, nest: NestRecorder, buffer: Buffer):
+        self.nest = nest
+        self.buffer = buffer
+
+    def load(self, i: Index | int) -> Expr:
+        return Load(self.buffer, index(i))
+
+    def store(self, i: Index | int, value: Expr) -> None:
+        self.nest.body.append(Store(self.buffer, index(i), value))
 
 
 class NestRecorder:
     """The `Loops` protocol: every call appends statements to the body being recorded."""
 
     def __init__(self, group: Group, lowering: Lowering):
+        self.lowering = lowering
         self.node = group.nodes[0]
         self.out = lowering.buffer(self.node)
         self.width = lanes_of(lowering.machine, [self.node.dtype])
@@ -100,8 +117,14 @@ class NestRecorder:
         self.body.append(Store(held, ZERO, value))
         return Load(held, ZERO)
 
+    def scratch(self, size: int, dtype: DType) -> Scratch:
+        return Scratch(self, self.lowering.temporary("scratch", dtype, size))
+
     def within(self, i: Index | int, low: int, high: int) -> Expr:
         return self.reads.within(i, low, high)
+
+    def value(self, i: Index | int, dtype: DType) -> Expr:
+        return self.reads.value(i, dtype)
 
     def index(self, value: Expr) -> Index:
         return self.reads.index(value)
@@ -121,9 +144,38 @@ def _sink(s: Stmt) -> list[Stmt]:
     return result
 
 
+def _fill(name: str, target: Buffer, machine: Machine, value: Callable[[Index], Expr]) -> list[Kernel]:
+    """`value(i)` for every element of a buffer; no kernel when there are none."""
+    width = machine.lanes(target.dtype.itemsize)
+    blocks, rest = divmod(target.size, width)
+    body: list[Stmt] = loop(
+        "par",
+        "j",
+        blocks,
+        lambda j: loop("lanes", "l", width, lambda x: [Store(target, j * width + x, value(j * width + x))]),
+    )
+    start = index(blocks * width)
+    body += loop("lanes", "l", rest, lambda x: [Store(target, start + x, value(start + x))])
+    return [make_kernel(name, body, width)] if body else []
+
+
+def copy_kernel(source: Buffer, target: Buffer, machine: Machine) -> list[Kernel]:
+    """All elements of one buffer into another, where a new value could not be written over the one it comes from."""
+    return _fill("copy", target, machine, lambda i: Load(source, i))
+
+
+def zero_kernel(target: Buffer, machine: Machine) -> list[Kernel]:
+    """Zeros in all elements of a buffer."""
+    return _fill("zero", target, machine, lambda _: Const(0, target.dtype))
+
+
 def lower_kernel(group: Group, lowering: Lowering) -> list[Kernel]:
-    """The kernel of an op of kind `kernel`."""
+    """The kernel of an op of kind `kernel`; before it a copy, where the output starts from an input in other memory."""
     node = group.nodes[0]
+    d = opdef(node.op)
     nest = NestRecorder(group, lowering)
-    opdef(node.op).rules["loops"](nest, *(i.type for i in node.inputs), **node.attrs)
-    return [make_kernel(node.op, nest.body, nest.width, nodes=(node,))] if nest.body else []
+    kernels: list[Kernel] = []
+    if d.starts_from is not None and (source := lowering.buffer(node.inputs[d.starts_from])) is not nest.out:
+        kernels = copy_kernel(source, nest.out, lowering.machine)
+    d.rules["loops"](nest, *(i.type for i in node.inputs), **node.attrs)
+    return kernels + ([make_kernel(node.op, nest.body, nest.width, nodes=(node,))] if nest.body else [])

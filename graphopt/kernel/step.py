@@ -6,18 +6,17 @@ list with the others, in the order in which they run; what happens between them 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from graphopt.ir.graph import Graph, Node, walk
-from graphopt.ir.index import Index, index
 from graphopt.kernel.contract import lower_contraction
-from graphopt.kernel.loops import Buffer, Const, Expr, Kernel, Load, Stmt, Store, loop, make_kernel, reads_and_writes
+from graphopt.kernel.loops import Buffer, Kernel, reads_and_writes
 from graphopt.kernel.lower import Lowering, lower_loops
 from graphopt.kernel.machine import Machine
-from graphopt.kernel.nests import lower_kernel
+from graphopt.kernel.nests import copy_kernel, lower_kernel, zero_kernel
 from graphopt.opdefs.control import parts_of
 from graphopt.passes.fuse import Group, dims_of, follow, fuse, materialise, stored_base
 from graphopt.passes.memory import MemoryPlan, lifetimes, plan_memory
@@ -180,6 +179,9 @@ class _Assembly:
             if group.kind == "region":
                 _place_results(group, place)
         lowering = Lowering(self.machine, place)
+        for value, source in reversed(schedule.continued.items()):
+            if source not in lowering.place:
+                lowering.place[source] = lowering.buffer(value)
         made = _Lowered(graph)
         for group in schedule.groups:
             if group.kind == "contraction":
@@ -192,7 +194,7 @@ class _Assembly:
                 made.items += lower_loops(group, lowering)
         for state, value in graph.updates:
             if value is not state and value not in schedule.in_place and state.type.size:
-                made.items.append(_copy(lowering.buffer(value), place[state], self.machine))
+                made.items += copy_kernel(lowering.buffer(value), place[state], self.machine)
         return made
 
     def _constants(self, graph: Graph, schedule: Schedule) -> dict[Node, Buffer]:
@@ -247,7 +249,7 @@ class _Assembly:
             stack = results.get(len(carry) + k) or Buffer(f"unused{k}", n.dtype, n.type.size * length)
             outputs.append(_window(n, stack))
             if not always and stack.size:
-                first.append(_zero(stack, self.machine))
+                first += zero_kernel(stack, self.machine)  # rows of trips that may not happen
         inside = self.lower(body, place, [w.row for w in outputs])
         given = {*place.values(), *(w.base for w in (*windows, *outputs))} - {w.row for w in (*windows, *outputs)}
         tested, goes_on = [], None
@@ -304,30 +306,6 @@ def _invariant(items: Sequence[Item], given: set[Buffer], rows: set[Buffer]) -> 
                 continue
         rest.append(i)
     return rest, moved
-
-
-def _copy(source: Buffer, target: Buffer, machine: Machine) -> Kernel:
-    """A state receives its new value at the end of the step, where writing it in place was not safe."""
-    return _fill("copy", target, machine, lambda i: Load(source, i))
-
-
-def _zero(target: Buffer, machine: Machine) -> Kernel:
-    """Rows of trips that may not happen."""
-    return _fill("zero", target, machine, lambda i: Const(0, target.dtype))
-
-
-def _fill(name: str, target: Buffer, machine: Machine, value: Callable[[Index], Expr]) -> Kernel:
-    width = machine.lanes(target.dtype.itemsize)
-    blocks, rest = divmod(target.size, width)
-    body: list[Stmt] = loop(
-        "par",
-        "j",
-        blocks,
-        lambda j: loop("lanes", "l", width, lambda x: [Store(target, j * width + x, value(j * width + x))]),
-    )
-    start = index(blocks * width)
-    body += loop("lanes", "l", rest, lambda x: [Store(target, start + x, value(start + x))])
-    return make_kernel(name, body, width)
 
 
 # memory -------------------------------------------------------------------------------------------------------

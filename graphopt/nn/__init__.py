@@ -59,6 +59,7 @@ from graphopt.nn.layer.basic import (
     Pad,
 )
 from graphopt.nn.layer.conv import Conv1d, Conv2d, Conv3d
+from graphopt.nn.layer.embedding import EmbeddingLookup
 from graphopt.nn.layer.normalization import BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, LayerNorm
 from graphopt.nn.layer.pooling import AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d
 from graphopt.nn.learning_rate_schedule import (
@@ -155,6 +156,7 @@ __all__ = [
     "Dropout3d",
     "DynamicLossScaleUpdateCell",
     "Embedding",
+    "EmbeddingLookup",
     "ExponentialDecayLR",
     "FastGelu",
     "FixedLossScaleUpdateCell",

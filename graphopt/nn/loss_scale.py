@@ -10,6 +10,7 @@ from graphopt import ops
 from graphopt.common.checks import check_int, check_number, found
 from graphopt.common.dtype import float32, float64
 from graphopt.common.parameter import Parameter
+from graphopt.common.row_tensor import map_tensor
 from graphopt.common.tensor import Tensor, to_tensor
 from graphopt.common.trace import active
 from graphopt.nn.cell import Cell
@@ -150,7 +151,7 @@ class TrainOneStepWithLossScaleCell(TrainOneStepCell):
             self.optimizer.check_step()
         loss, scaled = self._value_and_grad(*inputs)
         factor = ops.reshape(ops.reciprocal(self.scale_sense), ())
-        gradients = tuple(_times(g, factor) for g in scaled)
+        gradients = tuple(map_tensor(g, lambda t: _times(t, factor)) for g in scaled)
         overflow = self.get_overflow_status(None, gradients)
         self.update_unless(self.process_loss_scale(overflow), gradients)
         return loss, overflow, self.scale_sense
@@ -191,7 +192,9 @@ class TrainOneStepWithLossScaleCell(TrainOneStepCell):
         if trace is not None and isinstance(overflow, Tensor):
             # Gradients that wait for the answer keep the update in one kernel, in place. It would otherwise be
             # computed where each gradient is, before the answer is there, and copied afterwards.
-            gradients = tuple(ops.select(wanted, g, ops.zeros_like(g)) for g in gradients)
+            gradients = tuple(
+                map_tensor(g, lambda t: ops.select(wanted, t, ops.zeros_like(t))) for g in gradients
+            )
             with trace.only_where(trace.node_of(wanted)):
                 self.optimizer(gradients)
         elif not bool(overflow):

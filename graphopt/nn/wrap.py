@@ -12,6 +12,7 @@ from graphopt import ops
 from graphopt.common.checks import check_bool, check_number, check_type, found
 from graphopt.common.dtype import float32
 from graphopt.common.parameter import Parameter, ParameterTuple
+from graphopt.common.row_tensor import RowTensor
 from graphopt.common.signature import parameters_of
 from graphopt.common.tensor import Tensor
 from graphopt.nn.cell import Cell
@@ -180,6 +181,8 @@ class _Weighted:
 
 
 def _total(value: Any, sens: Any) -> Any:
+    if isinstance(value, RowTensor):
+        value = value.values
     if isinstance(value, (tuple, list)):
         terms = [_total(v, sens) for v in value]
         return functools.reduce(lambda a, b: a + b, terms)

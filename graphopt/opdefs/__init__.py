@@ -12,6 +12,7 @@ from graphopt.opdefs import (
     operators,
     random,
     reduce,
+    rows,
     shape,
     window,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "operators",
     "random",
     "reduce",
+    "rows",
     "shape",
     "window",
 ]

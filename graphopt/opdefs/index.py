@@ -68,7 +68,7 @@ def _check_along(x: TensorType, indices: TensorType, axis: int) -> None:
             )
 
 
-def _positions(indices: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+def positions(indices: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices counted from the start, out-of-range ones as 0; and which were in range."""
     wide = indices.astype(np.int64)
     wide = np.where(wide < 0, wide + size, wide)
@@ -76,7 +76,7 @@ def _positions(indices: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     return np.where(valid, wide, 0), valid
 
 
-def _as_index(s: Scalars, raw: Any, dtype: DType, size: int) -> Any:
+def as_index(s: Scalars, raw: Any, dtype: DType, size: int) -> Any:
     """The loaded integer `raw`, counted from the end of an axis of `size` if negative; in i32 if it fits."""
     work = (
         i32 if dtype.bits <= 32 and size < 2**31 else i64
@@ -92,7 +92,7 @@ def _guarded(
 ) -> Any:
     """`read(i)` for the loaded integer `raw` as an index of x's axis; 0 out of range."""
     size = x.shape[axis]
-    i = r.index(_as_index(r.s, raw, indices.dtype, size))
+    i = r.index(as_index(r.s, raw, indices.dtype, size))
     return r.guard(r.within(i, 0, size), lambda: read(i), r.s.const(0, x.dtype))
 
 
@@ -136,7 +136,7 @@ def gather(x: TensorType, indices: TensorType, *, axis: int) -> TensorType:
 
 @gather.numpy
 def _(x: np.ndarray, indices: np.ndarray, *, axis: int) -> np.ndarray:
-    where, valid = _positions(indices, x.shape[axis])
+    where, valid = positions(indices, x.shape[axis])
     shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
     if not x.shape[axis]:
         return np.zeros(shape, x.dtype)
@@ -158,7 +158,7 @@ def _(r: Reader, index: tuple[Any, ...], x: TensorType, indices: TensorType, *, 
     return _guarded(r, raw, indices, x, axis, lambda i: r.read(0, (*before, i, *after)))
 
 
-def _add_rows(target: np.ndarray, where: np.ndarray, valid: np.ndarray, updates: np.ndarray) -> None:
+def add_rows(target: np.ndarray, where: np.ndarray, valid: np.ndarray, updates: np.ndarray) -> None:
     """target[where[k]] += updates[k] for the valid k; repeats add up."""
     if not valid.all():
         where, updates = where[valid], updates[valid]
@@ -184,6 +184,7 @@ def _add_rows(target: np.ndarray, where: np.ndarray, valid: np.ndarray, updates:
     ],
     "kernel",
     NUMBERS,
+    starts_from=0,
 )
 def scatter_add(x: TensorType, indices: TensorType, updates: TensorType, *, axis: int) -> TensorType:
     """x plus `updates` at `indices` along `axis`: repeats add up, an index out of range adds nothing.
@@ -202,11 +203,11 @@ def scatter_add(x: TensorType, indices: TensorType, updates: TensorType, *, axis
 
 @scatter_add.numpy
 def _(x: np.ndarray, indices: np.ndarray, updates: np.ndarray, *, axis: int) -> np.ndarray:
-    where, valid = _positions(indices.reshape(-1), x.shape[axis])
+    where, valid = positions(indices.reshape(-1), x.shape[axis])
     flat = updates.reshape(*x.shape[:axis], indices.size, *x.shape[axis + 1 :])
     out = x.copy()
     if out.size:
-        _add_rows(np.moveaxis(out, axis, 0), where, valid, np.moveaxis(flat, axis, 0))
+        add_rows(np.moveaxis(out, axis, 0), where, valid, np.moveaxis(flat, axis, 0))
     return out
 
 
@@ -215,11 +216,11 @@ def _(ct: Node, out: Node, x: Node, indices: Node, updates: Node, *, axis: int) 
     return ct, None, gather(ct, indices, axis=axis)
 
 
-def _add_at(nest: Loops, target: tuple[Any, ...], i: Any, size: int, source: tuple[Any, ...]) -> None:
-    """output[target] += updates[source] if the index i is in range."""
+def add_at(nest: Loops, target: tuple[Any, ...], i: Any, size: int, source: tuple[Any, ...], updates: int) -> None:
+    """output[target] += input `updates`[source] if the index i is in range."""
 
     def add() -> None:
-        nest.store(target, nest.s.add(nest.load(target), nest.read(2, source)))
+        nest.store(target, nest.s.add(nest.load(target), nest.read(updates, source)))
 
     nest.when(nest.within(i, 0, size), add)
 
@@ -231,11 +232,10 @@ def _(nest: Loops, x: TensorType, indices: TensorType, updates: TensorType, *, a
 
     def line(place: tuple[Any, ...]) -> None:
         before, after = place[:axis], place[axis:]
-        nest.each(size, lambda i: nest.store((*before, i, *after), nest.read(0, (*before, i, *after))))
 
         def update(k: tuple[Any, ...]) -> None:
-            i = nest.index(_as_index(nest.s, nest.read(1, k), indices.dtype, size))
-            _add_at(nest, (*before, i, *after), i, size, (*before, *k, *after))
+            i = nest.index(as_index(nest.s, nest.read(1, k), indices.dtype, size))
+            add_at(nest, (*before, i, *after), i, size, (*before, *k, *after), 2)
 
         nest.serial(indices.shape, update)
 
@@ -267,7 +267,7 @@ def take_along(x: TensorType, indices: TensorType, *, axis: int) -> TensorType:
 def _(x: np.ndarray, indices: np.ndarray, *, axis: int) -> np.ndarray:
     if not x.shape[axis]:
         return np.zeros(indices.shape, x.dtype)
-    where, valid = _positions(indices, x.shape[axis])
+    where, valid = positions(indices, x.shape[axis])
     out = np.take_along_axis(x, where, axis)
     if not valid.all():
         out[~valid] = 0
@@ -297,6 +297,7 @@ def _(r: Reader, index: tuple[Any, ...], x: TensorType, indices: TensorType, *, 
     ],
     "kernel",
     NUMBERS,
+    starts_from=0,
 )
 def put_along_add(x: TensorType, indices: TensorType, updates: TensorType, *, axis: int) -> TensorType:
     """x plus `updates` at per-element positions along `axis`: repeats add up, one out of range adds nothing.
@@ -316,7 +317,7 @@ def put_along_add(x: TensorType, indices: TensorType, updates: TensorType, *, ax
 def _(x: np.ndarray, indices: np.ndarray, updates: np.ndarray, *, axis: int) -> np.ndarray:
     size = x.shape[axis]
     last = np.moveaxis(x, axis, -1)
-    where, valid = _positions(np.moveaxis(indices, axis, -1), size)
+    where, valid = positions(np.moveaxis(indices, axis, -1), size)
     lines = np.arange(prod(last.shape[:-1]), dtype=np.int64).reshape(*last.shape[:-1], 1)
     flat = np.array(last, order="C").reshape(-1)
     np.add.at(flat, (where + lines * size)[valid], np.moveaxis(updates, axis, -1)[valid])
@@ -335,12 +336,11 @@ def _(nest: Loops, x: TensorType, indices: TensorType, updates: TensorType, *, a
 
     def line(place: tuple[Any, ...]) -> None:
         before, after = place[:axis], place[axis:]
-        nest.each(size, lambda i: nest.store((*before, i, *after), nest.read(0, (*before, i, *after))))
 
         def update(k: tuple[Any, ...]) -> None:
             source = (*before, *k, *after)
-            i = nest.index(_as_index(nest.s, nest.read(1, source), indices.dtype, size))
-            _add_at(nest, (*before, i, *after), i, size, source)
+            i = nest.index(as_index(nest.s, nest.read(1, source), indices.dtype, size))
+            add_at(nest, (*before, i, *after), i, size, source, 2)
 
         nest.serial((indices.shape[axis],), update)
 

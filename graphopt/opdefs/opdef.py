@@ -146,6 +146,7 @@ class Loops(Protocol):
     """What a `loops` rule sees. Places are tuples of indices, as in Reader; the rule has stored every element once it ends.
 
     `s` is the arithmetic for values. A store is seen by the loads of the same independent iteration that follow it.
+    The output of an op with `starts_from` holds that input's values already: the rule stores what differs.
     """
 
     s: Scalars
@@ -178,8 +179,16 @@ class Loops(Protocol):
     def keep(self, value: Any) -> Any:
         """The value as it is now, whatever is stored later. Not inside `each`."""
 
+    def scratch(self, size: int, dtype: DType) -> Any:
+        """Memory of the rule's own, with `load(i)` and `store(i, value)`. It holds anything at first, so what is loaded
+        proves itself by something that was stored; one independent iteration alone may use it.
+        """
+
     def within(self, index: Any, low: int, high: int) -> Any:
         """low <= index < high, as a bool value."""
+
+    def value(self, index: Any, dtype: DType) -> Any:
+        """An index as a value."""
 
     def index(self, value: Any) -> Any:
         """An integer value as an index."""
@@ -221,8 +230,16 @@ class Sample:
 class OpDef:
     """One op: its shape rule and the rules hung on it. Calling it with nodes makes a node."""
 
-    def __init__(self, infer: Callable[..., TensorType], kind: str, samples: Sequence[Sample], dtypes: Sequence[DType]):
+    def __init__(
+        self,
+        infer: Callable[..., TensorType],
+        kind: str,
+        samples: Sequence[Sample],
+        dtypes: Sequence[DType],
+        starts_from: int | None = None,
+    ):
         self.infer = infer
+        self.starts_from = starts_from
         self.name = infer.__name__.rstrip("_")
         self.doc = infer.__doc__ or ""
         self.kind = kind
@@ -319,17 +336,24 @@ def _origin(operands: Sequence[Node], k: int) -> str:
 REGISTRY: dict[str, OpDef] = {}
 
 
-def op(samples: Sequence[Sample], kind: str, dtypes: Sequence[DType] = DTYPES) -> Callable[[Callable[..., TensorType]], OpDef]:
+def op(
+    samples: Sequence[Sample], kind: str, dtypes: Sequence[DType] = DTYPES, starts_from: int | None = None
+) -> Callable[[Callable[..., TensorType]], OpDef]:
     """Declare an op; the decorated function is its shape rule and names it (a trailing underscore is dropped).
 
-    samples: a usual shape, the smallest, an odd size, the saturated and the tiny range, every attribute's second value.
-    dtypes:  what the op claims for the dtype under test of its samples.
+    samples:     a usual shape, the smallest, an odd size, the saturated and the tiny range, every attribute's second
+                 value.
+    dtypes:      what the op claims for the dtype under test of its samples.
+    starts_from: for a `kernel` op, the input whose values the output has where the loops rule stores nothing. The
+                 output may then lie on that input's memory, and nothing of it is copied.
     """
     if kind not in KINDS:
         raise TypeError(f"op kind {kind!r}: expected one of {', '.join(KINDS)}")
+    if starts_from is not None and kind != "kernel":
+        raise TypeError(f"op kind {kind!r}: only a kernel op can start from one of its inputs")
 
     def declare(infer: Callable[..., TensorType]) -> OpDef:
-        made = OpDef(infer, kind, samples, dtypes)
+        made = OpDef(infer, kind, samples, dtypes, starts_from)
         if made.name in REGISTRY:
             raise TypeError(f"op {made.name} is declared twice")
         REGISTRY[made.name] = made

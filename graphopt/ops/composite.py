@@ -13,6 +13,7 @@ from graphopt.common.api import Jitted
 from graphopt.common.checks import check_bool, found
 from graphopt.common.compiled import CompiledFunction
 from graphopt.common.parameter import Parameter, ParameterTuple
+from graphopt.common.row_tensor import RowTensor
 from graphopt.common.signature import check_call, is_cell, parameters_of, refuse_array
 from graphopt.common.tensor import Tensor, wrap_array
 from graphopt.common.trace import Trace, active
@@ -115,6 +116,8 @@ def _detached(value: Any) -> Any:
     """A result of a concrete trace as plain Tensors on memory of their own."""
     if isinstance(value, Tensor):
         return wrap_array(value._value("result").copy()) if value._node is not None or value._is_parameter else value
+    if isinstance(value, RowTensor):
+        return value.map_parts(_detached)
     if isinstance(value, (tuple, list)):
         return type(value)(_detached(v) for v in value)
     if isinstance(value, dict):

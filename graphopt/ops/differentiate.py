@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from graphopt.common.api import is_mutable
 from graphopt.common.branching import prepared
 from graphopt.common.checks import found
 from graphopt.common.parameter import Parameter
+from graphopt.common.row_tensor import RowTensor, wrap_gradient
 from graphopt.common.signature import leaves
 from graphopt.common.tensor import Tensor, wrap_node
 from graphopt.common.trace import Trace, active
@@ -34,7 +35,7 @@ class Differentiated:
 
     output: Any
     inputs: tuple[tuple[int, Any], ...]
-    weights: tuple[Tensor, ...]
+    weights: tuple[Tensor | RowTensor, ...]
 
 
 def differentiate(
@@ -74,7 +75,7 @@ def differentiate(
         by_parameter = {id(p): leaf for p in weights if (leaf := trace.leaf_of(p)) is not None}
     wrt = [*separate.nodes, *by_parameter.values()]
     found = dict(zip(wrt, _pull_back(trace, begun, results, cotangents, wrt), strict=True))
-    tensors = {n: wrap_node(full(n.shape, 0, n.dtype) if g is None else g, trace) for n, g in found.items()}
+    tensors = {n: wrap_gradient(full(n.shape, 0, n.dtype) if g is None else g, trace) for n, g in found.items()}
     by_weight = tuple(_weight_gradient(p, by_parameter, tensors, trace) for p in weights)
     return Differentiated(_without_aux_gradient(output, has_aux, trace), separate.gradients(tensors), by_weight)
 
@@ -110,12 +111,12 @@ class _Arguments:
             return kind(p[0] for p in parts), kind(p[1] for p in parts)
         return value, None
 
-    def gradients(self, tensors: Mapping[Node, Tensor]) -> tuple[tuple[int, Any], ...]:
+    def gradients(self, tensors: Mapping[Node, Tensor | RowTensor]) -> tuple[tuple[int, Any], ...]:
         """(position, gradient) of every argument taken apart."""
         return tuple((position, _filled(place, tensors)) for position, place in self._found)
 
 
-def _filled(place: Any, tensors: Mapping[Node, Tensor]) -> Any:
+def _filled(place: Any, tensors: Mapping[Node, Tensor | RowTensor]) -> Any:
     if isinstance(place, Node):
         return tensors[place]
     if isinstance(place, dict):
@@ -134,7 +135,9 @@ def _distinct(parameters: Sequence[Parameter]) -> list[Parameter]:
     return list({id(p): p for p in parameters}.values())
 
 
-def _weight_gradient(parameter: Parameter, nodes: Mapping[int, Node], tensors: Mapping[Node, Tensor], trace: Trace) -> Tensor:
+def _weight_gradient(
+    parameter: Parameter, nodes: Mapping[int, Node], tensors: Mapping[Node, Tensor | RowTensor], trace: Trace
+) -> Tensor | RowTensor:
     node = nodes.get(id(parameter))
     if node is not None:
         return tensors[node]
@@ -158,6 +161,8 @@ def _without_aux_gradient(output: Any, has_aux: bool, trace: Trace) -> Any:
 def _stopped(value: Any, trace: Trace) -> Any:
     if isinstance(value, Tensor):
         return wrap_node(stop_gradient(trace.node_of(value)), trace)
+    if isinstance(value, RowTensor):
+        return value.map_values(lambda part: _stopped(part, trace))
     if isinstance(value, (tuple, list)):
         return type(value)(_stopped(v, trace) for v in value)
     if isinstance(value, dict):
@@ -168,12 +173,23 @@ def _stopped(value: Any, trace: Trace) -> Any:
 def _cotangents(output: Any, sens: Any, trace: Trace) -> tuple[list[Node], list[Node]]:
     """The output's nodes and their cotangents: those of `sens`, or ones."""
     if sens is NO_SENS:
-        nodes = [trace.node_of(t) for t in leaves(output)]
+        nodes = [trace.node_of(t) for t in _numbers(output)]
         numbers = [n for n in nodes if n.dtype is not bool_]
         return numbers, [full(n.shape, 1, n.dtype) for n in numbers]
     pairs: list[tuple[Node, Node]] = []
     _match(output, sens, "sens", trace, pairs)
     return [p[0] for p in pairs], [p[1] for p in pairs]
+
+
+def _numbers(output: Any) -> Iterator[Tensor]:
+    """The tensors of an output that are differentiated: of a RowTensor the values."""
+    if isinstance(output, RowTensor):
+        yield output.values
+    elif isinstance(output, (tuple, list, Mapping)):
+        for item in output.values() if isinstance(output, Mapping) else output:
+            yield from _numbers(item)
+    else:
+        yield from leaves(output)
 
 
 def _match(output: Any, sens: Any, path: str, trace: Trace, pairs: list[tuple[Node, Node]]) -> None:
@@ -183,6 +199,8 @@ def _match(output: Any, sens: Any, path: str, trace: Trace, pairs: list[tuple[No
     """
     if isinstance(output, Tensor):
         _match_tensor(output, sens, path, trace, pairs)
+    elif isinstance(output, RowTensor):
+        _match_tensor(output.values, sens.values if isinstance(sens, RowTensor) else sens, path, trace, pairs)
     elif isinstance(output, (tuple, list, dict)):
         items = list(output.values()) if isinstance(output, dict) else list(output)
         parts = list(sens.values()) if isinstance(sens, dict) else list(sens) if isinstance(sens, (tuple, list)) else None

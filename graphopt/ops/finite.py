@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from graphopt.common.checks import found
+from graphopt.common.row_tensor import RowTensor
 from graphopt.common.signature import leaves
 from graphopt.common.tensor import Tensor, apply
 from graphopt.ir.graph import Node
@@ -15,14 +16,14 @@ from graphopt.opdefs.opdef import constant
 def all_finite(inputs: Any) -> Tensor:
     """Whether every element of every tensor is neither NaN nor infinite: a bool Tensor of shape ().
 
-    inputs: a Tensor, or tuples, lists and dicts of them; without tensors the answer is True.
+    inputs: a Tensor or RowTensor, or tuples, lists and dicts of them; without tensors the answer is True.
     Errors: TypeError for anything else.
 
     >>> import graphopt as ms
     >>> bool(ms.amp.all_finite((ms.Tensor([1.0, 2.0]), ms.Tensor(float("inf")))))
     False
     """
-    if not isinstance(inputs, (Tensor, tuple, list, dict)):
+    if not isinstance(inputs, (Tensor, RowTensor, tuple, list, dict)):
         raise TypeError(f"all_finite: inputs must be a Tensor or a tuple of Tensors, found {found(inputs)}")
     tensors = [t for t in leaves(inputs) if t.dtype.is_float]
     return apply(_all_finite, *tensors) if tensors else Tensor(True)

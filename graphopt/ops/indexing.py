@@ -16,6 +16,7 @@ from graphopt.opdefs import shape as shapes
 from graphopt.opdefs.opdef import broadcast_to as broadcast_node
 from graphopt.opdefs.opdef import constant
 from graphopt.opdefs.opdef import full as full_node
+from graphopt.opdefs.rows import gather_rows as index_rows
 from graphopt.opdefs.scaffold import zero_of
 from graphopt.ops.lift import lift
 from graphopt.ops.promote import as_node, axis_of, promoted, shape_of, to_dtype
@@ -39,6 +40,26 @@ def gather(input_params: Any, input_indices: Any, axis: int, batch_dims: int = 0
     if batch_dims != 1 or k != 1 or x.type.rank != 2 or at.type.rank != 2:
         raise ShapeError("gather: batch_dims is offered for matrices along axis 1")
     return index.take_along(x, at, axis=1)
+
+
+@lift
+def gather_rows(input_params: Any, input_indices: Any, axis: int = 0) -> Any:
+    """As `gather`, but along axis 0 the gradient by input_params is a RowTensor."""
+    x = as_node(input_params)
+    if axis_of(axis, x.type.rank, "gather_rows") != 0:
+        return gather.on_nodes(x, input_indices, axis)
+    return index_rows(x, _indices("gather_rows", input_indices))
+
+
+@lift
+def embedding_lookup(input_params: Any, input_indices: Any, offset: int) -> Any:
+    """The rows at input_indices - offset; what lies before the first or behind the last reads 0."""
+    x, at = as_node(input_params), _indices("EmbeddingLookup", input_indices)
+    if x.type.rank == 0:
+        raise ShapeError(f"EmbeddingLookup: expected a table of rows, found {x.type}")
+    if offset:
+        at = elementwise.select(elementwise.lt(at, offset), full_node(at.shape, x.shape[0], at.dtype), at - offset)
+    return index_rows(x, at)
 
 
 @lift

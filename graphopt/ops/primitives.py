@@ -35,6 +35,7 @@ from graphopt.ops import (
     reduction,
 )
 from graphopt.ops.promote import promoted, to_dtype
+from graphopt.ops.row_updates import ROW_UPDATES
 from graphopt.ops.state import apply_momentum, assign, assign_add, assign_sub
 
 
@@ -64,6 +65,10 @@ class Primitive:
     def add_prim_attr(self, name: str, value: Any) -> Primitive:
         """Keep a remark under a name; it has no effect on the computation."""
         self.attrs[name] = value
+        return self
+
+    def set_device(self, device_target: str) -> Primitive:
+        """The object itself: there is one device."""
         return self
 
     def shard(self, *_: Any, **__: Any) -> Primitive:
@@ -224,6 +229,23 @@ def _nll(self: Any, x: Tensor, target: Tensor, weight: Tensor) -> Any:
     return loss, reduction.reduce_sum(indexing.gather(weight, target, 0) * kept)
 
 
+def _sparse_gather(self: Any, x: Tensor, indices: Tensor, axis: int) -> Any:
+    """The slices of x at `indices` along `axis`; along axis 0 the gradient by x is a RowTensor."""
+    return indexing.gather_rows(x, indices, axis)
+
+
+def _embedding_lookup(self: Any, input_params: Tensor, input_indices: Tensor, offset: int) -> Any:
+    """The rows of input_params at input_indices - offset, zeros out of range; the gradient by input_params is a
+    RowTensor.
+
+    >>> import graphopt as ms
+    >>> table = ms.Tensor([[8.0, 9.0], [10.0, 11.0]])
+    >>> ms.ops.EmbeddingLookup()(table, ms.Tensor([5, 2]), 4).asnumpy().tolist()
+    [[10.0, 11.0], [0.0, 0.0]]
+    """
+    return indexing.embedding_lookup(input_params, input_indices, offset)
+
+
 def _mat_mul(self: Any, x: Tensor, y: Tensor) -> Any:
     def run(a: Any, b: Any) -> Any:
         a, b = promoted(a, b)
@@ -279,8 +301,8 @@ WITH_ARGUMENTS: dict[str, tuple[str, Callable[..., Any]]] = {
     "Dropout": ("keep_prob=0.5, Seed0=0, Seed1=0", _dropout),
     "OneHot": ("axis=-1", _one_hot),
     "Gather": ("batch_dims=0", lambda s, x, indices, axis: indexing.gather(x, indices, axis, s.batch_dims)),
-    "SparseGatherV2": ("", lambda s, x, indices, axis: indexing.gather(x, indices, axis)),
-    "EmbeddingLookup": ("", lambda s, x, indices, offset: indexing.gather(x, indices - offset, 0)),
+    "SparseGatherV2": ("", _sparse_gather),
+    "EmbeddingLookup": ("", _embedding_lookup),
     "Concat": ("axis=0", lambda s, tensors: joining.concat(tensors, s.axis)),
     "Stack": ("axis=0", lambda s, tensors: joining.stack(tensors, s.axis)),
     "Unstack": ("axis=0, num=None", lambda s, x: joining.unstack(x, s.axis)),
@@ -315,6 +337,7 @@ WITH_ARGUMENTS: dict[str, tuple[str, Callable[..., Any]]] = {
             variable, accumulation, learning_rate, gradient, momentum, s.use_nesterov, s.gradient_scale
         ),
     ),
+    **ROW_UPDATES,
     "StandardNormal": ("seed=0, seed2=0", lambda s, shape: random.standard_normal(shape)),
     "UniformReal": ("seed=0, seed2=0", lambda s, shape: random.rand(shape)),
 }

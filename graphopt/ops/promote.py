@@ -12,10 +12,11 @@ import numpy as np
 
 from graphopt.common.checks import found
 from graphopt.common.dtype import promote, promote_number
+from graphopt.common.row_tensor import RowTensor
 from graphopt.common.trace import active
 from graphopt.errors import DTypeError, ShapeError
 from graphopt.ir.graph import Node
-from graphopt.ir.types import DType, bool_, dtype_of, f32, i64
+from graphopt.ir.types import DType, bool_, dtype_of, f32, f64, i64
 from graphopt.opdefs.elementwise import cast
 from graphopt.opdefs.opdef import constant
 from graphopt.opdefs.shape import reshape
@@ -33,6 +34,7 @@ def as_node(x: Any, like: DType | None = None) -> Node:
     if isinstance(x, (int, float, np.generic)):
         return constant(x, like or (f32 if isinstance(x, float) else i64 if isinstance(x, int) else None))
     cure = "; wrap it: Tensor(...)" if isinstance(x, (np.ndarray, list, tuple)) else ""
+    cure = "; its to_dense() is one" if isinstance(x, RowTensor) else cure
     raise DTypeError(f"expected a Tensor or a number, found {found(x)}{cure}")
 
 
@@ -108,3 +110,24 @@ def dtype_arg(dtype: Any, default: DType) -> DType:
 def keep(x: Node, shape: Sequence[int], axes: Sequence[int], keep_dims: bool) -> Node:
     """x, from whose `shape` axes were reduced away, with size-1 axes put back when keep_dims."""
     return reshape(x, shape=tuple(1 if k in axes else n for k, n in enumerate(shape))) if keep_dims else x
+
+
+def in_float32(rule: Any) -> Any:
+    """An update rule on nodes that computes in float32 when the parameter is narrower, and rounds its results back.
+
+    rule: (parameter, *states, gradient, *scalars) -> new parameter and states; results take the dtypes of the first
+    inputs.
+    """
+
+    def run(*nodes: Node) -> tuple[Node, ...]:
+        wide = [widened(n) for n in nodes]
+        kind = wide[0].dtype
+        made = rule(*(n if n.dtype is kind else cast(n, dtype=kind) for n in wide))
+        return tuple(m if m.dtype is n.dtype else cast(m, dtype=n.dtype) for m, n in zip(made, nodes, strict=False))
+
+    return run
+
+
+def widened(n: Node) -> Node:
+    """In float32, unless it is wider."""
+    return n if n.dtype in (f32, f64) else cast(n, dtype=f32)

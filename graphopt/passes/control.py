@@ -19,6 +19,7 @@ from graphopt.opdefs.elementwise import add
 from graphopt.opdefs.linalg import dot_general
 from graphopt.opdefs.opdef import full, opdef
 from graphopt.opdefs.reduce import reduce_sum
+from graphopt.opdefs.rows import as_rows, joined_rows, row_tensor, rows_of_either
 from graphopt.opdefs.shape import reshape, transpose
 from graphopt.passes.unbounded import pull_back_unbounded
 
@@ -66,14 +67,19 @@ def _branch_back(vjp: Vjp, node: Node, cotangents: Sequence[Node | None], wanted
     result: list[Node | None] = [None] * len(node.inputs)
     if not kept:
         return result
+    rows = {j: rows_of_either([side[j] for side in found], node.inputs[floats[j] + 1]) for j in kept}
     graphs = []
-    for graph, mine, side in zip(sides, leaves, found, strict=True):
-        outputs = [_or_zeros(side[j], graph.inputs[floats[j]]) for j in kept]
+    for k, (graph, mine, side) in enumerate(zip(sides, leaves, found, strict=True)):
+        outputs: list[Node] = []
+        for j in kept:
+            few = rows[j]
+            outputs += [_or_zeros(side[j], graph.inputs[floats[j]])] if few is None else few[k]
         graphs.append(Graph(f"{graph.name}_back", (*graph.inputs, *mine), (), tuple(outputs)))
     operands = [*node.inputs, *(ct for _, ct in flowing)]
-    made = items(branch(*operands, then=graphs[0], other=graphs[1]))
-    for j, part in zip(kept, made, strict=True):
-        result[floats[j] + 1] = part
+    made = iter(items(branch(*operands, then=graphs[0], other=graphs[1])))
+    for j in kept:
+        whole = node.inputs[floats[j] + 1]
+        result[floats[j] + 1] = next(made) if rows[j] is None else row_tensor(next(made), next(made), shape=whole.shape)
     return result
 
 
@@ -241,6 +247,9 @@ class _Back:
 
         def finish(carry: Sequence[Node], outputs: Sequence[Node]) -> Node:
             parts = [make(carry, outputs) for make in later]
+            rows = [as_rows(p) for p in parts]
+            if all(r is not None for r in rows):
+                return joined_rows([r for r in rows if r is not None])
             result = parts[0]
             for part in parts[1:]:
                 result = add(result, part)
@@ -249,7 +258,12 @@ class _Back:
         return finish
 
     def _product(self, term: Node) -> Callable[[Sequence[Node], Sequence[Node]], Node] | None:
-        """A product of two values of a trip, summed over all trips as one product; a sum of what is stacked anyway."""
+        """A product of two values of a trip, summed over all trips as one product; a sum of what is stacked anyway; rows
+        of a table side by side.
+        """
+        rows = None if self.trips else as_rows(term)  # a trip that does not happen would leave rows of index 0
+        if rows is not None:
+            return self._stacked_rows(rows)
         moves: list[Node] = []
         while term.op in ("transpose", "reshape"):
             moves.append(term)
@@ -280,6 +294,18 @@ class _Back:
             return result
 
         return moved
+
+    def _stacked_rows(self, term: Node) -> Callable[[Sequence[Node], Sequence[Node]], Node]:
+        """The rows of all trips."""
+        indices, values = (self._stack_of(n) for n in term.inputs)
+        shape = term.shape
+
+        def make(carry: Sequence[Node], outputs: Sequence[Node]) -> Node:
+            at, rows = indices(outputs), values(outputs)
+            flat = (reshape(at, shape=(at.type.size,)), reshape(rows, shape=(at.type.size, *shape[1:])))
+            return row_tensor(*flat, shape=shape)
+
+        return make
 
     def _is_stacked(self, node: Node) -> bool:
         return node in self.making.outputs or any(leaf is node for leaf, _ in self.making.rows)

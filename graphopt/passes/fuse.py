@@ -120,6 +120,9 @@ def _stored_operands(node: Node) -> Node:
         inputs[0] = alias(inputs[0])
     elif kind == "kernel" or node.op in ("branch", "loop"):
         inputs = [alias(i) if stored_base(i).op in INLINE - LEAVES - {"reshape"} else i for i in inputs]
+        start = opdef(node.op).starts_from
+        if start is not None and stored_base(inputs[start]).op == "constant":
+            inputs[start] = alias(inputs[start])  # numbers among the constants have no memory to start from
     elif kind == "contraction":
         dims = dims_of(node)
         for k, idx in enumerate((dims.a, dims.b)):

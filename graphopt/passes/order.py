@@ -1,7 +1,8 @@
-"""Execution order of groups, and which updates may be written straight into their state.
+"""Execution order of groups, and which values may be written straight over those they come from.
 
 An update is in place when every other reader of the old value runs before the group that computes the new one, and
-that group itself reads the old value only at the point it then overwrites.
+that group itself reads the old value only at the point it then overwrites, or not at all because its op starts from
+it (`OpDef.starts_from`). Such an op also continues a temporary that nobody else reads.
 """
 
 from __future__ import annotations
@@ -17,10 +18,15 @@ from graphopt.passes.fuse import INLINE, LEAVES, Group, stored_base
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Schedule:
-    """groups in execution order; in_place: new value -> the state leaf whose buffer it overwrites."""
+    """groups in execution order.
+
+    in_place:  new value -> the state leaf whose buffer it overwrites
+    continued: value -> the temporary whose buffer it overwrites, in execution order
+    """
 
     groups: tuple[Group, ...]
     in_place: dict[Node, Node]
+    continued: dict[Node, Node]
 
 
 def _leaves_read(group: Group, memo: dict[Node, frozenset[Node]]) -> set[Node]:
@@ -48,7 +54,9 @@ def _states(node: Node, memo: dict[Node, frozenset[Node]]) -> frozenset[Node]:
 
 def _only_at_its_point(group: Group, state: Node, value: Node) -> bool:
     """Does the group read `state` only where, and not later than, it stores `value`?"""
-    if group.kind in ("kernel", "region") or stored_base(value) is not value or value.shape != state.shape:
+    if group.kind == "kernel":
+        return _started_from(value) is state and not any(state in _states(i, {}) for i in _changes(value))
+    if group.kind == "region" or stored_base(value) is not value or value.shape != state.shape:
         return False
     level = group.levels()
     stage_of_value = level[value]
@@ -64,6 +72,35 @@ def _only_at_its_point(group: Group, state: Node, value: Node) -> bool:
             elif i.op in INLINE and state in _states(i, {}):
                 return False
     return True
+
+
+def _started_from(value: Node) -> Node | None:
+    """The input whose values a value has where its op stores nothing; None for ops without one."""
+    start = opdef(value.op).starts_from
+    return None if start is None else value.inputs[start]
+
+
+def _changes(value: Node) -> list[Node]:
+    """The other inputs of an op that starts from one."""
+    return [i for k, i in enumerate(value.inputs) if k != opdef(value.op).starts_from]
+
+
+def _continued(graph: Graph, groups: Sequence[Group], owner: dict[Node, Group]) -> dict[Node, Node]:
+    """Values whose op starts from a temporary that nothing else reads, and no other input of it is made of."""
+    readers: dict[Node, list[Group]] = {}
+    for g in groups:
+        for source in {m for n in g.nodes for i in n.inputs for m in _owned(i, owner)}:
+            readers.setdefault(source, []).append(g)
+    found: dict[Node, Node] = {}
+    for g in groups:
+        start = _started_from(g.nodes[0]) if g.kind == "kernel" else None
+        if start is None:
+            continue
+        base = stored_base(start)
+        if base in owner and base not in graph.roots and readers[base] == [g]:
+            if not any(base in _owned(i, owner) for i in _changes(g.nodes[0])):
+                found[g.nodes[0]] = base
+    return found
 
 
 def order(graph: Graph, groups: Sequence[Group]) -> Schedule:
@@ -93,7 +130,8 @@ def order(graph: Graph, groups: Sequence[Group]) -> Schedule:
             continue
         in_place[value] = state
         needs[g].update(others)
-    return Schedule(tuple(_topological(groups, needs, rank)), in_place)
+    ordered = tuple(_topological(groups, needs, rank))
+    return Schedule(ordered, in_place, _continued(graph, ordered, owner))
 
 
 def _owned(node: Node, owner: dict[Node, Group]) -> list[Node]:

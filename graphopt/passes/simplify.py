@@ -1,4 +1,4 @@
-"""All laws at once: the algebra of elements and of movement, and constant folding.
+"""All laws at once: the algebra of elements, of movement and of rows, and constant folding.
 
 The rules register themselves when their files are imported; folding stands first, so laws see constants.
 """
@@ -6,10 +6,10 @@ The rules register themselves when their files are imported; folding stands firs
 from __future__ import annotations
 
 from graphopt.ir.graph import Graph
-from graphopt.passes import fold, laws, views
+from graphopt.passes import fold, laws, rows, views
 from graphopt.passes.rewrite import RULES, Steps, sweep
 
-FAMILIES = (fold, laws, views)
+FAMILIES = (fold, laws, views, rows)
 
 
 def simplify(graph: Graph, steps: Steps) -> Graph:

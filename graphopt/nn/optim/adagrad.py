@@ -7,6 +7,7 @@ from typing import Any
 from graphopt.common.checks import check_bool, check_number
 from graphopt.ir.graph import Node
 from graphopt.nn.optim.optimizer import Optimizer, update
+from graphopt.nn.optim.rows import update_touched
 from graphopt.opdefs.elementwise import abs_, maximum, sign
 from graphopt.opdefs.math import sqrt
 
@@ -78,7 +79,8 @@ class ProximalAdagrad(Optimizer):
 
         n += g²;   r = lr/sqrt(n);   z = w - r·g;   w = sign(z)·max(|z| - r·l1, 0)/(1 + r·l2)
 
-    With accum 0 an element whose first gradient is 0 becomes NaN, as r is infinite there. use_locking: no effect.
+    With accum 0 an element whose first gradient is 0 becomes NaN, as r is infinite there. use_locking: no effect. A
+    RowTensor changes its rows only, those of equal indices added up first.
     State: `accum.*` (n, accum). Groups, rates, decay, scale: see Optimizer.
 
     Shapes: gradients as the parameters. Dtypes: float16, bfloat16, float32, float64 parameters.
@@ -93,6 +95,8 @@ class ProximalAdagrad(Optimizer):
     >>> p.asnumpy().tolist()
     [0.25, 1.25]
     """
+
+    _keeps_rows = True
 
     def __init__(
         self,
@@ -126,7 +130,7 @@ class ProximalAdagrad(Optimizer):
     def construct(self, gradients: Any) -> Any:
         gradients = self.prepared(gradients)
         for p, n, g, lr in zip(self.parameters, self.accum, gradients, self.rates(), strict=True):
-            update(self._rule, (p, n), g, lr)
+            update_touched(self._rule, (p, n), g, lr)
         return self.done()
 
     def _rule(self, w: Node, n: Node, g: Node, lr: Node) -> tuple[Node, ...]:

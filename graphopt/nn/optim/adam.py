@@ -10,10 +10,12 @@ import numpy as np
 from graphopt import ops
 from graphopt.common.checks import check_between, check_bool, check_positive, meant
 from graphopt.common.parameter import Parameter
+from graphopt.common.row_tensor import RowTensor
 from graphopt.common.tensor import Tensor
 from graphopt.errors import NamingError
 from graphopt.ir.graph import Node
 from graphopt.nn.optim.optimizer import Optimizer, update
+from graphopt.nn.optim.rows import update_each, update_touched
 from graphopt.opdefs.elementwise import maximum
 from graphopt.opdefs.math import sqrt
 
@@ -33,6 +35,7 @@ class DenseAdam(Optimizer):
 
     _power_shape: tuple[int, ...] = (1,)
     use_amsgrad = False
+    use_lazy = False
 
     def _start(self, beta1: Any, beta2: Any, eps: Any, use_locking: Any, use_nesterov: Any) -> None:
         owner = type(self).__name__
@@ -54,22 +57,33 @@ class DenseAdam(Optimizer):
         scaled: dict[int, Any] = {}
         for k, (p, g, lr) in enumerate(zip(self.parameters, gradients, rates, strict=True)):
             rate = scaled.setdefault(id(lr), lr * correction)
-            if self.use_amsgrad:
-                update(self._amsgrad, (p, self.moment1[k], self.moment2[k], self.vhat[k]), g, rate)
-            else:
-                update(self._rule, (p, self.moment1[k], self.moment2[k]), g, rate)
+            state = (p, self.moment1[k], self.moment2[k], *((self.vhat[k],) if self.use_amsgrad else ()))
+            self._update_one(state, g, rate)
         return self.done()
 
-    def _moments(self, m: Node, v: Node, g: Node) -> tuple[Node, Node]:
-        return m * self.beta1 + g * (1.0 - self.beta1), v * self.beta2 + g * g * (1.0 - self.beta2)
+    def _update_one(self, state: tuple[Parameter, ...], g: Any, rate: Any) -> None:
+        rule = self._amsgrad if self.use_amsgrad else self._rule
+        if not isinstance(g, RowTensor):
+            update(rule, state, g, rate)
+        elif self.use_lazy:
+            (update_touched if self.unique else update_each)(rule, state, g, rate)
+        elif self.unique:
+            update(rule, state, g.to_dense(), rate)
+        else:
+            update(rule, state, g.to_dense(), rate, g.map_values(lambda t: t * t).to_dense())
 
-    def _rule(self, w: Node, m: Node, v: Node, g: Node, rate: Node) -> tuple[Node, ...]:
-        m, v = self._moments(m, v, g)
+    def _moments(self, m: Node, v: Node, g: Node, square: tuple[Node, ...]) -> tuple[Node, Node]:
+        """The moments after a gradient, whose squares are given where they are not those of its sums."""
+        squared = square[0] if square else g * g
+        return m * self.beta1 + g * (1.0 - self.beta1), v * self.beta2 + squared * (1.0 - self.beta2)
+
+    def _rule(self, w: Node, m: Node, v: Node, g: Node, rate: Node, *square: Node) -> tuple[Node, ...]:
+        m, v = self._moments(m, v, g, square)
         step = m * self.beta1 + g * (1.0 - self.beta1) if self.use_nesterov else m
         return w - step * rate / (sqrt(v) + self.eps), m, v
 
-    def _amsgrad(self, w: Node, m: Node, v: Node, vhat: Node, g: Node, rate: Node) -> tuple[Node, ...]:
-        m, v = self._moments(m, v, g)
+    def _amsgrad(self, w: Node, m: Node, v: Node, vhat: Node, g: Node, rate: Node, *square: Node) -> tuple[Node, ...]:
+        m, v = self._moments(m, v, g, square)
         vhat = maximum(vhat, v)
         return w - m * rate / (sqrt(vhat) + self.eps), m, v, vhat
 
@@ -100,6 +114,7 @@ class Adam(DenseAdam):
     """
 
     _power_shape = ()
+    _keeps_rows = True
 
     def __init__(
         self,

@@ -6,7 +6,8 @@ from typing import Any
 
 from graphopt.common.checks import check_bool, check_number, check_positive
 from graphopt.ir.graph import Node
-from graphopt.nn.optim.optimizer import Optimizer, update
+from graphopt.nn.optim.optimizer import Optimizer
+from graphopt.nn.optim.rows import update_touched
 from graphopt.opdefs.elementwise import abs_, gt, select, sign
 from graphopt.opdefs.math import pow_, sqrt
 from graphopt.opdefs.scaffold import zero_of
@@ -18,7 +19,8 @@ class FTRL(Optimizer):
         n' = n + g²;   u = u + g - (n'^q - n^q)/lr·w;   n = n'               q = -lr_power
         w = (sign(u)·l1 - u) / (n^q/lr + 2·l2)  where |u| > l1,  0 elsewhere
 
-    The old weight enters through u alone, so the first step may jump. use_locking: no effect.
+    The old weight enters through u alone, so the first step may jump. use_locking: no effect. A RowTensor changes its
+    rows only, those of equal indices added up first.
     State: `moments.*` (n, initial_accum), `linear.*` (u, zeros). Groups have no lr; without groups weight_decay goes
     to every parameter. Decay and scale: see Optimizer.
 
@@ -38,6 +40,7 @@ class FTRL(Optimizer):
     """
 
     _decays_all_names = True
+    _keeps_rows = True
 
     def __init__(
         self,
@@ -81,7 +84,7 @@ class FTRL(Optimizer):
         gradients = self.prepared(gradients)
         states = zip(self.parameters, self.moments, self.linear, strict=True)
         for state, g, lr in zip(states, gradients, self.rates(), strict=True):
-            update(self._rule, state, g, lr)
+            update_touched(self._rule, state, g, lr)
         return self.done()
 
     def _power(self, n: Node) -> Node:

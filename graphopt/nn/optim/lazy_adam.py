@@ -31,6 +31,9 @@ class LazyAdam(DenseAdam):
     [0.5, 1.5]
     """
 
+    _keeps_rows = True
+    use_lazy = True
+
     def __init__(
         self,
         params: Any,

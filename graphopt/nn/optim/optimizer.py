@@ -14,17 +14,19 @@ from graphopt import ops
 from graphopt.common.checks import check_bool, found
 from graphopt.common.dtype import float16, float32, float64
 from graphopt.common.parameter import Parameter, ParameterTuple
+from graphopt.common.ranges import check_range
+from graphopt.common.row_tensor import RowTensor, map_tensor
 from graphopt.common.tensor import Tensor, apply
 from graphopt.ir.graph import Node
-from graphopt.ir.types import DType
 from graphopt.nn.cell import Cell
 from graphopt.nn.container import CellList
 from graphopt.nn.learning_rate_schedule import LearningRateSchedule
 from graphopt.nn.optim.groups import ParameterGroups, read_parameters
 from graphopt.nn.optim.learning_rate import ConstantLR, VectorLR, guard_steps, read_rate
 from graphopt.opdefs import reduce
-from graphopt.opdefs.elementwise import cast
 from graphopt.opdefs.math import sqrt
+from graphopt.opdefs.rows import no_row
+from graphopt.ops.promote import in_float32
 
 DEVICES = ("CPU", "Ascend", "GPU")
 
@@ -40,13 +42,13 @@ class Optimizer(Cell):
     loss_scale:    gradients are divided by it; it must be > 0.
 
     Calling an optimizer takes one tuple of gradients, in the order of `parameters`, updates the parameters and gives
-    a tuple of True.
+    a tuple of True. A gradient may be a RowTensor; optimizers without a rule for rows make it dense first.
     Work of one call: weight decay, centralization (groups), un-scaling, reading the rates, global_step + 1, the
     update.
 
     Errors: TypeError, ValueError, KeyError or RuntimeError for arguments that do not fit; NotImplementedError when
             construct is not overridden; RuntimeError before a step past the end of a list of rates, which changes
-            nothing.
+            nothing; ValueError for a RowTensor with an index outside the table.
 
     >>> import graphopt as ms
     >>> class Plain(ms.nn.Optimizer):
@@ -63,6 +65,7 @@ class Optimizer(Cell):
     """
 
     _decays_all_names = False
+    _keeps_rows = False  # whether `construct` takes RowTensors; otherwise they are made dense before
     _target = "CPU"
 
     def __init__(self, learning_rate: Any, parameters: Any, weight_decay: Any = 0.0, loss_scale: Any = 1.0) -> None:
@@ -78,7 +81,7 @@ class Optimizer(Cell):
         self.is_group_params_ordered = read.ordered
         self.is_group_lr = False
         self.dynamic_lr = False
-        self._unique = True
+        self._unique = not any(vars(p).get("unique", False) for p, _ in read.order)
         self._read_rates(read, learning_rate)
         self.parameters = ParameterTuple(p for p, _ in read.order)
         self.param_length = len(self.parameters)
@@ -199,11 +202,12 @@ class Optimizer(Cell):
     def construct(self, gradients: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} must override construct(gradients)")
 
-    def checked(self, gradients: Any) -> tuple[Tensor, ...]:
-        """The gradients as a tuple, one of the right shape for each parameter.
+    def checked(self, gradients: Any) -> tuple[Any, ...]:
+        """The gradients as a tuple, one of the right shape for each parameter: Tensors, and RowTensors where the
+        optimizer knows them.
 
         Errors: RuntimeError for something that is no tuple or list of as many; TypeError for an element that is no
-                Tensor or does not convert; ValueError for another shape.
+                Tensor or RowTensor or does not convert; ValueError for another shape, or an index outside the table.
         """
         owner = type(self).__name__
         if not isinstance(gradients, (tuple, list)) or len(gradients) != len(self.parameters):
@@ -212,17 +216,21 @@ class Optimizer(Cell):
             raise RuntimeError(f"{owner}: expected a tuple of {len(self.parameters)} gradients, found {kind}{count}")
         return tuple(self._checked_one(owner, p, g) for p, g in zip(self.parameters, gradients, strict=True))
 
-    @staticmethod
-    def _checked_one(owner: str, p: Parameter, g: Any) -> Tensor:
-        if not isinstance(g, Tensor):
+    def _checked_one(self, owner: str, p: Parameter, g: Any) -> Any:
+        if not isinstance(g, (Tensor, RowTensor)):
             raise TypeError(f"{owner}: the gradient of {p.name!r} must be a Tensor, found {found(g)}")
         if g.shape != p.shape:
             raise ValueError(f"{owner}: the gradient of {p.name!r} must have shape {p.shape}, found {g.shape}")
         if g.dtype is float64 and p.dtype is not float64:
             raise TypeError(f"{owner}: the gradient of {p.name!r} must fit {p.dtype!r}, found {g.dtype!r}")
-        return ops.cast(g, float32) if not g.dtype.is_float or (g.dtype is float16 and p.dtype is float32) else g
+        if isinstance(g, RowTensor):
+            filler = no_row(g.indices.dtype)
+            check_range(owner, f"the gradient of {p.name!r}: index", g.indices, p.shape[0], filler=filler)
+        if not g.dtype.is_float or (g.dtype is float16 and p.dtype is float32):
+            g = map_tensor(g, lambda t: ops.cast(t, float32))
+        return g.to_dense() if isinstance(g, RowTensor) and not self._keeps_rows else g
 
-    def prepared(self, gradients: Any) -> tuple[Tensor, ...]:
+    def prepared(self, gradients: Any) -> tuple[Any, ...]:
         """Checked, decayed, centralized and un-scaled gradients: what an update starts from."""
         gradients = self.flatten_gradients(self.checked(gradients))
         self.check_step()
@@ -256,8 +264,10 @@ class Optimizer(Cell):
         """What a call returns: True for each parameter."""
         return (True,) * len(self.parameters)
 
-    def decay_weight(self, gradients: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Each flagged gradient plus weight_decay · loss_scale · its parameter."""
+    def decay_weight(self, gradients: Sequence[Any]) -> tuple[Any, ...]:
+        """Each flagged gradient plus weight_decay · loss_scale · its parameter; of a RowTensor each row plus that of
+        the parameter's row.
+        """
         if not self.exec_weight_decay:
             return tuple(gradients)
         decays = self.get_weight_decay()
@@ -267,22 +277,22 @@ class Optimizer(Cell):
             for g, p, decay, flag in zip(gradients, self.parameters, each, self.decay_flags, strict=True)
         )
 
-    def gradients_centralization(self, gradients: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def gradients_centralization(self, gradients: Sequence[Any]) -> tuple[Any, ...]:
         """Each flagged gradient of 3 or more axes minus its mean over all axes but the first; nothing when
         ungrouped.
         """
         if not self.is_group:
             return tuple(gradients)
         return tuple(
-            apply(_centred, g) if flag and g.ndim >= 3 else g
+            map_tensor(g, lambda t: apply(_centred, t)) if flag and len(g.shape) >= 3 else g
             for g, flag in zip(gradients, self.grad_centralization_flags, strict=True)
         )
 
-    def scale_grad(self, gradients: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def scale_grad(self, gradients: Sequence[Any]) -> tuple[Any, ...]:
         """Each gradient over loss_scale."""
         if not self.need_scale:
             return tuple(gradients)
-        return tuple(g * self.reciprocal_scale for g in gradients)
+        return tuple(map_tensor(g, lambda t: t * self.reciprocal_scale) for g in gradients)
 
     def flatten_gradients(self, gradients: Any) -> Any:
         """The argument."""
@@ -407,6 +417,9 @@ def _loss_scale(owner: str, loss_scale: Any) -> float:
 
 
 def _plus_decay(g: Any, p: Any, decay: Any) -> Any:
+    if isinstance(g, RowTensor):
+        rows = ops.gather(p, g.indices, 0)
+        return g.map_values(lambda t: t + ops.cast(rows * decay, p.dtype))
     return g + ops.cast(p * decay, p.dtype)
 
 
@@ -420,27 +433,6 @@ def _centred(g: Node) -> Node:
 def norm(x: Node) -> Node:
     """The root of the sum of squares of all elements."""
     return sqrt(reduce.reduce_sum(x * x, axes=tuple(range(x.type.rank))))
-
-
-def in_float32(rule: Any) -> Any:
-    """An update rule on nodes that computes in float32 when the parameter is narrower, and rounds its results back.
-
-    rule: (parameter, *states, gradient, *scalars) -> new parameter and states; results take the dtypes of the first
-    inputs.
-    """
-
-    def run(*nodes: Node) -> tuple[Node, ...]:
-        wide = [_widened(n) for n in nodes]
-        kind = wide[0].dtype
-        made = rule(*(n if n.dtype is kind else cast(n, dtype=kind) for n in wide))
-        return tuple(m if m.dtype is n.dtype else cast(m, dtype=n.dtype) for m, n in zip(made, nodes, strict=False))
-
-    return run
-
-
-def _widened(n: Node) -> Node:
-    narrow: tuple[DType, ...] = (float32, float64)
-    return n if n.dtype in narrow else cast(n, dtype=float32)
 
 
 def update(rule: Any, state: Sequence[Parameter], *others: Any) -> None:
