@@ -13,7 +13,6 @@ from graphopt_tools.peers.programs.updates import RULES
 
 Sizes = Mapping[str, Any]
 EAGER = ("eager", "compile")
-UPDATE = ("fused", "foreach")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ SMALL_LSTM: Sizes = {"batch": 3, "length": 4, "inputs": 5, "hidden": 6}
 def _update(optimizer: str, *variants: str) -> Workload:
     sizes = {"optimizer": optimizer, "tensors": 24, "rows": 1000, "columns": 1000}
     about = f"{optimizer}: the update of 24 tensors of 1 M floats"
-    return Workload(about, "updates", sizes, {"tensors": 2, "rows": 7, "columns": 9}, variants or UPDATE)
+    return Workload(about, "updates", sizes, {"tensors": 2, "rows": 7, "columns": 9}, variants)
 
 
 def _function(about: str, name: str, small: Sizes, **sizes: int) -> Workload:

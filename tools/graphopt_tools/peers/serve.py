@@ -115,10 +115,10 @@ class Server:
         return [summary(self.kit.numpy(value)) for value in flat(result)]
 
 
-def first_line(error: Exception) -> str:
-    """The kind of an exception and the first line of its text that says something."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    text = next((line for line in lines if any(c.isalnum() for c in line)), "")
+def described(error: Exception) -> str:
+    """The kind of an exception and the first lines of its text that say something."""
+    lines = [line.strip(" -") for line in str(error).splitlines()]
+    text = " ".join([line for line in lines if any(c.isalnum() for c in line)][:2])
     return f"{type(error).__name__}: {text}"[:300]
 
 
@@ -137,7 +137,7 @@ def main() -> None:
                 server = Server(name, variant, int(threads))
             answer = getattr(server, command)(**request)
         except Exception as error:
-            answer = {"error": first_line(error)}
+            answer = {"error": described(error)}
         print(json.dumps(answer), file=answers, flush=True)
 
 

@@ -81,6 +81,7 @@ def in_jax(kit: Any, sizes: dict[str, Any], arrays: Mapping[str, np.ndarray]) ->
     import jax
     import jax.numpy as jnp
     import optax
+
     from .rules import adam_weight_decay
 
     batch, length, width, heads = (sizes[name] for name in ("batch", "length", "width", "heads"))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 RATE, DECAY = 1e-3, 0.01
+FUSED, OWN = ("fused", "foreach"), ("foreach", "compile")
 LATE = 1e6  # a step count after which a bias correction corrects nothing
 ACCUMULATED = 0.1  # what Adagrad's and FTRL's sums start with
 
@@ -28,7 +29,7 @@ class Rule:
     torch: Callable[..., Any] | None = None
     jax: Callable[[Any], Any] | None = None
     make: Callable[..., Any] | None = None
-    variants: tuple[str, ...] = ("fused", "foreach")
+    variants: tuple[str, ...] = ("foreach",)
 
     def mindspore(self, nn: Any, name: str, parameters: Any) -> Any:
         if self.make is not None:
@@ -42,10 +43,7 @@ def _torch(name: str, *arguments: Any, **options: Any) -> Callable[..., Any]:
     def make(parameters: Any, **how: Any) -> Any:
         import torch
 
-        try:
-            return getattr(torch.optim, name)(parameters, *arguments, **options, **how)
-        except TypeError as error:
-            raise NotImplementedError(f"torch.optim.{name} has no form {', '.join(how)}") from error
+        return getattr(torch.optim, name)(parameters, *arguments, **options, **how)
 
     return make
 
@@ -71,17 +69,21 @@ def _own(name: str) -> Callable[..., Any]:
     def make(parameters: Any, **how: Any) -> Any:
         from . import torch_rules
 
-        if "fused" in how:
-            raise NotImplementedError(f"torch.optim has no {name}; here it is written with foreach operations")
+        del how  # there is but one form
         return getattr(torch_rules, name)(parameters)
 
     return make
 
 
-def _adam_weight_decay(_: Any) -> Any:
-    from .rules import adam_weight_decay
+def _jax(name: str, *arguments: float) -> Callable[[Any], Any]:
+    """A rule of rules.py."""
 
-    return adam_weight_decay(RATE, 0.9, 0.999, 1e-6, DECAY)
+    def make(_: Any) -> Any:
+        from . import rules
+
+        return getattr(rules, name)(*arguments)
+
+    return make
 
 
 _RATE = {"learning_rate": RATE}
@@ -91,24 +93,31 @@ _RMS = {"learning_rate": RATE, "decay": 0.9, "momentum": 0.9, "epsilon": 1e-8}
 _CENTERED = _torch("RMSprop", RATE, 0.9, 1e-8, momentum=0.9, centered=True)
 
 RULES = {
-    "SGD": Rule(_MOMENTUM, _torch("SGD", RATE, 0.9), lambda o: o.sgd(RATE, 0.9)),
-    "Momentum": Rule(_MOMENTUM, _torch("SGD", RATE, 0.9), lambda o: o.sgd(RATE, 0.9)),
-    "Adam": Rule(_RATE, _ADAM, lambda o: o.adam(RATE)),
-    "LazyAdam": Rule(_RATE, _ADAM, lambda o: o.adam(RATE)),
-    "AdamOffload": Rule(_RATE, _ADAM, lambda o: o.adam(RATE)),
+    "SGD": Rule(_MOMENTUM, _torch("SGD", RATE, 0.9), lambda o: o.sgd(RATE, 0.9), variants=FUSED),
+    "Momentum": Rule(_MOMENTUM, _torch("SGD", RATE, 0.9), lambda o: o.sgd(RATE, 0.9), variants=FUSED),
+    "Adam": Rule(_RATE, _ADAM, lambda o: o.adam(RATE), variants=FUSED),
+    "LazyAdam": Rule(_RATE, _ADAM, lambda o: o.adam(RATE), variants=FUSED),
+    "AdamOffload": Rule(_RATE, _ADAM, lambda o: o.adam(RATE), variants=FUSED),
     "AdamWeightDecay": Rule(
-        {"learning_rate": RATE, "weight_decay": DECAY},
+        _RATE | {"weight_decay": DECAY},
         _started(_torch("AdamW", RATE, eps=1e-6, weight_decay=DECAY), LATE, exp_avg=0, exp_avg_sq=0),
-        _adam_weight_decay,
+        _jax("adam_weight_decay", RATE, 0.9, 0.999, 1e-6, DECAY),
+        variants=FUSED,
     ),
-    "Lamb": Rule({"learning_rate": RATE, "weight_decay": DECAY}, _own("Lamb"), lambda o: o.lamb(RATE, weight_decay=DECAY)),
+    "Lamb": Rule(_RATE | {"weight_decay": DECAY}, _own("Lamb"), lambda o: o.lamb(RATE, weight_decay=DECAY), variants=OWN),
     "LARS": Rule(
         {},
         _own("Lars"),
         lambda o: o.lars(RATE, trust_coefficient=0.001, eps=1e-5, momentum=0.9),
         lambda nn, parameters: nn.LARS(nn.Momentum(parameters, RATE, 0.9)),
+        OWN,
     ),
-    "FTRL": Rule({"learning_rate": RATE, "initial_accum": ACCUMULATED, "l1": 0.01, "l2": 0.01}, _own("Ftrl")),
+    "FTRL": Rule(
+        _RATE | {"initial_accum": ACCUMULATED, "l1": 0.01, "l2": 0.01},
+        _own("Ftrl"),
+        _jax("ftrl", RATE, ACCUMULATED, 0.01, 0.01),
+        variants=OWN,
+    ),
     "RMSProp": Rule(
         _RMS,
         _started(_torch("RMSprop", RATE, 0.9, 1e-8, momentum=0.9), 0.0, square_avg=1, momentum_buffer=0),
@@ -124,21 +133,23 @@ RULES = {
         _RATE | {"accum": ACCUMULATED},
         _torch("Adagrad", RATE, initial_accumulator_value=ACCUMULATED),
         lambda o: o.adagrad(RATE, ACCUMULATED),
+        variants=FUSED,
     ),
     "ProximalAdagrad": Rule(
         _RATE | {"accum": ACCUMULATED},
         _torch("Adagrad", RATE, initial_accumulator_value=ACCUMULATED),
         lambda o: o.adagrad(RATE, ACCUMULATED),
+        variants=FUSED,
     ),
     "Adadelta": Rule({"learning_rate": 1.0}, _torch("Adadelta", 1.0), lambda o: o.adadelta(1.0)),
     "AdaMax": Rule(_RATE, _torch("Adamax", RATE), lambda o: o.adamax(RATE)),
     "AdaFactor": Rule(
         {"learning_rate": RATE, "relative_step": False, "beta1": None},
         _torch("Adafactor", RATE),
-        lambda o: o.adafactor(RATE, multiply_by_parameter_scale=True),
+        lambda o: o.adafactor(RATE, min_dim_size_to_factor=1),
     ),
-    "ASGD": Rule(_RATE, _torch("ASGD", RATE)),
-    "Rprop": Rule(_RATE, _torch("Rprop", RATE), lambda o: o.rprop(RATE)),
+    "ASGD": Rule(_RATE, _torch("ASGD", RATE), _jax("asgd", RATE)),
+    "Rprop": Rule(_RATE, _torch("Rprop", RATE), _jax("rprop", RATE)),
 }
 
 
