@@ -51,7 +51,7 @@ class Kit:
 
         def step(*batch: Any) -> Any:
             nonlocal state
-            *state, result = compiled(*state, *batch)  # type: ignore[assignment]
+            *state, result = compiled(*state, *batch)
             return state[0] if shows_first else result
 
         return step

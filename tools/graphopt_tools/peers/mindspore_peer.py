@@ -17,7 +17,7 @@ class Kit:
     def __init__(self, variant: str, threads: int, framework: str = "mindspore") -> None:
         del variant, threads
         self.framework = framework
-        self.ms = import_module(framework)
+        self.ms: Any = import_module(framework)
         self.version = f"{framework} {self.ms.__version__}"
         self.ms.set_context(mode=self.ms.GRAPH_MODE)
 

@@ -50,7 +50,7 @@ class Kit:
             value: torch.Tensor = loss(*batch)
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
-            value.backward()  # type: ignore[no-untyped-call]
+            value.backward()
             for optimizer in optimizers:
                 optimizer.step()
             return value.detach()

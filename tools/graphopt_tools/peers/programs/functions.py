@@ -111,18 +111,18 @@ class Torch:
 
         class Op(torch.autograd.Function):
             @staticmethod
-            def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
                 ctx.save_for_backward(x)
                 return x * (0.9 + 0.1 * x)
 
             @staticmethod
-            def backward(ctx: Any, ct: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            def backward(ctx: Any, ct: torch.Tensor) -> torch.Tensor:
                 (x,) = ctx.saved_tensors
                 return ct * (0.9 + 0.2 * x)
 
         def chain(x: torch.Tensor) -> torch.Tensor:
             for _ in range(TIMES):
-                x = Op.apply(x)  # type: ignore[no-untyped-call]
+                x = Op.apply(x)
             return x.sum()
 
         return kit.gradients(chain, 1)
@@ -233,7 +233,7 @@ class MindSpore:
     def conv_block(kit: Any, sizes: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Any:
         nn, ops, channels = kit.ms.nn, kit.ms.ops, sizes["channels"]
 
-        class Block(nn.Cell):  # type: ignore[name-defined]
+        class Block(nn.Cell):
             def __init__(self) -> None:
                 super().__init__()
                 self.conv = nn.Conv2d(channels, channels, 3, pad_mode="pad", padding=1, has_bias=False)
@@ -253,7 +253,7 @@ class MindSpore:
     def dispatch(kit: Any, sizes: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Any:
         ms, nn, ops = kit.ms, kit.ms.nn, kit.ms.ops
 
-        class Loss(nn.Cell):  # type: ignore[name-defined]
+        class Loss(nn.Cell):
             def __init__(self) -> None:
                 super().__init__()
                 self.w = ms.Parameter(ms.Tensor(arrays["w"]), name="w")
@@ -268,14 +268,14 @@ class MindSpore:
     def custom_vjp(kit: Any, sizes: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Any:
         nn = kit.ms.nn
 
-        class Op(nn.Cell):  # type: ignore[name-defined]
+        class Op(nn.Cell):
             def construct(self, x: Any) -> Any:
                 return x * (0.9 + 0.1 * x)
 
             def bprop(self, x: Any, out: Any, ct: Any) -> Any:
                 return (ct * (0.9 + 0.2 * x),)
 
-        class Chain(nn.Cell):  # type: ignore[name-defined]
+        class Chain(nn.Cell):
             def __init__(self) -> None:
                 super().__init__()
                 self.ops = nn.SequentialCell(*(Op() for _ in range(TIMES)))

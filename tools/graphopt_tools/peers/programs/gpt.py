@@ -116,7 +116,7 @@ def in_mindspore(kit: Any, sizes: dict[str, Any], arrays: Mapping[str, np.ndarra
     scale = 1 / sqrt(width // heads)
     mask = ms.Tensor(np.triu(np.full((length, length), -1e9, np.float32), 1))
 
-    class Layer(nn.Cell):  # type: ignore[name-defined]
+    class Layer(nn.Cell):
         def __init__(self) -> None:
             super().__init__()
             self.norm1 = nn.LayerNorm((width,), epsilon=NORM_EPS)
@@ -134,7 +134,7 @@ def in_mindspore(kit: Any, sizes: dict[str, Any], arrays: Mapping[str, np.ndarra
             x = x + self.out(y.transpose(0, 2, 1, 3).reshape(batch, length, width))
             return x + self.down(self.gelu(self.up(self.norm2(x))))
 
-    class Loss(nn.Cell):  # type: ignore[name-defined]
+    class Loss(nn.Cell):
         def __init__(self) -> None:
             super().__init__()
             self.tokens = nn.Embedding(sizes["vocabulary"], width)

@@ -69,7 +69,7 @@ def in_mindspore(kit: Any, sizes: dict[str, Any], arrays: Mapping[str, np.ndarra
     inputs, hidden = sizes["inputs"], sizes["hidden"]
     loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
 
-    class Loop(nn.Cell):  # type: ignore[name-defined]
+    class Loop(nn.Cell):
         def __init__(self) -> None:
             super().__init__()
             self.inputs = ms.Parameter(ms.Tensor(np.zeros((4 * hidden, inputs), np.float32)), name="inputs")
@@ -87,7 +87,7 @@ def in_mindspore(kit: Any, sizes: dict[str, Any], arrays: Mapping[str, np.ndarra
                 h = ops.sigmoid(o) * ops.tanh(c)
             return h
 
-    class Layer(nn.Cell):  # type: ignore[name-defined]
+    class Layer(nn.Cell):
         def __init__(self) -> None:
             super().__init__()
             self.lstm = nn.LSTM(inputs, hidden)
@@ -96,7 +96,7 @@ def in_mindspore(kit: Any, sizes: dict[str, Any], arrays: Mapping[str, np.ndarra
             zeros = ops.zeros((1, sizes["batch"], hidden), ms.float32)
             return self.lstm(x, (zeros, zeros))[0][-1]
 
-    class Net(nn.Cell):  # type: ignore[name-defined]
+    class Net(nn.Cell):
         def __init__(self) -> None:
             super().__init__()
             self.body = Loop() if sizes["loop"] and kit.framework == "graphopt" else Layer()

@@ -74,7 +74,7 @@ def in_mindspore(kit: Any, sizes: dict[str, Any], arrays: Mapping[str, np.ndarra
     nn, ops = kit.ms.nn, kit.ms.ops
     widths = [2, *sizes["hidden"], 1]
 
-    class Sum(nn.Cell):  # type: ignore[name-defined]
+    class Sum(nn.Cell):
         """Of one column of what a Cell gives."""
 
         def __init__(self, inner: Any, column: int) -> None:
@@ -84,7 +84,7 @@ def in_mindspore(kit: Any, sizes: dict[str, Any], arrays: Mapping[str, np.ndarra
         def construct(self, points: Any) -> Any:
             return self.inner(points)[:, self.column].sum()
 
-    class Slope(nn.Cell):  # type: ignore[name-defined]
+    class Slope(nn.Cell):
         """The gradient of a Cell wrt its input."""
 
         def __init__(self, inner: Any) -> None:
@@ -94,7 +94,7 @@ def in_mindspore(kit: Any, sizes: dict[str, Any], arrays: Mapping[str, np.ndarra
         def construct(self, points: Any) -> Any:
             return self.gradient(self.inner)(points)
 
-    class Loss(nn.Cell):  # type: ignore[name-defined]
+    class Loss(nn.Cell):
         def __init__(self, u: Any) -> None:
             super().__init__()
             self.u = u

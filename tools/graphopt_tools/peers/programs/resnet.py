@@ -106,7 +106,7 @@ def in_mindspore(kit: Any, sizes: dict[str, Any], arrays: Mapping[str, np.ndarra
         layer = nn.Conv2d(inputs, outputs, window, stride, pad_mode="pad", padding=window // 2, has_bias=False)
         return nn.SequentialCell(layer, nn.BatchNorm2d(outputs, eps=EPS))
 
-    class Block(nn.Cell):  # type: ignore[name-defined]
+    class Block(nn.Cell):
         def __init__(self, inputs: int, outputs: int, stride: int) -> None:
             super().__init__()
             self.first = conv(inputs, outputs, 3, stride)
@@ -118,7 +118,7 @@ def in_mindspore(kit: Any, sizes: dict[str, Any], arrays: Mapping[str, np.ndarra
             y = self.second(self.relu(self.first(x)))
             return self.relu(y + self.skip(x))
 
-    class Net(nn.Cell):  # type: ignore[name-defined]
+    class Net(nn.Cell):
         def __init__(self) -> None:
             super().__init__()
             self.stem = conv(3, sizes["widths"][0], 3, 1)

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 import torch
 
-from .updates import ACCUMULATED, DECAY, RATE
-
 Tensors = list[torch.Tensor]
 
 
@@ -30,8 +28,9 @@ class Rule:
 class Lamb(Rule):
     """Adam with bias correction and weight decay, scaled per tensor by the ratio of norms."""
 
-    def __init__(self, parameters: Sequence[torch.Tensor]) -> None:
+    def __init__(self, parameters: Sequence[torch.Tensor], rate: float, decay: float) -> None:
         super().__init__(parameters, 0.0, 0.0)
+        self.rate, self.decay = rate, decay
         self.count = torch.tensor(0.0)
 
     def update(self, weights: Tensors, gradients: Tensors, *states: Tensors) -> None:
@@ -45,9 +44,9 @@ class Lamb(Rule):
         torch._foreach_add_(below, 1e-6)
         change = torch._foreach_div(first, 1 - 0.9**self.count)
         torch._foreach_div_(change, below)
-        torch._foreach_add_(change, weights, alpha=DECAY)
+        torch._foreach_add_(change, weights, alpha=self.decay)
         ratios = torch._foreach_div(torch._foreach_norm(weights), torch._foreach_norm(change))
-        torch._foreach_mul_(ratios, -RATE)
+        torch._foreach_mul_(ratios, -self.rate)
         torch._foreach_mul_(change, ratios)
         torch._foreach_add_(weights, change)
 
@@ -55,8 +54,9 @@ class Lamb(Rule):
 class Lars(Rule):
     """Momentum, its gradients scaled per tensor by the ratio of norms."""
 
-    def __init__(self, parameters: Sequence[torch.Tensor]) -> None:
+    def __init__(self, parameters: Sequence[torch.Tensor], rate: float) -> None:
         super().__init__(parameters, 0.0)
+        self.rate = rate
 
     def update(self, weights: Tensors, gradients: Tensors, *states: Tensors) -> None:
         (moments,) = states
@@ -66,14 +66,15 @@ class Lars(Rule):
         torch._foreach_mul_(ratios, 0.001)
         torch._foreach_mul_(moments, 0.9)
         torch._foreach_add_(moments, torch._foreach_mul(gradients, ratios))
-        torch._foreach_add_(weights, moments, alpha=-RATE)
+        torch._foreach_add_(weights, moments, alpha=-self.rate)
 
 
 class Ftrl(Rule):
-    """Follow the regularized leader, with l1 = l2 = 0.01 and the power -0.5."""
+    """Follow the regularized leader, with the power -0.5."""
 
-    def __init__(self, parameters: Sequence[torch.Tensor]) -> None:
-        super().__init__(parameters, ACCUMULATED, 0.0)
+    def __init__(self, parameters: Sequence[torch.Tensor], rate: float, start: float, l1: float, l2: float) -> None:
+        super().__init__(parameters, start, 0.0)
+        self.rate, self.l1, self.l2 = rate, l1, l2
 
     def update(self, weights: Tensors, gradients: Tensors, *states: Tensors) -> None:
         sums, linear = states
@@ -82,10 +83,10 @@ class Ftrl(Rule):
         root = torch._foreach_sqrt(sums)
         torch._foreach_add_(linear, gradients)
         torch._foreach_sub_(before, root)
-        torch._foreach_addcmul_(linear, before, weights, 1 / RATE)
-        torch._foreach_div_(root, RATE)
-        torch._foreach_add_(root, 0.02)
-        cut = torch._foreach_clamp_max(torch._foreach_clamp_min(linear, -0.01), 0.01)
+        torch._foreach_addcmul_(linear, before, weights, 1 / self.rate)
+        torch._foreach_div_(root, self.rate)
+        torch._foreach_add_(root, 2 * self.l2)
+        cut = torch._foreach_clamp_max(torch._foreach_clamp_min(linear, -self.l1), self.l1)
         torch._foreach_sub_(cut, linear)
         torch._foreach_copy_(weights, torch._foreach_div(cut, root))
 
@@ -110,16 +111,16 @@ class FtrlRows:
             if w.grad is None:
                 continue
             if not w.grad.is_sparse:
-                for target, value in zip((w, total, linear), self.rule(w, total, linear, w.grad), strict=True):
+                for target, value in zip((w, total, linear), self.rule(w.grad, w, total, linear), strict=True):
                     target.copy_(value)
                 continue
             gradient = w.grad.coalesce()
             rows = gradient.indices()[0]
-            found = self.rule(*(t.index_select(0, rows) for t in (w, total, linear)), gradient.values())
+            found = self.rule(gradient.values(), *(t.index_select(0, rows) for t in (w, total, linear)))
             for target, value in zip((w, total, linear), found, strict=True):
                 target.index_copy_(0, rows, value)
 
-    def rule(self, w: torch.Tensor, total: torch.Tensor, linear: torch.Tensor, g: torch.Tensor) -> Tensors:
+    def rule(self, g: torch.Tensor, w: torch.Tensor, total: torch.Tensor, linear: torch.Tensor) -> Tensors:
         grown = total + g * g
         linear = linear + g - (grown.sqrt() - total.sqrt()) / self.rate * w
         kept = (linear.clamp(-self.l1, self.l1) - linear) / (grown.sqrt() / self.rate + 2 * self.l2)

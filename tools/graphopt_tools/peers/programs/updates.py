@@ -63,14 +63,14 @@ def _started(make: Callable[..., Any], step: float, **values: float) -> Callable
     return started
 
 
-def _own(name: str) -> Callable[..., Any]:
+def _own(name: str, *arguments: float) -> Callable[..., Any]:
     """A rule of torch_rules.py."""
 
     def make(parameters: Any, **how: Any) -> Any:
         from . import torch_rules
 
         del how  # there is but one form
-        return getattr(torch_rules, name)(parameters)
+        return getattr(torch_rules, name)(parameters, *arguments)
 
     return make
 
@@ -104,17 +104,22 @@ RULES = {
         _jax("adam_weight_decay", RATE, 0.9, 0.999, 1e-6, DECAY),
         variants=FUSED,
     ),
-    "Lamb": Rule(_RATE | {"weight_decay": DECAY}, _own("Lamb"), lambda o: o.lamb(RATE, weight_decay=DECAY), variants=OWN),
+    "Lamb": Rule(
+        _RATE | {"weight_decay": DECAY},
+        _own("Lamb", RATE, DECAY),
+        lambda o: o.lamb(RATE, weight_decay=DECAY),
+        variants=OWN,
+    ),
     "LARS": Rule(
         {},
-        _own("Lars"),
+        _own("Lars", RATE),
         lambda o: o.lars(RATE, trust_coefficient=0.001, eps=1e-5, momentum=0.9),
         lambda nn, parameters: nn.LARS(nn.Momentum(parameters, RATE, 0.9)),
         OWN,
     ),
     "FTRL": Rule(
         _RATE | {"initial_accum": ACCUMULATED, "l1": 0.01, "l2": 0.01},
-        _own("Ftrl"),
+        _own("Ftrl", RATE, ACCUMULATED, 0.01, 0.01),
         _jax("ftrl", RATE, ACCUMULATED, 0.01, 0.01),
         variants=OWN,
     ),

@@ -6,6 +6,7 @@ sizes: batch, rows (of both tables), fields (look-ups per example), width (of a 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ FTRL_RATE, FTRL_START, L1, L2 = 0.05, 1.0, 1e-8, 1e-8
 
 def arrays(sizes: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
     rows, width, fields = sizes["rows"], sizes["width"], sizes["fields"]
-    found = {
+    found: dict[str, np.ndarray] = {
         "weight.wide": rng.standard_normal((rows, 1), np.float32) / 100,
         "weight.wide.bias": np.zeros(1, np.float32),
         "weight.deep": rng.standard_normal((rows, width), np.float32) / 100,
@@ -85,7 +86,7 @@ def in_jax(kit: Any, sizes: dict[str, Any], arrays: Mapping[str, np.ndarray]) ->
         kept = (jnp.clip(linear, -L1, L1) - linear) / (jnp.sqrt(grown) / FTRL_RATE + 2 * L2)
         return kept, grown, linear
 
-    def lazy_adam(w: Any, m: Any, v: Any, g: Any, t: Any) -> Any:
+    def lazy_adam(t: Any, w: Any, m: Any, v: Any, g: Any) -> Any:
         m = 0.9 * m + 0.1 * g
         v = 0.999 * v + 0.001 * g * g
         rate = ADAM_RATE * jnp.sqrt(1 - 0.999**t) / (1 - 0.9**t)
@@ -105,9 +106,10 @@ def in_jax(kit: Any, sizes: dict[str, Any], arrays: Mapping[str, np.ndarray]) ->
         def summed(gradient: Any) -> Any:
             return jax.ops.segment_sum(gradient.reshape(looked_up, -1), place.reshape(-1), looked_up)
 
-        deep = at_rows(lambda *a: lazy_adam(*a, t), deep, rows, summed(g_deep))
+        deep = at_rows(partial(lazy_adam, t), deep, rows, summed(g_deep))
         wide = at_rows(ftrl, wide, rows, summed(g_wide))
-        dense = {n: ftrl(*p, g[n]) if n == "wide.bias" else lazy_adam(*p, g[n], t) for n, p in dense.items()}
+        rules: dict[str, Any] = {n: ftrl if n == "wide.bias" else partial(lazy_adam, t) for n in dense}
+        dense = {n: rules[n](*parts, g[n]) for n, parts in dense.items()}
         return {"t": t, "deep": deep, "wide": wide, "dense": dense}, value
 
     def started(value: Any, first: float) -> Any:
@@ -124,7 +126,7 @@ def in_mindspore(kit: Any, sizes: dict[str, Any], arrays: Mapping[str, np.ndarra
     rows, fields, width = sizes["rows"], sizes["fields"], sizes["width"]
     widths = [fields * width, *sizes["hidden"], 1]
 
-    class Loss(nn.Cell):  # type: ignore[name-defined]
+    class Loss(nn.Cell):
         def __init__(self) -> None:
             super().__init__()
             self.bias = ms.Parameter(ms.Tensor(np.zeros(1, np.float32)), name="bias")
@@ -148,7 +150,7 @@ def in_mindspore(kit: Any, sizes: dict[str, Any], arrays: Mapping[str, np.ndarra
     wide = [net.wide.embedding_table, net.bias]
     deep = [net.deep.embedding_table, *net.mlp.trainable_params()]
 
-    class Step(nn.Cell):  # type: ignore[name-defined]
+    class Step(nn.Cell):
         def __init__(self) -> None:
             super().__init__(auto_prefix=False)
             self.net = net
