@@ -166,20 +166,31 @@ def measure(workload: Workload, pythons: Mapping[str, str], threads: int, second
         np.savez(data, **workload.arrays())  # type: ignore[arg-type]
         environment = child_environment(threads, folder)
         stack.enter_context(only_cpus(threads))
-        contestants, results = [], []
-        for framework, python in pythons.items():
-            for variant in workload.variants if framework == "torch" else ("",):
-                made = Contestant(framework, variant, python, threads, environment, limit)
-                contestant = stack.enter_context(made)
-                contestants.append(contestant)
-                results.append(start(contestant, workload, data))
+        contestants = [
+            stack.enter_context(Contestant(framework, variant, python, threads, environment, limit))
+            for framework, python in pythons.items()
+            for variant in (workload.variants if framework == "torch" else ("",))
+        ]
+        late = [wait_for(contestant) for contestant in contestants]  # all import at the same time, before anyone is timed
+        pairs = zip(contestants, late, strict=True)
+        results = [failed or start(contestant, workload, data) for contestant, failed in pairs]
         own = results[0]
         if not own.failure:
             with Contestant("graphopt", "", pythons["graphopt"], threads, environment, limit) as second:
+                wait_for(second)
                 own.cached_seconds = start(second, workload, data).first_seconds
         take_turns(contestants, results, seconds)
     compare(results)
     return results
+
+
+def wait_for(contestant: Contestant) -> Result | None:
+    """Until it has imported its framework; if it cannot, why."""
+    try:
+        contestant.ask("ready")
+    except Mistake as failure:
+        return Result(contestant.name, failure=str(failure))
+    return None
 
 
 def start(contestant: Contestant, workload: Workload, data: str) -> Result:

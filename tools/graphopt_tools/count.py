@@ -12,8 +12,8 @@ from graphopt.common.compiled import CompiledFunction
 from graphopt.ir.graph import Graph, Node, walk
 from graphopt.passes.pipeline import optimize
 
-LOOKUPS = ("gather", "take_along")
-CHANGES = ("scatter_add", "put_along_add")  # input 0 with input 2 added at some places
+LOOKUPS = ("gather", "gather_rows", "take_along")
+CHANGES = ("scatter_add", "scatter_set", "put_along_add")  # input 0 with input 2 at some places
 
 
 def counts(function: CompiledFunction) -> dict[str, int]:
@@ -68,7 +68,7 @@ def necessary_bytes(graph: Graph) -> int:
 
 def _read_bytes(leaf: Node, users: list[tuple[Node, int]]) -> int:
     if all(n.op in (*LOOKUPS, *CHANGES) and k == 0 for n, k in users):
-        return sum(_bytes(n if n.op in LOOKUPS else n.inputs[2]) for n, _ in users)
+        return max((_bytes(n if n.op in LOOKUPS else n.inputs[2]) for n, _ in users), default=0)
     return _bytes(leaf)
 
 

@@ -85,7 +85,7 @@ def bench(
     json: Annotated[Path | None, typer.Option(help="Write every number to this file.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with a picture to this file.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads for each contestant.")] = 2,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Measuring time for each contestant and workload.")] = 1.5,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Measuring time for each contestant and workload.")] = 1.0,
     limit: Annotated[float, typer.Option(min=1, help="Seconds after which a contestant's answer is not waited for.")] = 60.0,
 ) -> None:
     """Time training steps and their parts, side by side with other frameworks in processes of their own."""

@@ -1,4 +1,4 @@
-"""One contestant in a process of its own, driven by JSON lines: init, run, quit. Run as a script, never imported.
+"""One contestant in a process of its own, driven by JSON lines: ready, init, run. Run as a script, never imported.
 
 A contestant is a module `<framework>_peer.py` beside this file with a class Kit, and for each workload a program in
 `programs/` with a function `in_<framework>(kit, sizes, arrays)` that returns `step(*batch)`: it works on one batch and
@@ -8,6 +8,7 @@ may return before the work is done; its result is a tensor or a tuple of tensors
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import os
 import sys
@@ -78,7 +79,10 @@ class Server:
         """Import the framework, which is not part of the first step."""
         self.framework = name
         self.kit = importlib.import_module(f"{name}_peer").Kit(variant, threads)
-        self.steps_done = 0
+
+    def ready(self) -> dict[str, Any]:
+        """Nothing: an answer means that the framework is there."""
+        return {}
 
     def init(self, program: str, sizes: dict[str, Any], file: str, warm: int) -> dict[str, Any]:
         """Build the workload and take `warm` steps: what each gave, and the time of the first, building included."""
@@ -87,7 +91,7 @@ class Server:
         with np.load(file) as stored:
             inputs = Stored(stored, "batch")
             columns = [[self.kit.tensor(one) for one in inputs[name]] for name in inputs]
-            self.batches = list(zip(*columns, strict=True)) or [()]
+            self.batches = itertools.cycle(list(zip(*columns, strict=True)) or [()])
             start = time.perf_counter()
             self.step = make(self.kit, sizes, Stored(stored, "weight"))
             result = self._step()
@@ -100,16 +104,15 @@ class Server:
 
     def run(self, steps: int) -> dict[str, Any]:
         """Take that many steps, waiting only for the last: seconds for all of them."""
+        step = self.step
         start = time.perf_counter()
-        for _ in range(steps):
-            result = self._step()
+        for batch in itertools.islice(self.batches, steps):
+            result = step(*batch)
         self.kit.wait(result)
         return {"seconds": time.perf_counter() - start, "peak_bytes": peak_bytes()}
 
     def _step(self) -> Any:
-        batch = self.batches[self.steps_done % len(self.batches)]
-        self.steps_done += 1
-        return self.step(*batch)
+        return self.step(*next(self.batches))
 
     def _summaries(self, result: Any) -> list[list[float]]:
         return [summary(self.kit.numpy(value)) for value in flat(result)]
@@ -123,19 +126,20 @@ def described(error: Exception) -> str:
 
 
 def main() -> None:
-    """Answer commands from stdin until `quit` or its end. An exception is an answer too."""
+    """Import the framework, then answer commands from stdin until its end. An exception is an answer too."""
     answers = claim_stdout()
     name, variant, threads = sys.argv[1:]
     server: Server | None = None
+    failure = ""
+    try:
+        server = Server(name, variant, int(threads))
+    except Exception as error:
+        failure = described(error)
     for line in sys.stdin:
         request = json.loads(line)
         command = request.pop("command")
-        if command == "quit":
-            return
         try:
-            if server is None:
-                server = Server(name, variant, int(threads))
-            answer = getattr(server, command)(**request)
+            answer = {"error": failure} if server is None else getattr(server, command)(**request)
         except Exception as error:
             answer = {"error": described(error)}
         print(json.dumps(answer), file=answers, flush=True)
