@@ -105,6 +105,7 @@ WORKLOADS: dict[str, Workload] = {
         "resnet",
         RESNET20,
         {"batch": 2, "image": 8, "blocks": 1, "widths": [4, 6]},
+        ("eager", "channels_last", "compile"),
     ),
     "gpt": Workload(
         "4 pre-LN layers, d 256, 4 heads, ffn 1024, seq 128, batch 8, vocab 1024, AdamWeightDecay",

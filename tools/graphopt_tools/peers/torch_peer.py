@@ -1,4 +1,4 @@
-"""PyTorch: eager, through torch.compile, or with the fused or the foreach form of its optimizers."""
+"""PyTorch: eager, with images in channels-last order, through torch.compile, or with an optimizer's fused or foreach form."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Step = Callable[..., Any]
 
 
 class Kit:
-    """What the programs need of PyTorch. variant: eager, compile, fused or foreach; the last two tell optimizers how."""
+    """What the programs need of PyTorch. variant: eager, channels_last, compile, fused or foreach (of optimizers)."""
 
     def __init__(self, variant: str, threads: int) -> None:
         torch.set_num_threads(threads)
@@ -20,7 +20,11 @@ class Kit:
         self.version = f"torch {torch.__version__.partition('+')[0]} {variant}"
 
     def tensor(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array)
+        made = torch.from_numpy(array)
+        return made.contiguous(memory_format=torch.channels_last) if self._moves(made) else made
+
+    def _moves(self, tensor: torch.Tensor) -> bool:
+        return self.variant == "channels_last" and tensor.dim() == 4
 
     def numpy(self, value: torch.Tensor) -> np.ndarray:
         return value.detach().numpy()
@@ -37,7 +41,7 @@ class Kit:
         with torch.no_grad():
             for parameter, value in zip(net.parameters(), arrays.values(), strict=True):
                 parameter.copy_(torch.from_numpy(value).view(parameter.shape))
-        return net
+        return net.to(memory_format=torch.channels_last) if self.variant == "channels_last" else net
 
     def compiled(self, function: Step) -> Step:
         return torch.compile(function) if self.variant == "compile" else function
