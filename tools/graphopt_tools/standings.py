@@ -163,7 +163,7 @@ def picture(standings: Sequence[Standing]) -> str:
     x = NAMES + unit
     parts.append(f'<line x1="{x:.1f}" y1="20" x2="{x:.1f}" y2="{y}" stroke="#bbb"/>')
     parts.append(_text(x, 14, "best peer", 'text-anchor="middle" fill="#777"'))
-    parts.append(_text(NAMES, 14, "dotted: the machine's limit", 'fill="#777"'))
+    parts.append(_text(WIDTH, 14, "dotted: the machine's limit", 'text-anchor="end" fill="#777"'))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" height="{y}" '
         'font-family="system-ui, sans-serif" font-size="11" fill="#333">\n' + "\n".join(parts) + "\n</svg>"
