@@ -121,6 +121,15 @@ def test_counts_of_a_convolution_are_its_multiplications(stride: int, padding: i
     assert found["flops"] == 2 * float(result.asnumpy().sum())
 
 
+def test_counts_of_a_loop_are_those_of_all_its_trips() -> None:
+    def powers(x: Any, w: Any) -> Any:
+        for _ in range(9):
+            x = ops.tanh(ops.matmul(x, w))
+        return x
+
+    assert counted(powers, array(3, 5), array(5, 5))["flops"] == 9 * 2 * 3 * 5 * 5
+
+
 def test_a_table_counts_with_the_rows_looked_up() -> None:
     ids = np.array([1, 2, 1], np.int32)
     found = counted(lambda table, ids: ops.gather(table, ids, 0), array(1000, 4), ids)

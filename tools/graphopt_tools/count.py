@@ -23,7 +23,7 @@ def counts(function: CompiledFunction) -> dict[str, int]:
         raise ValueError(f"{function.name} has not run yet")
     with config.override(skip=("canon",)):  # which writes padding out, so that its zeros could not be told from an image
         graph = optimize(entry.graph)
-    found = {"flops": sum(flops(n) for n in walk(graph.roots)), "bytes": necessary_bytes(graph)}
+    found = {"flops": necessary_flops(graph), "bytes": necessary_bytes(graph)}
     program = entry.compiled.program
     if program is not None:
         found["kernels"] = len(program.calls)
@@ -32,8 +32,18 @@ def counts(function: CompiledFunction) -> dict[str, int]:
     return found
 
 
+def necessary_flops(graph: Graph) -> int:
+    """Of all its nodes, with every trip of a loop; of a branch the cheaper side, of a loop without a limit one trip."""
+    return sum(flops(node) for node in walk(graph.roots))
+
+
 def flops(node: Node) -> int:
     """Two for each multiply-add of a product or convolution, without those with padding or with the zeros of a dilation."""
+    if node.op == "loop":
+        length = node.attrs["length"]
+        return (1 if length is None else length) * necessary_flops(node.attrs["body"])
+    if node.op == "branch":
+        return min(necessary_flops(node.attrs["then"]), necessary_flops(node.attrs["other"]))
     if node.op == "dot_general":
         contracted: tuple[int, ...] = node.attrs["contract"][0]
         return 2 * prod(node.shape) * prod([node.inputs[0].shape[axis] for axis in contracted])
