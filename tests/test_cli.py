@@ -16,10 +16,9 @@ from typer.testing import CliRunner, Result
 
 from graphopt import config
 from graphopt_runtime.cache import Cache
-from graphopt_tools import bench, picture, probes
+from graphopt_tools import picture, probes
 from graphopt_tools.main import app
 from graphopt_tools.mistakes import Mistake
-from graphopt_tools.workloads import WORKLOADS, Workload
 
 NETWORK = """
 import numpy as np
@@ -313,57 +312,3 @@ def test_picture_survives_nan_and_escapes_text(tmp_path: Path) -> None:
 def test_smooth_starts_at_the_first_value() -> None:
     assert picture.smooth([2.0, 2.0, 2.0]) == pytest.approx([2.0, 2.0, 2.0])
     assert picture.smooth([1.0, 0.0], 0.5) == pytest.approx([1.0, 1 / 3])
-
-
-# --- bench
-
-
-def test_bench_mistakes(tmp_path: Path) -> None:
-    assert refused("bench", "--workloads", "mpl") == "graphopt bench: no workload mpl; there are mlp, lenet5"
-    expected = "graphopt bench: --peer torch: expected NAME=PYTHON with a name of torch, jax, mindspore"
-    assert refused("bench", "--peer", "torch") == expected
-    peer = f"torch={tmp_path / 'python'}"
-    assert refused("bench", "--peer", peer) == f"graphopt bench: --peer {peer}: there is no program {tmp_path / 'python'}"
-
-
-def test_bench_measures_graphopt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = Workload(
-        "tiny",
-        4,
-        (1, 8, 8),
-        3,
-        (("conv", 1, 2, 3), ("relu",), ("maxpool", 2), ("flatten",), ("dense", 18, 3)),
-        {"kind": "adam", "learning_rate": 0.01, "eps": 1e-12},
-    )
-    monkeypatch.setitem(WORKLOADS, "tiny", tiny)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    monkeypatch.setattr(bench, "TURN_SECONDS", 0.02)
-    file = tmp_path / "numbers.json"
-    result = invoke("bench", "--workloads", "tiny", "--seconds", "0.1", "--threads", "1", "--json", str(file))
-    assert result.exit_code == 0, result.output
-    numbers = bench.json.loads(file.read_text())["workloads"]["tiny"][0]
-    assert numbers["step_ms"] > 0 and numbers["turns"] >= 3 and numbers["peak_bytes"] > 1e7
-    assert len(numbers["losses"]) == bench.CHECKED_STEPS and numbers["losses"][-1] < numbers["losses"][0] * 1.5
-
-
-def test_disagreeing_losses_are_found() -> None:
-    own = bench.Result("graphopt", "", 0, None, [2.0, 1.0])
-    good = bench.Result("torch", "", 0, None, [2.0005, 1.0])
-    bad = bench.Result("jax", "", 0, None, [2.0, float("nan")])
-    assert bench.disagreement([own, good, bad]) == ["the loss of step 2 is 1.000000 with graphopt and nan with jax"]
-
-
-def test_a_contestant_that_dies_is_reported() -> None:
-    with bench.Contestant("absent", sys.executable, os.environ) as contestant:
-        with pytest.raises(Mistake, match="^absent failed: ModuleNotFoundError: No module named 'absent_peer'$"):
-            contestant.ask("init", spec={}, file="", threads=1, warm=1)
-        contestant.process.kill()
-        with pytest.raises(Mistake, match="^absent ended without an answer"):
-            contestant.ask("run", steps=1)
-
-
-def test_contestants_get_the_same_threads_and_stock_blas(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
-    environment = bench.child_environment(3, "somewhere")
-    assert "OPENBLAS_CORETYPE" not in environment
-    assert {environment[name] for name in ("OMP_NUM_THREADS", "GRAPHOPT_THREADS", "MKL_NUM_THREADS")} == {"3"}

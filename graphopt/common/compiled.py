@@ -120,6 +120,11 @@ class CompiledFunction:
         """How many times the function was traced and compiled."""
         return len(self.compilations)
 
+    @property
+    def last(self) -> _Entry | None:
+        """The compiled signature that was used last; None before the first call."""
+        return self._last
+
     def explain(self) -> str:
         """A line for each compile: why it was needed, for which signature, and how long it took."""
         return "\n".join(map(str, self.compilations)) or "not compiled yet"

@@ -62,6 +62,7 @@ from graphopt.nn.layer.conv import Conv1d, Conv2d, Conv3d
 from graphopt.nn.layer.embedding import EmbeddingLookup
 from graphopt.nn.layer.normalization import BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, LayerNorm
 from graphopt.nn.layer.pooling import AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d
+from graphopt.nn.layer.rnn import LSTM
 from graphopt.nn.learning_rate_schedule import (
     CosineDecayLR,
     ExponentialDecayLR,
@@ -123,6 +124,7 @@ __all__ = [
     "GELU",
     "GLU",
     "LARS",
+    "LSTM",
     "SGD",
     "AdaMax",
     "Adadelta",

@@ -75,7 +75,7 @@ def show(
 @app.command()
 @reports_mistakes
 def bench(
-    workloads: Annotated[str, typer.Option(help="Comma-separated names.")] = "mlp,lenet5",
+    workloads: Annotated[str, typer.Option(help="Comma-separated names, or all, matmul, optimizers.")] = "mlp,lenet5",
     peer: Annotated[
         list[str] | None,
         typer.Option(
@@ -83,13 +83,16 @@ def bench(
         ),
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Write every number to this file.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with a picture to this file.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads for each contestant.")] = 2,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Measuring time for each contestant and workload.")] = 5.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Measuring time for each contestant and workload.")] = 1.0,
+    limit: Annotated[float, typer.Option(min=1, help="Seconds after which a contestant's answer is not waited for.")] = 60.0,
 ) -> None:
-    """Time whole training steps, side by side with other frameworks in processes of their own."""
+    """Time training steps and their parts, side by side with other frameworks in processes of their own."""
     from graphopt_tools.bench import run_bench
 
-    run_bench([name.strip() for name in workloads.split(",") if name.strip()], peer or [], json, threads, seconds)
+    names = [name.strip() for name in workloads.split(",") if name.strip()]
+    run_bench(names, peer or [], json, html, threads, seconds, limit)
 
 
 @app.command()

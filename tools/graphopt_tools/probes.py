@@ -32,6 +32,11 @@ class Speeds:
     copy: float
     triad: float
 
+    @property
+    def bandwidth(self) -> float:
+        """The most bytes per second (in 10^9) that any of them moved."""
+        return max(self.read, self.copy, self.triad)
+
 
 def measure(threads: int) -> Speeds:
     """Measure on that many threads.

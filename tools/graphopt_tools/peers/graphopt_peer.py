@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-Contestant = tuple[Callable[[int], Any], Callable[[Any], float]]
-
-
-def version() -> str:
-    return f"graphopt {import_module('graphopt').__version__}"
+if TYPE_CHECKING:
+    from graphopt_tools.peers.mindspore_peer import Kit as MindSporeKit
+else:
+    MindSporeKit = import_module("mindspore_peer").Kit
 
 
-def contestant(spec: dict[str, Any], arrays: dict[str, np.ndarray], threads: int) -> Contestant:
-    """See serve.py."""
-    step, value = import_module("mindspore_peer").contestant(spec, arrays, threads, "graphopt")
-    return step, value
+class Kit(MindSporeKit):
+    """MindSpore's kit over graphopt, which also counts what a step has to do."""
+
+    def __init__(self, variant: str, threads: int) -> None:
+        super().__init__(variant, threads, "graphopt")
+
+    def counts(self) -> dict[str, int]:
+        """What the compiled step consists of, and the work that no implementation can avoid: see count.py."""
+        from graphopt_tools.count import counts
+
+        return counts(self.made.compile_cache)

@@ -1,82 +1,70 @@
-"""JAX: the whole step under one jit, parameters and optimizer state donated, images channels last."""
+"""JAX: the whole step under one jit, parameters and optimizer state donated."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-Weights = dict[str, Any]
-Contestant = tuple[Callable[[int], Any], Callable[[Any], float]]
+Step = Callable[..., Any]
 
 
-def version() -> str:
-    return f"jax {jax.__version__}"
+class Kit:
+    """What the programs need of JAX. XLA takes its thread count from the CPUs that the process may use."""
 
+    def __init__(self, variant: str, threads: int) -> None:
+        del variant, threads
+        self.version = f"jax {jax.__version__}"
 
-def forward(layers: list[list[Any]], weights: Weights, x: Any) -> Any:
-    """The network's outputs; images are (n, h, w, c) inside."""
-    for k, (kind, *arguments) in enumerate(layers):
-        match kind:
-            case "dense":
-                x = x @ weights[f"{k}.weight"].T + weights[f"{k}.bias"]
-            case "conv":
-                kernel = weights[f"{k}.weight"].transpose(2, 3, 1, 0)
-                x = lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-                x = x + weights[f"{k}.bias"]
-            case "maxpool":
-                size = (1, arguments[0], arguments[0], 1)
-                x = lax.reduce_window(x, -jnp.inf, lax.max, size, size, "VALID")
-            case "relu":
-                x = jax.nn.relu(x)
-            case "flatten":
-                x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
-            case _:
-                raise ValueError(f"no such layer: {kind}")
-    return x
+    def tensor(self, array: np.ndarray) -> Any:
+        return jnp.array(array)
 
+    def numpy(self, value: Any) -> np.ndarray:
+        return np.asarray(value)
 
-def update(optimizer: dict[str, Any], weights: Weights, gradients: Weights, state: Any) -> tuple[Weights, Any]:
-    """New weights and optimizer state: (count, first moment, second moment)."""
-    rate = optimizer["learning_rate"]
-    count, first, second = state
-    if optimizer["kind"] == "momentum":
-        first = {n: optimizer["momentum"] * first[n] + g for n, g in gradients.items()}
-        return {n: w - rate * first[n] for n, w in weights.items()}, (count, first, second)
-    count = count + 1
-    first = {n: 0.9 * first[n] + 0.1 * g for n, g in gradients.items()}
-    second = {n: 0.999 * second[n] + 0.001 * g * g for n, g in gradients.items()}
-    rate = rate * jnp.sqrt(1 - 0.999**count) / (1 - 0.9**count)
-    return {n: w - rate * first[n] / (jnp.sqrt(second[n]) + optimizer["eps"]) for n, w in weights.items()}, (count, first, second)
+    def wait(self, result: Any) -> None:
+        jax.block_until_ready(result)
 
+    def weights(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """The initial weights."""
+        return {name: jnp.array(value) for name, value in arrays.items()}
 
-def contestant(spec: dict[str, Any], arrays: dict[str, np.ndarray], threads: int) -> Contestant:
-    """See serve.py. XLA takes its thread count from the CPUs that the process may use."""
-    del threads
-    weights = {name: jnp.array(value) for name, value in arrays.items() if "." in name}
-    stored = arrays["images"]
-    images = [jnp.array(batch if batch.ndim < 4 else batch.transpose(0, 2, 3, 1)) for batch in stored]
-    labels = [jnp.array(batch) for batch in arrays["labels"]]
-    zeros = {name: jnp.zeros_like(value) for name, value in weights.items()}
-    state = (jnp.zeros((), jnp.float32), zeros, {name: jnp.zeros_like(value) for name, value in weights.items()})
+    def training(self, loss: Step, weights: Any, optimizer: Any) -> Step:
+        """A step that returns the loss of its batch before the update; `optimizer` has optax's init and update."""
 
-    def loss_of(weights: Weights, x: Any, y: Any) -> Any:
-        chances = jax.nn.log_softmax(forward(spec["layers"], weights, x))
-        return -jnp.mean(jnp.take_along_axis(chances, y[:, None], 1))
+        def update(weights: Any, state: Any, *batch: Any) -> Any:
+            value, gradients = jax.value_and_grad(loss)(weights, *batch)
+            change, state = optimizer.update(gradients, state, weights)
+            return jax.tree.map(jnp.add, weights, change), state, value
 
-    def whole(weights: Weights, state: Any, x: Any, y: Any) -> tuple[Weights, Any, Any]:
-        loss, gradients = jax.value_and_grad(loss_of)(weights, x, y)
-        return *update(spec["optimizer"], weights, gradients, state), loss
+        return self.stateful(update, weights, optimizer.init(weights))
 
-    compiled = jax.jit(whole, donate_argnums=(0, 1))
+    def stateful(self, update: Step, *state: Any, shows_first: bool = False) -> Step:
+        """A step that keeps state: update(*state, *batch) returns the new state and the result.
 
-    def step(k: int) -> Any:
-        nonlocal weights, state
-        weights, state, loss = compiled(weights, state, images[k], labels[k])
-        return loss
+        The state's memory is donated. shows_first: the result is the first of the state.
+        """
+        compiled = jax.jit(update, donate_argnums=tuple(range(len(state))))
 
-    return step, float
+        def step(*batch: Any) -> Any:
+            nonlocal state
+            *state, result = compiled(*state, *batch)
+            return state[0] if shows_first else result
+
+        return step
+
+    def gradients(self, function: Step, count: int) -> Step:
+        """A step that returns the value of a function and its gradients for the first `count` inputs."""
+
+        def flat(*inputs: Any) -> Any:
+            value, gradients = jax.value_and_grad(function, argnums=tuple(range(count)))(*inputs)
+            return value, *gradients
+
+        return jax.jit(flat)
+
+    def plain(self, function: Step) -> Step:
+        """A step that returns what a function returns."""
+        return jax.jit(function)

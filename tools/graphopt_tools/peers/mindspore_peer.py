@@ -2,55 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-Contestant = tuple[Callable[[int], Any], Callable[[Any], float]]
+Step = Callable[..., Any]
 
 
-def version(framework: str = "mindspore") -> str:
-    return f"{framework} {import_module(framework).__version__}"
+class Kit:
+    """What the programs need of MindSpore. The number of threads stands in the environment."""
+
+    def __init__(self, variant: str, threads: int, framework: str = "mindspore") -> None:
+        del variant, threads
+        self.framework = framework
+        self.ms: Any = import_module(framework)
+        self.version = f"{framework} {self.ms.__version__}"
+        self.ms.set_context(mode=self.ms.GRAPH_MODE)
+
+    def tensor(self, array: np.ndarray) -> Any:
+        return self.ms.Tensor(array)
+
+    def numpy(self, value: Any) -> np.ndarray:
+        array: np.ndarray = value.asnumpy()
+        return array
+
+    def wait(self, result: Any) -> None:
+        """Until the smallest result, which is ready when all are."""
+        min(flat(result), key=lambda value: value.size).asnumpy()
+
+    def load(self, net: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+        """The Cell with the initial weights, which stand in the order of its parameters."""
+        for parameter, value in zip(net.trainable_params(), arrays.values(), strict=True):
+            parameter.set_data(self.ms.Tensor(value.reshape(parameter.shape)))
+        return net
+
+    def training(self, loss: Any, optimizer: Any) -> Any:
+        """A step that returns the loss of its batch before the update; `loss` is a Cell."""
+        return self.cell(self.ms.nn.TrainOneStepCell(loss, optimizer).set_train())
+
+    def updating(self, optimizer: Any, parameters: Sequence[Any]) -> Step:
+        """A step that returns the parameters, updated with the gradients that are its inputs."""
+        cell = self.cell(optimizer)
+
+        def step(*gradients: Any) -> Any:
+            cell(gradients)
+            return parameters
+
+        return step
+
+    def cell(self, made: Any) -> Any:
+        """The Cell that is compiled, remembered."""
+        self.made = made
+        return made
+
+    def gradients(self, function: Any, count: int, weights: Sequence[Any] = ()) -> Any:
+        """A step that returns the value of a function or Cell and its gradients for the first inputs and the weights."""
+        ms = self.ms
+        derived = ms.value_and_grad(function, tuple(range(count)), tuple(weights) or None)
+
+        class Gradients(ms.nn.Cell):
+            def __init__(self) -> None:
+                super().__init__()
+                self.function = function
+
+            def construct(self, *inputs: Any) -> Any:
+                return derived(*inputs)
+
+        return self.cell(Gradients().set_train())
+
+    def plain(self, function: Any) -> Any:
+        """A step that returns what a function returns."""
+        ms = self.ms
+
+        class Plain(ms.nn.Cell):
+            def construct(self, *inputs: Any) -> Any:
+                return function(*inputs)
+
+        return self.cell(Plain())
 
 
-def layer(nn: Any, kind: str, arguments: list[int]) -> Any:
-    """The Cell for one layer of a workload."""
-    match kind:
-        case "dense":
-            return nn.Dense(*arguments)
-        case "conv":
-            return nn.Conv2d(*arguments, pad_mode="valid", has_bias=True)
-        case "maxpool":
-            return nn.MaxPool2d(arguments[0], arguments[0])
-        case "relu":
-            return nn.ReLU()
-        case "flatten":
-            return nn.Flatten()
-    raise ValueError(f"no such layer: {kind}")
-
-
-def contestant(spec: dict[str, Any], arrays: dict[str, np.ndarray], threads: int, framework: str = "mindspore") -> Contestant:
-    """See serve.py. The number of threads stands in the environment."""
-    del threads
-    ms = import_module(framework)
-    nn = ms.nn
-    ms.set_context(mode=ms.GRAPH_MODE)
-    cells = [layer(nn, kind, arguments) for kind, *arguments in spec["layers"]]
-    for k, cell in enumerate(cells):
-        for name in ("weight", "bias"):
-            if f"{k}.{name}" in arrays:
-                getattr(cell, name).set_data(ms.Tensor(arrays[f"{k}.{name}"]))
-    net = nn.SequentialCell(*cells)
-    loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
-    rate = spec["optimizer"]["learning_rate"]
-    if spec["optimizer"]["kind"] == "momentum":
-        optimizer = nn.Momentum(net.trainable_params(), rate, spec["optimizer"]["momentum"])
-    else:
-        optimizer = nn.Adam(net.trainable_params(), rate, eps=spec["optimizer"]["eps"])
-    train = nn.TrainOneStepCell(nn.WithLossCell(net, loss), optimizer)
-    train.set_train()
-    images = [ms.Tensor(batch) for batch in arrays["images"]]
-    labels = [ms.Tensor(batch) for batch in arrays["labels"]]
-    return lambda k: train(images[k], labels[k]), lambda loss: float(loss.asnumpy())
+def flat(result: Any) -> list[Any]:
+    """The tensors of a result, in order."""
+    return [x for part in result for x in flat(part)] if isinstance(result, (tuple, list)) else [result]
