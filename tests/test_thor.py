@@ -15,7 +15,7 @@ from golden_cases import in_mode
 import graphopt as ms
 from graphopt import Tensor, nn, ops
 from graphopt.dataset.digits import load_digits
-from graphopt.nn.layer.thor_layer import Conv2dThor, DenseThor, EmbeddingThor, convert
+from graphopt.nn.layer.thor_layer import Conv2dThor, DenseThor, EmbeddingLookupThor, EmbeddingThor, convert
 from graphopt.train.train_thor import ConvertModelUtils, ConvertNetUtils
 from graphopt_tools import thor_race as race
 from graphopt_tools.picture import write_picture
@@ -454,6 +454,24 @@ def test_embedding_ids_through_one_hot() -> None:
     net = EmbeddingThor(5, 3, use_one_hot=True)
     ms.grad(lambda ids: net(ids).sum(), None, net.trainable_params())(Tensor([[1, 4], [4, 4]], ms.int32))
     assert net.matrix_a.asnumpy().tolist() == [0, 1, 0, 0, 3] and net.matrix_g.asnumpy().tolist() == [[1.0] * 3] * 3
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_a_look_up_trains_as_an_embedding(sparse: bool) -> None:
+    """Its rows as gradient come to the same as the dense gradient of Embedding, repeated ids too."""
+    ids, target = Tensor([3, 1, 3, 0], ms.int32), ops.ones((4, 2))
+    tables = []
+    for layer in (nn.Embedding(5, 2), nn.EmbeddingLookup(5, 2, target="DEVICE", sparse=sparse)):
+        layer.embedding_table.set_data(Tensor(np.arange(10).reshape(5, 2).astype(np.float32) / 10))
+        net = nn.SequentialCell(layer)
+        step = step_of(net, nn.thor(net, Tensor(0.1), Tensor(0.1), 0.9, frequency=2, batch_size=4))
+        for _ in range(3):
+            step(ids, target)
+        assert isinstance(layer, (EmbeddingLookupThor, EmbeddingThor))
+        tables.append((layer.embedding_table.asnumpy(), layer.matrix_a.asnumpy(), layer.matrix_g.asnumpy()))
+    for a, b in zip(*tables, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    assert not np.allclose(tables[0][0], np.arange(10).reshape(5, 2) / 10)
 
 
 # training

@@ -18,6 +18,7 @@ from graphopt.ir.graph import Node
 from graphopt.nn.cell import Cell
 from graphopt.nn.layer.basic import Dense, Embedding
 from graphopt.nn.layer.conv import Conv2d
+from graphopt.nn.layer.embedding import EmbeddingLookup
 from graphopt.opdefs.elementwise import cast
 from graphopt.opdefs.index import scatter_add
 from graphopt.opdefs.linalg import dot_general
@@ -237,24 +238,15 @@ class Conv2dThor(Conv2d, ThorLayer):
         return slice_(x, start=(0, 0, *start), stop=(*x.shape[:2], *stop), step=(1, 1, *self.stride))
 
 
-class EmbeddingThor(Embedding, ThorLayer):
-    """Embedding that collects A = how often each id occurs, and G = mean of gradient^T gradient over the ids.
+class TableThor(ThorLayer):
+    """A table that collects A = how often each id occurs, and G = mean of gradient^T gradient over the ids.
 
-    Statistics: matrix_a (vocab_size,), matrix_g over embedding_size. Arguments, shapes and errors as Embedding.
-
-    >>> import graphopt as ms
-    >>> from graphopt.nn.layer.thor_layer import EmbeddingThor
-    >>> net = EmbeddingThor(3, 1)
-    >>> gradient = ms.grad(lambda ids: net(ids).sum(), None, net.trainable_params())(ms.Tensor([2, 0, 2], ms.int32))
-    >>> net.matrix_a.asnumpy().tolist(), net.matrix_g.asnumpy().tolist()
-    ([1.0, 0.0, 2.0], [[1.0]])
+    Statistics: matrix_a (vocab_size,), matrix_g over embedding_size.
     """
 
     weight_name = "embedding_table"
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.become_thor()
+    vocab_size: int
+    embedding_size: int
 
     def _make_statistics(self) -> None:
         self.matrix_a = self._statistic("matrix_a", (self.vocab_size,))
@@ -280,16 +272,49 @@ class EmbeddingThor(Embedding, ThorLayer):
         return scatter_add(none, flat, full(flat.shape, 1, self._kind), axis=0)
 
 
+class EmbeddingThor(TableThor, Embedding):
+    """Embedding that collects its factors. Arguments, shapes and errors as Embedding; statistics as TableThor.
+
+    >>> import graphopt as ms
+    >>> from graphopt.nn.layer.thor_layer import EmbeddingThor
+    >>> net = EmbeddingThor(3, 1)
+    >>> gradient = ms.grad(lambda ids: net(ids).sum(), None, net.trainable_params())(ms.Tensor([2, 0, 2], ms.int32))
+    >>> net.matrix_a.asnumpy().tolist(), net.matrix_g.asnumpy().tolist()
+    ([1.0, 0.0, 2.0], [[1.0]])
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.become_thor()
+
+
+class EmbeddingLookupThor(TableThor, EmbeddingLookup):
+    """EmbeddingLookup that collects its factors. Arguments, shapes and errors as EmbeddingLookup; statistics as TableThor.
+
+    Its gradient, which may be a RowTensor, is made dense by `nn.thor`.
+
+    >>> import graphopt as ms
+    >>> from graphopt.nn.layer.thor_layer import EmbeddingLookupThor
+    >>> EmbeddingLookupThor(5, 3).matrix_a.shape
+    (5,)
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.become_thor()
+
+
 CONVERTED: dict[type[Cell], type[ThorLayer]] = {
     Dense: DenseThor,
     Conv2d: Conv2dThor,
     Embedding: EmbeddingThor,
+    EmbeddingLookup: EmbeddingLookupThor,
 }
 SPARED = ("rpn_with_loss.rpn_convs_list.", "wide")
 
 
 def convert(net: Cell) -> None:
-    """Let every Dense, Conv2d and Embedding of a network whose weight is trained become its THOR layer, in place.
+    """Let every Dense, Conv2d, Embedding and EmbeddingLookup whose weight is trained become its THOR layer, in place.
 
     Parameters, names and everything else of the layers stay. Subclasses, converted layers, and paths that hold
     `wide` or `rpn_with_loss.rpn_convs_list.` are left alone.

@@ -22,8 +22,8 @@ from graphopt.nn.cell import Cell
 from graphopt.nn.layer.normalization import LayerNorm
 from graphopt.nn.layer.thor_layer import (
     Conv2dThor,
-    EmbeddingThor,
     RefreshClock,
+    TableThor,
     ThorLayer,
     convert,
     in_blocks,
@@ -277,7 +277,7 @@ class Thor(Optimizer):
         """Make the inverses of a layer anew."""
         a, g = one.layer.statistics()
         gain = (self.batch_size / self.loss_scale) ** 2
-        if isinstance(one.layer, EmbeddingThor):
+        if isinstance(one.layer, TableThor):
             ops.assign(one.a_inverse, apply(lambda a, d: 1.0 / (a * (1.0 / self.batch_size) + sqrt(d)), a, damping))
             ops.assign(one.g_inverse, apply(lambda g, d: _inverse(g * gain, sqrt(d)), g, damping))
         elif isinstance(one.layer, Conv2dThor):
@@ -290,7 +290,7 @@ class Thor(Optimizer):
             ops.assign(one.g_inverse, apply(lambda g, d: _inverse(g * gain, sqrt(d)), g, damping))
 
     def _preconditioned(self, one: _Preconditioned, gradient: Any) -> Any:
-        embedding = isinstance(one.layer, EmbeddingThor)
+        embedding = isinstance(one.layer, TableThor)
 
         def rule(g: Node, a: Node, b: Node) -> Node:
             wide = g if g.dtype is a.dtype else cast(g, dtype=a.dtype)
