@@ -27,6 +27,11 @@ _NEAR_BYTES = 1 << 20  # half of a usual second-level cache
 _TASKS = 4  # fewer tiles than this leave threads idle: split the sum
 _LONG_SUM = 1024  # products per output element before splitting pays for the second pass
 _PARTS = 16
+_MOST_PARTS = 64
+_SHORT_SUM = 512  # a part should not be shorter
+_SLICE_BYTES = 1 << 18  # what tiles read again and again, a line here and a line there, should be this near
+_FIRST_LEVEL_BYTES = 1 << 15
+_LINE_BYTES = 64
 
 
 def problem_of(group: Group, lowering: Lowering) -> Problem:
@@ -45,10 +50,19 @@ def problem_of(group: Group, lowering: Lowering) -> Problem:
         assert group.result is not None
         c = tuple(c[k] for k in group.result.attrs["perm"])
     outs = tuple(v for v in dims.outs if v.size != 1)
-    sums = _merge_sums(tuple(v for v in dims.sums if v.size != 1), operands)
+    sums = _merge_sums(_near_last([v for v in dims.sums if v.size != 1], operands), operands)
     wide = accumulator(node.dtype)
     width = lanes_of(lowering.machine, [wide, *(i.dtype for i in node.inputs)])
     return Problem(outs, sums, operands[0], operands[1], c, linear(c, group.full), wide, width)
+
+
+def _near_last(sums: list[Var], operands: list[Operand]) -> tuple[Var, ...]:
+    """The order of summation: long strides outside, neighbours inside.
+
+    Steps that follow each other then read neighbours, not what a step of another row of the tile reads too: of those
+    LLVM would keep more in registers than there are.
+    """
+    return tuple(sorted(sums, key=lambda v: -max(abs(o.stride(v)) for o in operands[:1])))
 
 
 def _merge_sums(sums: tuple[Var, ...], operands: list[Operand]) -> tuple[Var, ...]:
@@ -338,8 +352,9 @@ def lower_contraction(group: Group, lowering: Lowering) -> list[Kernel]:
         return []
     node = group.result or group.nodes[0]
     tiling = choose(p, lowering.machine)
-    parts = _split(p, tiling)
-    if parts is None:
+    wanted = _parts(p, tiling)
+    counts, cut, sums = _cut(p, tiling, wanted)
+    if not counts:
         after = LoopsGroup(group, lowering, {n: lambda idx: Const(0, node.dtype) for n in _contracted(group)})
 
         def finish(value: Expr, bound: dict[Var, Index], lane: Index) -> list[Stmt]:
@@ -350,7 +365,7 @@ def lower_contraction(group: Group, lowering: Lowering) -> list[Kernel]:
             return after.finish_point(idx, lane)
 
         return _tiled_kernels(node.op, p, tiling, finish, group, lowering)
-    return _split_kernels(group, lowering, p, parts)
+    return _split_kernels(group, lowering, p, counts, cut, sums)
 
 
 def _tiled_kernels(
@@ -376,37 +391,75 @@ def _contracted(group: Group) -> list[Node]:
     return group.nodes[:2] if group.result is not group.nodes[0] else group.nodes[:1]
 
 
-def _split(p: Problem, t: Tiling) -> int | None:
-    """Into how many parts the longest summed dimension is cut; None when the tiles alone keep the team busy."""
+def _parts(p: Problem, t: Tiling) -> int:
+    """Into how many parts the sum should be cut: 1 when the tiles keep the team busy and read what the cache can hold."""
     steps = prod(v.size for v in p.sums)
     by_lane = t.form == "broadcast"
     tiles = prod(v.size for v in p.outs if v is not t.row and v is not t.col and not (by_lane and v is t.lane))
     tiles *= -(-size_of(t.row) // t.rows) * -(-size_of(t.col) // t.cols)
     tiles *= -(-t.lane.size // (t.vectors * p.width)) if by_lane else 1
-    if tiles >= _TASKS or steps < _LONG_SUM:
-        return None
-    longest = max((v for v in p.sums if v is not t.lane), key=lambda v: v.size, default=None)
-    if longest is None:
-        return None
-    fitting = [d for d in range(2, _PARTS + 1) if longest.size % d == 0]
-    return max(fitting) if fitting else None
+    if steps < _LONG_SUM:
+        return 1
+    if tiles < _TASKS:
+        return _PARTS
+    near = -(-_scattered_bytes(p, t) // (_SLICE_BYTES if by_lane else _FIRST_LEVEL_BYTES))
+    written = prod(v.size for v in p.outs) * p.dtype.itemsize
+    read = sum(o.buffer.size * o.buffer.dtype.itemsize for o in (p.a, p.b))
+    return max(1, min(near, read // (2 * written), steps // _SHORT_SUM, _MOST_PARTS))
 
 
-def _split_kernels(group: Group, lowering: Lowering, p: Problem, parts: int) -> list[Kernel]:
+def _scattered_bytes(p: Problem, t: Tiling) -> int:
+    """Size of what a tile reads, in whole cache lines, of operands that it does not read in their own order.
+
+    Vectors along the sum take as much of two operands as arithmetic can, in whatever order.
+    """
+    total = 0
+    by_lane = t.form == "broadcast"
+    spans = [(v, n) for v, n in ((t.lane, t.vectors * p.width), (t.row, t.rows), (t.col, t.cols)) if v is not None]
+    spans = [(v, min(n, v.size)) for v, n in spans if v not in p.sums] + [(v, v.size) for v in p.sums]
+    for o in (p.a, p.b):
+        if by_lane and (o.stride(p.sums[-1]) == 1 or (t.packed and o is vector_operand(p, t.lane))):
+            continue
+        size = o.buffer.dtype.itemsize
+        count = prod(n for v, n in spans if o.stride(v))
+        along = max((n for v, n in spans if abs(o.stride(v)) == 1), default=1)
+        total += min(count * max(size, _LINE_BYTES // along), o.buffer.size * size)
+    return total
+
+
+def _cut(p: Problem, t: Tiling, wanted: int) -> tuple[tuple[Var, ...], dict[Var, Index], tuple[Var, ...]]:
+    """At most `wanted` parts of the sum: (what counts the parts, the cut dimensions in terms of it, the dimensions left)."""
+    counts: list[Var] = []
+    where: dict[Var, Index] = {}
+    left: list[Var] = []
+    for v in p.sums:
+        room = wanted // prod(c.size for c in counts) if v is not t.lane else 1
+        parts = max((d for d in range(1, v.size + 1) if d <= room and v.size % d == 0), default=1)
+        if parts == 1:
+            left.append(v)
+            continue
+        counts.append(Var(f"part{len(counts)}", parts))
+        where[v] = index(counts[-1])
+        if parts < v.size:
+            left.append(Var(f"{v.name}r", v.size // parts))
+            where[v] = where[v] * left[-1].size + index(left[-1])
+    return tuple(counts), where, tuple(left)
+
+
+def _split_kernels(
+    group: Group, lowering: Lowering, p: Problem, counts: tuple[Var, ...], cut: dict[Var, Index], sums: tuple[Var, ...]
+) -> list[Kernel]:
     """Partial sums into a temporary, then their sum with what follows."""
-    tiling = choose(p, lowering.machine)
     node = group.result or group.nodes[0]
-    longest = max((v for v in p.sums if v is not tiling.lane), key=lambda v: v.size)
-    part, rest = Var("part", parts), Var("rest", longest.size // parts)
-    cut = {longest: index(part) * rest.size + index(rest)}
     size = prod(group.full)
+    parts = prod(v.size for v in counts)
     q = Problem(
-        (part, *p.outs),
-        tuple(rest if v is longest else v for v in p.sums),
+        (*counts, *p.outs),
+        sums,
         Operand(p.a.buffer, p.a.offset.substitute(cut)),
         Operand(p.b.buffer, p.b.offset.substitute(cut)),
         p.result,
-        p.c + index(part) * size,
+        p.c + linear([index(v) for v in counts], tuple(v.size for v in counts)) * size,
         p.dtype,
         p.width,
     )
