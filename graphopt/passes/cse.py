@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,20 @@ def cse(graph: Graph, steps: Steps) -> Graph:
     first: dict[Any, Node] = {}
 
     def change(node: Node) -> Node:
-        key = (node.op, node.inputs, node.type, _attrs_key(node))
-        known = first.setdefault(key, node)
+        known = first.setdefault(_key(node), node)
         return known if known is node or steps.take(f"merge_{node.op}") else node
 
     return rebuild(graph, change)
+
+
+def merged(graph: Graph, known: Iterable[Node]) -> Graph:
+    """The graph with equal nodes merged, with those of `known` too: what was built again as it was is the old node."""
+    first = {_key(node): node for node in known}
+    return rebuild(graph, lambda node: first.setdefault(_key(node), node))
+
+
+def _key(node: Node) -> Any:
+    return (node.op, node.inputs, node.type, _attrs_key(node))
 
 
 def _attrs_key(node: Node) -> Any:

@@ -163,7 +163,8 @@ def materialise(graph: Graph) -> Graph:
             given = zip(changed.inputs, node.inputs, mine, strict=False)
             carry = [c if m or c is not new[i] else alias(c) for c, i, m in given]
             changed = with_inputs(changed, (*carry, *changed.inputs[len(carry) :]))
-        if node.op == "transpose" and _is_contraction(node.inputs[0]) and len(use[node.inputs[0]]) == 1:
+        source = node.inputs[0] if node.op == "transpose" else node
+        if source is not node and _is_contraction(source) and len(use[source]) == 1 and source not in roots_before:
             changed = alias(changed)  # the contraction writes its result transposed at once
         new[node] = changed
     graph = graph.with_roots([new[r] for r in graph.roots])
@@ -373,8 +374,9 @@ class _Fusion:
     def _contraction(self, node: Node) -> None:
         following = self.users[node]
         result = node
-        if len(following) == 1 and following[0].op == "transpose" and [u.op for u in self.users[following[0]]] == ["alias"]:
-            result = following[0]
+        if len(following) == 1 and following[0].op == "transpose" and node not in self.roots:
+            if [u.op for u in self.users[following[0]]] == ["alias"]:
+                result = following[0]
         group = self.new("contraction", result.shape)
         group.result = result
         self.place(node, group)

@@ -23,6 +23,7 @@ from graphopt.opdefs.evaluate import evaluate_nodes
 from graphopt.passes.canon import canon
 from graphopt.passes.cse import cse
 from graphopt.passes.dce import dce
+from graphopt.passes.layout import layout
 from graphopt.passes.regions import join, regions
 from graphopt.passes.reroll import reroll
 from graphopt.passes.rewrite import Steps
@@ -51,7 +52,8 @@ PASSES = (
     Pass("resimplify", simplify, "what canon and cse made possible"),
     Pass("reregions", regions, "operands that became constant or equal, results that became unused"),
     Pass("recse", cse, "rewriting made equal nodes anew; nothing after this may make twins but on purpose"),
-    Pass("dce", dce, "last: an update may have become its own state"),
+    Pass("dce", dce, "an update may have become its own state"),
+    Pass("layout", layout, "after all laws, which would move its transpositions about"),
 )
 
 
