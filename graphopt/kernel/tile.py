@@ -32,6 +32,8 @@ _CONFLICT_BYTES = 2048
 _PACKED_BYTES = 1 << 26  # no copies beyond this size
 _FIRST_LEVEL_BYTES = 1 << 15
 _SECOND_LEVEL = 1.5  # cost of a vector load from the second-level cache
+_PAGE_BYTES = 4096
+_FAR_STORE = 4.0  # cycles more for a vector that is stored on a page of its own
 _BARRIER = 1000.0  # cycles a kernel more costs
 
 
@@ -134,17 +136,35 @@ def _load_cost(o: Operand, p: Problem, lane: Var) -> float:
     return 1.0 if whole else _STRADDLE
 
 
-def _distance(o: Operand, lane: Var, reach: Sequence[tuple[Var | None, int]]) -> float:
-    """How much dearer vector loads are when what one tile reads of the operand exceeds the first-level cache."""
-    if o.stride(lane) == 0:
-        return 1.0
-    span, count = 1, 1
-    for v, size in reach:
-        stride = abs(o.stride(v))
-        if stride:
-            span += (min(size, size_of(v)) - 1) * stride
-            count *= min(size, size_of(v))
-    return 1.0 if min(span, count) * o.buffer.dtype.itemsize <= _FIRST_LEVEL_BYTES else _SECOND_LEVEL
+@dataclass(frozen=True, slots=True)
+class _Reach:
+    """How one operand is read by tiles with lanes along v, rows along m, columns along u."""
+
+    moves: tuple[bool, bool, bool]  # along m, v, u
+    strides: tuple[int, int, int]
+    cost: float  # of one load from the first-level cache
+    steps: int  # elements read along the sum
+    span: int  # distance of the first from the last of them
+    size: int
+
+    @staticmethod
+    def of(o: Operand, p: Problem, v: Var, m: Var | None, u: Var | None) -> _Reach:
+        strides = (abs(o.stride(m)), abs(o.stride(v)), abs(o.stride(u)))
+        summed = [(w.size, abs(c)) for w in p.sums if (c := o.stride(w))]
+        moves = (strides[0] > 0, strides[1] > 0, strides[2] > 0)
+        span = sum((n - 1) * c for n, c in summed)
+        return _Reach(moves, strides, _load_cost(o, p, v), prod(n for n, _ in summed), span, o.buffer.dtype.itemsize)
+
+    def load(self, rows: int, vectors: int, cols: int, width: int, packed: bool) -> float:
+        """The cost of a load; vectors are dearer when what one tile reads of them exceeds the first-level cache."""
+        if packed:
+            return 1.0
+        if not self.moves[1]:
+            return self.cost
+        sizes = (rows, vectors * width, cols)
+        span = 1 + self.span + sum((n - 1) * c for n, c in zip(sizes, self.strides, strict=True))
+        count = self.steps * prod(n for n, c in zip(sizes, self.strides, strict=True) if c)
+        return self.cost * (1.0 if min(span, count) * self.size <= _FIRST_LEVEL_BYTES else _SECOND_LEVEL)
 
 
 def _conflicts(o: Operand, p: Problem) -> bool:
@@ -184,14 +204,27 @@ def _broadcast_tilings(p: Problem, machine: Machine) -> Iterator[Tiling]:
                     yield from _broadcast_tiles(p, machine, v, m, u)
 
 
+def _tile_sizes(size: int, most: int) -> list[int]:
+    """Sizes worth trying along a dimension: as many as fit, and those that leave as little over."""
+    most = min(most, size)
+    least = -(-size // most)
+    return sorted({most, *(-(-size // n) for n in range(least, least + 3))})
+
+
+def _far(p: Problem, v: Var | None) -> bool:
+    """Do neighbours along `v` lie on different pages of the result?"""
+    return v is not None and p.c.coefficient(v) * p.dtype.itemsize >= _PAGE_BYTES
+
+
 def _broadcast_tiles(p: Problem, machine: Machine, v: Var, m: Var | None, u: Var | None) -> Iterator[Tiling]:
     """Tiles with lanes along `v`, rows along `m`, columns along `u`, with the vector operand in place and packed."""
     total = -(-v.size // p.width)
     steps = prod(s.size for s in p.sums)
     others = prod(w.size for w in p.outs if w is not v and w is not m and w is not u)
     store = 1.0 if p.c.coefficient(v) == 1 else p.width * _SCATTER
+    store += _FAR_STORE * (_far(p, m) + _far(p, u))
     vector = vector_operand(p, v)
-    plain = [(o, _load_cost(o, p, v)) for o in (p.a, p.b)]
+    reach = [_Reach.of(o, p, v, m, u) for o in (p.a, p.b)]
     slow = _CONFLICT if vector is not None and _conflicts(vector, p) else 1.0
     copied = _copied(p, v, vector) if vector is not None else 0
     copying = 0.0
@@ -200,23 +233,26 @@ def _broadcast_tiles(p: Problem, machine: Machine, v: Var, m: Var | None, u: Var
     packable = vector is not None and copied * vector.buffer.dtype.itemsize <= _PACKED_BYTES
     for vectors in range(1, min(4, total) + 1) if u is None else (min(2, total),):
         for cols in (1,) if u is None else range(2, min(6, u.size) + 1):
-            for rows in range(1, min(16, size_of(m)) + 1):
-                if rows * vectors * cols + vectors * min(rows, cols) + 2 > machine.vector_registers:
-                    break
+            most = max((r for r in range(1, 17) if r * vectors * cols + vectors * min(r, cols) + 2 <= machine.vector_registers), default=0)
+            for rows in _tile_sizes(size_of(m), most) if most else ():
+                if rows < cols <= size_of(m):
+                    continue  # the same tile with rows and columns exchanged
+                shares = list(product(_parts(size_of(m), rows), _parts(total, vectors), _parts(size_of(u), cols)))
                 for packed in (False, True) if packable else (False,):
-                    reach = ((v, vectors * p.width), (m, rows), (u, cols), *((w, w.size) for w in p.sums))
-                    loads = [(o, 1.0 if packed and o is vector else c * _distance(o, v, reach)) for o, c in plain]
-                    cost = 0.0
-                    shares = product(_parts(size_of(m), rows), _parts(total, vectors), _parts(size_of(u), cols))
+                    factor = 1.0 if packed else slow
+                    loads = [
+                        (r.load(rows, vectors, cols, p.width, packed and o is vector), *r.moves)
+                        for o, r in zip((p.a, p.b), reach, strict=True)
+                    ]
+                    cost = copying if packed else 0.0
                     for (mt, mc), (nt, nc), (ut, uc) in shares:
-                        moved = sum(
-                            c * (mt if o.stride(m) else 1) * (nt if o.stride(v) else 1) * (ut if o.stride(u) else 1)
-                            for o, c in loads
-                        )
                         fmas = mt * nt * ut
-                        step = _step(fmas, moved) * (1.0 if packed else slow)
-                        cost += mc * nc * uc * (step * steps + fmas * (store + 1.0) + _LOOP)
-                    yield Tiling("broadcast", v, m, u, rows, cols, vectors, cost * others + (copying if packed else 0.0), packed)
+                        moved = 0.0
+                        for c, by_row, by_lane, by_col in loads:
+                            moved += c * (mt if by_row else 1) * (nt if by_lane else 1) * (ut if by_col else 1)
+                        step = _step(fmas, moved) * factor
+                        cost += mc * nc * uc * (step * steps + fmas * (store + 1.0) + _LOOP) * others
+                    yield Tiling("broadcast", v, m, u, rows, cols, vectors, cost, packed)
 
 
 def _copied(p: Problem, v: Var, vector: Operand) -> int:
