@@ -11,7 +11,7 @@ with AVX-512 and only their ratios matter. The choice never depends on the numbe
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, product
 from math import prod
@@ -233,7 +233,10 @@ def _broadcast_tiles(p: Problem, machine: Machine, v: Var, m: Var | None, u: Var
     packable = vector is not None and copied * vector.buffer.dtype.itemsize <= _PACKED_BYTES
     for vectors in range(1, min(4, total) + 1) if u is None else (min(2, total),):
         for cols in (1,) if u is None else range(2, min(6, u.size) + 1):
-            most = max((r for r in range(1, 17) if r * vectors * cols + vectors * min(r, cols) + 2 <= machine.vector_registers), default=0)
+            most = max(
+                (r for r in range(1, 17) if r * vectors * cols + vectors * min(r, cols) + 2 <= machine.vector_registers),
+                default=0,
+            )
             for rows in _tile_sizes(size_of(m), most) if most else ():
                 if rows < cols <= size_of(m):
                     continue  # the same tile with rows and columns exchanged

@@ -15,7 +15,7 @@ from typing import Any
 from graphopt.ir.graph import Graph, Node, walk, with_inputs
 from graphopt.opdefs.elementwise import floordiv
 from graphopt.opdefs.opdef import full, opdef
-from graphopt.opdefs.shape import broadcast, inverse, pad, transpose
+from graphopt.opdefs.shape import broadcast, inverse, transpose
 from graphopt.passes.cse import merged
 from graphopt.passes.rewrite import Steps
 from graphopt.passes.views import REDUCTIONS, reshaped
@@ -82,13 +82,14 @@ def _plain(node: Node) -> Order:
 class _Images:
     """What each visited node became: (node, order), where the new node is the old one with its axes in that order.
 
-    A node whose order is not plain, or that is pure movement, may be had in any other order through `at`.
+    What a layer reads and was no image yet is copied into the order of images, unless it is padded and so copied anyway.
     """
 
     def __init__(self, last: int, convolutions: Sequence[Node]):
         self.last = last
         self.layers = set(convolutions)
         self.read = {n.inputs[0] for n in convolutions}
+        self.framed = {n.inputs[0] for n in self.read if n.op == "pad"}
         self.new: dict[Node, tuple[Node, Order]] = {}
         self.positions: dict[Node, Node] = {}
         self.padded: dict[Node, Node] = {}
@@ -142,19 +143,12 @@ class _Images:
         made = rule(self, node) if rule is not None else None
         if made is None:
             made = with_inputs(node, tuple([self.at(i, _plain(i)) for i in node.inputs])), _plain(node)
-        if node in self.read and made[1] == _plain(node):
-            made = self._brought_home(node, made[0])
+        if made[1] == _plain(node) and (node in self.read or node in self.framed):
+            home = self.home(node.type.rank)
+            moved = self._moved(made[0], home)
+            copied = node in self.read and moved.op == "transpose"  # padding copies anyway
+            made = opdef("alias")(moved) if copied else moved, home
         self.new[node] = made
-
-    def _brought_home(self, node: Node, new: Node) -> tuple[Node, Order]:
-        """What a layer reads and was no image yet: a copy, which padding is anyway."""
-        home = self.home(node.type.rank)
-        if node.op != "pad":
-            moved = self._moved(new, home)
-            return (opdef("alias")(moved) if moved.op == "transpose" else moved), home
-        x, value = node.inputs
-        amounts = {k: tuple([node.attrs[k][a] for a in home]) for k in ("low", "high", "interior")}
-        return pad(self.at(x, home), self.at(value, ()), **amounts), home
 
 
 Made = tuple[Node, Order] | None

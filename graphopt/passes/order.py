@@ -39,16 +39,19 @@ def _leaves_read(group: Group, memo: dict[Node, frozenset[Node]]) -> set[Node]:
 
 
 def _states(node: Node, memo: dict[Node, frozenset[Node]]) -> frozenset[Node]:
-    if node not in memo:
-        for n in walk([node]):
-            if n in memo:
+    """State leaves that an operand is, or reaches through movement."""
+    stack = [node]
+    while stack:
+        n = stack[-1]
+        if n.op in INLINE - LEAVES:
+            waiting = [i for i in n.inputs if i not in memo]
+            if waiting:
+                stack += waiting
                 continue
-            if n.op == "state":
-                memo[n] = frozenset((n,))
-            elif n.op in INLINE - LEAVES:
-                memo[n] = frozenset().union(*(memo[i] for i in n.inputs))
-            else:
-                memo[n] = frozenset()
+            memo[n] = frozenset().union(*(memo[i] for i in n.inputs))
+        else:
+            memo[n] = frozenset((n,) if n.op == "state" else ())
+        stack.pop()
     return memo[node]
 
 
