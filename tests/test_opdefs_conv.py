@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from graphopt.errors import DTypeError, ShapeError
-from graphopt.ir.graph import Node, input_node
-from graphopt.ir.types import TensorType, dtype_of, f32, i8, i32
+from graphopt.ir.graph import Node, input_node, walk
+from graphopt.ir.types import TensorType, dtype_of, f32, f64, i8, i32
 from graphopt.opdefs.conv import (
+    Padding,
+    by_phases,
     conv,
     conv_general,
     conv_input_gradient,
@@ -224,3 +226,33 @@ def test_dtypes_must_agree() -> None:
     x, w = input_node("x", TensorType(i8, (1, 1, 3))), input_node("w", TensorType(i32, (1, 1, 3)))
     with pytest.raises(DTypeError, match=r"conv_general: dtypes differ: i8 \(input 0\), i32 \(input 1\)"):
         conv(x, w)
+
+
+@pytest.mark.parametrize("dilation", [(2, 1), (3, 2), (2, 2)])
+@pytest.mark.parametrize("window", [(1, 1), (2, 3), (5, 3)])
+@pytest.mark.parametrize("padding", [((0, 0), (0, 0)), ((2, 1), (1, 3)), ((4, -1), (-2, 2))])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_phases_are_the_dilated_convolution(
+    dilation: tuple[int, int], window: tuple[int, int], padding: Padding, groups: int
+) -> None:
+    """One convolution for each position between two elements of the image, zeros left out."""
+    x = input_node("x", TensorType(f64, (2, 4, 4, 5)))
+    w = input_node("w", TensorType(f64, (6, 4 // groups, *window)))
+    attrs = attributes(padding=padding, lhs_dilation=dilation, groups=groups)
+    whole = conv_general(x, w, **attrs)
+    parts = by_phases(x, w, attrs)
+    assert parts is not None
+    assert all(n.attrs["lhs_dilation"] == (1, 1) for n in walk([parts]) if n.op == "conv_general")
+    rng = np.random.default_rng(0)
+    expected, found = evaluate_nodes([whole, parts], {n: rng.normal(size=n.shape) for n in (x, w)})
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"lhs_dilation": (1, 1)}, {"strides": (2, 1)}, {"rhs_dilation": (2, 1)}],
+    ids=["nothing dilated", "strides", "dilated window"],
+)
+def test_what_has_no_phases(change: dict[str, tuple[int, int]]) -> None:
+    x, w = input_node("x", TensorType(f32, (1, 2, 4, 4))), input_node("w", TensorType(f32, (3, 2, 2, 2)))
+    assert by_phases(x, w, attributes(padding=((1, 1), (1, 1)), **{"lhs_dilation": (2, 2), **change})) is None

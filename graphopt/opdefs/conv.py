@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -11,9 +13,10 @@ import numpy as np
 from graphopt.errors import CompileError, ShapeError
 from graphopt.ir.graph import Node
 from graphopt.ir.types import NUMBERS, TensorType
+from graphopt.opdefs.elementwise import add
 from graphopt.opdefs.linalg import accumulator, require_numbers
 from graphopt.opdefs.opdef import Contracts, Sample, constant, op
-from graphopt.opdefs.shape import pad, reshape, reverse, transpose
+from graphopt.opdefs.shape import pad, reshape, reverse, slice_, transpose
 
 Padding = tuple[tuple[int, int], ...]
 _BLOCK_BYTES = 32 << 20  # of unfolded image at a time in the numpy meaning
@@ -58,9 +61,7 @@ def _check_attrs(spatial: int, padding: Padding, **steps: tuple[int, ...]) -> No
         Sample([(2, 6, 5, 5), (4, 3, 3, 3)], _attrs(2, groups=2, padding=((1, 1), (1, 1)))),
         Sample([(2, 5, 6, 6), (5, 1, 3, 3)], _attrs(2, groups=5, strides=(2, 2), padding=((0, 1), (0, 1)))),
         Sample([(2, 3, 8), (4, 3, 3)], _attrs(1, strides=(2,), padding=((1, 1),))),
-        Sample(
-            [(1, 2, 4, 5, 3), (3, 2, 2, 3, 2)], _attrs(3, padding=((0, 1), (1, 1), (0, 0)), strides=(1, 2, 1))
-        ),
+        Sample([(1, 2, 4, 5, 3), (3, 2, 2, 3, 2)], _attrs(3, padding=((0, 1), (1, 1), (0, 0)), strides=(1, 2, 1))),
     ],
     "contraction",
     NUMBERS,
@@ -89,20 +90,16 @@ def conv_general(
     """
     require_numbers((x, w))
     if x.rank != w.rank or x.rank < 3:
-        raise ShapeError(
-            f"expects x (n, c, *image), w (o, c, *window) of one rank >= 3, found ranks {x.rank} and {w.rank}"
-        )
+        raise ShapeError(f"expects x (n, c, *image), w (o, c, *window) of one rank >= 3, found ranks {x.rank} and {w.rank}")
     spatial = x.rank - 2
     _check_attrs(spatial, padding, strides=strides, lhs_dilation=lhs_dilation, rhs_dilation=rhs_dilation)
     if groups < 1 or x.shape[1] % groups or w.shape[0] % groups:
         raise ShapeError(
-            f"groups must divide {x.shape[1]} (axis 1 of input 0) and {w.shape[0]} (axis 0 of input 1), "
-            f"found {groups}"
+            f"groups must divide {x.shape[1]} (axis 1 of input 0) and {w.shape[0]} (axis 0 of input 1), found {groups}"
         )
     if x.shape[1] != w.shape[1] * groups:
         raise ShapeError(
-            f"channels differ: {x.shape[1]} (axis 1 of input 0), "
-            f"{w.shape[1]} (axis 1 of input 1) times {groups} groups"
+            f"channels differ: {x.shape[1]} (axis 1 of input 0), {w.shape[1]} (axis 1 of input 1) times {groups} groups"
         )
     shape = [x.shape[0], w.shape[0]]
     for k in range(spatial):
@@ -122,9 +119,7 @@ def _padded(x: np.ndarray, padding: Padding, dilation: tuple[int, ...]) -> np.nd
     lead = x.ndim - len(padding)
     if all(d == 1 for d in dilation) and not any(map(any, padding)):
         return x
-    sizes = [
-        dilated(n, d) + lo + hi for n, d, (lo, hi) in zip(x.shape[lead:], dilation, padding, strict=True)
-    ]
+    sizes = [dilated(n, d) + lo + hi for n, d, (lo, hi) in zip(x.shape[lead:], dilation, padding, strict=True)]
     out = np.zeros((*x.shape[:lead], *sizes), x.dtype)
     source, target = [slice(None)] * lead, [slice(None)] * lead
     for n, size, d, (lo, _) in zip(x.shape[lead:], sizes, dilation, padding, strict=True):
@@ -151,9 +146,7 @@ def _(
     dtype = accumulator(x.dtype)
     x = _padded(x.astype(dtype, copy=False), padding, lhs_dilation)
     (n, c, *image), (o, per_group, *window) = x.shape, w.shape
-    out = [
-        (m - dilated(k, d)) // s + 1 for m, k, d, s in zip(image, window, rhs_dilation, strides, strict=True)
-    ]
+    out = [(m - dilated(k, d)) // s + 1 for m, k, d, s in zip(image, window, rhs_dilation, strides, strict=True)]
     weights = w.astype(dtype, copy=False).reshape(groups, o // groups, per_group * prod(window))
     result = np.empty((n, groups, o // groups, *out), dtype)
     unfolded_bytes = max(1, c * prod(window) * prod(out) * dtype.itemsize)
@@ -265,10 +258,7 @@ def _(
     if any(map(any, padding)) or any(d != 1 for d in lhs_dilation):
         raise CompileError("conv_general: padding and lhs_dilation must be an explicit pad before lowering")
     o, per_group, *window = w.shape
-    out = [
-        (n - dilated(k, d)) // s + 1
-        for n, k, d, s in zip(x.shape[2:], window, rhs_dilation, strides, strict=True)
-    ]
+    out = [(n - dilated(k, d)) // s + 1 for n, k, d, s in zip(x.shape[2:], window, rhs_dilation, strides, strict=True)]
     n = c.out(x.shape[0])
     group = c.out(groups) if groups > 1 else None
     channel_out = c.out(o // groups)
@@ -296,6 +286,72 @@ def explicit_padding(x: Node, attrs: Mapping[str, Any]) -> tuple[Node, dict[str,
     return pad(x, constant(0, x.dtype), low=low, high=high, interior=interior), plain
 
 
+def by_phases(x: Node, w: Node, attrs: Mapping[str, Any]) -> Node | None:
+    """A convolution of a dilated image without its zeros: one for each position of the output between two elements.
+
+    Each takes the elements of the window that meet elements of the image there; the results are put side by side.
+    None when nothing is dilated, or strides or a dilated window would mix the positions.
+    """
+    between, spatial = attrs["lhs_dilation"], x.type.rank - 2
+    plain = all(s == 1 for s in attrs["strides"]) and all(
+        d == 1 or r == 1 for d, r in zip(between, attrs["rhs_dilation"], strict=True)
+    )
+    out = conv_general.infer_type([x.type, w.type], attrs, [x, w])
+    if not plain or all(d == 1 for d in between) or not out.size or not x.type.size:
+        return None
+    axes = [
+        _phases(out.shape[2 + k], x.shape[2 + k], w.shape[2 + k], attrs["rhs_dilation"][k], between[k], attrs["padding"][k][0])
+        for k in range(spatial)
+    ]
+    if not all(axes):
+        return None
+    most = [tuple(max(0, *(side)) for side in zip(*[p.padding for p in axis], strict=True)) for axis in axes]
+    low, high = ((0, 0, *side) for side in zip(*most, strict=True))
+    zero = constant(0, x.dtype)
+    padded = pad(x, zero, low=low, high=high, interior=(0,) * x.type.rank) if any(map(any, most)) else x
+    total: Node | None = None
+    for phase in product(*axes):
+        start = (0, 0, *[m[0] - p.padding[0] for m, p in zip(most, phase, strict=True)])
+        stop = (
+            *x.shape[:2],
+            *[padded.shape[2 + k] - m[1] + p.padding[1] for k, (m, p) in enumerate(zip(most, phase, strict=True))],
+        )
+        image = slice_(padded, start=start, stop=stop, step=(1,) * x.type.rank)
+        first = (0, 0, *[p.tap for p in phase])
+        window = slice_(w, start=first, stop=w.shape, step=(1, 1, *between))
+        part = conv_general(image, window, **{**attrs, "padding": ((0, 0),) * spatial, "lhs_dilation": (1,) * spatial})
+        places = [
+            (p.place, n - p.place - dilated(m, d))
+            for p, n, m, d in zip(phase, out.shape[2:], part.shape[2:], between, strict=True)
+        ]
+        low, high = ((0, 0, *side) for side in zip(*places, strict=True))
+        apart = pad(part, zero, low=low, high=high, interior=(0, 0, *[d - 1 for d in between]))
+        total = apart if total is None else add(total, apart)
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class _Phase:
+    """Every so-many-th output from `place` on: the first element of the window it uses, the padding of the image."""
+
+    place: int
+    tap: int
+    padding: tuple[int, int]
+
+
+def _phases(out: int, image: int, window: int, spread: int, between: int, low: int) -> list[_Phase]:
+    """The phases of one axis; those that no element of the window reaches are left out."""
+    found: list[_Phase] = []
+    for place in range(min(between, out)):
+        tap = (low - place) % between
+        taps = len(range(tap, window, between))
+        if taps:
+            count = len(range(place, out, between))
+            before = (low - place - tap) // between
+            found.append(_Phase(place, tap, (before, count + dilated(taps, spread) - 1 - image - before)))
+    return found
+
+
 def conv(
     x: Node,
     w: Node,
@@ -317,9 +373,7 @@ def conv(
     )
 
 
-def same_padding(
-    image: Sequence[int], window: Sequence[int], strides: Sequence[int], dilation: Sequence[int]
-) -> Padding:
+def same_padding(image: Sequence[int], window: Sequence[int], strides: Sequence[int], dilation: Sequence[int]) -> Padding:
     """Padding with which the output has ceil(image / stride) elements; the odd zero stands after."""
     padding = []
     for n, k, s, d in zip(image, window, strides, dilation, strict=True):

@@ -1,4 +1,4 @@
-"""Forms that lowering expects or that run better: explicit padding, and reductions that several threads can share."""
+"""Forms that lowering expects or that run better: explicit padding, no zeros between, reductions that threads can share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from math import prod
 
 from graphopt.ir.graph import Graph, Node
 from graphopt.ir.types import f32
-from graphopt.opdefs.conv import explicit_padding
+from graphopt.opdefs.conv import by_phases, explicit_padding
 from graphopt.opdefs.elementwise import cast
 from graphopt.opdefs.opdef import opdef
 from graphopt.opdefs.shape import reshape
@@ -17,22 +17,30 @@ SPLIT_REDUCTIONS = ("reduce_sum", "reduce_prod", "reduce_max", "reduce_min")
 FEW_RESULTS = 64
 MANY_RESULTS = 512
 LARGE_ELEMS = 1 << 15
+LARGE_PRODUCTS = 1 << 22  # below it, putting the parts together takes as long as multiplying by zeros
 
 
 def canon(graph: Graph, steps: Steps) -> Graph:
-    """Write convolutions on padded inputs and split large reductions to few results in two stages.
+    """Write convolutions on padded inputs, long ones without dilation, and split large reductions to few results in two stages.
 
-    Claim:     no convolution pads or dilates its input; a reduction of LARGE_ELEMS or more has FEW_RESULTS or more
+    Claim:     no convolution pads or dilates its input; one of LARGE_PRODUCTS or more does not multiply by the zeros of a
+               dilation, unless strides forbid; a reduction of LARGE_ELEMS or more has FEW_RESULTS or more
                results, unless its sizes have no fitting divisor.
     Invariant: the order of a sum depends on its sizes alone, never on the number of threads.
     Cost:      one visit per node.
     """
     rules: dict[str, list[tuple[str, Callable[[Node], Node | None]]]] = {
-        "conv_general": [("pad_explicitly", pad_explicitly)],
+        "conv_general": [("without_zeros", without_zeros), ("pad_explicitly", pad_explicitly)],
     }
     for op in SPLIT_REDUCTIONS:
         rules[op] = [("split_reduce", split_reduce)]
     return sweep(graph, rules, steps)
+
+
+def without_zeros(n: Node) -> Node | None:
+    """A long convolution of an image with zeros between its elements becomes several that skip them."""
+    x, w = n.inputs
+    return by_phases(x, w, n.attrs) if n.type.size * prod(w.shape[1:]) >= LARGE_PRODUCTS else None
 
 
 def pad_explicitly(n: Node) -> Node | None:
