@@ -135,14 +135,20 @@ class Tiler:
         """All tiles of one size.
 
         Dimensions turn in the order of the result's memory, so that threads, which divide the slowest one, write and
-        re-read regions of their own, the same ones from kernel to kernel. An operand along the lanes that is too large
-        for the second-level cache turns slowest instead, a panel at a time.
+        re-read regions of their own, the same ones from kernel to kernel. Slowest turn dimensions along which both
+        operands move: what they divide shares nothing. An operand along the lanes that is too large for the
+        second-level cache turns next, a panel at a time.
         """
         t, p = self.t, self.p
         turns: list[tuple[Var, int, Piece | None]] = [(u, u.size, None) for u in self.outer]
         turns += [(v, piece[2], piece) for v, piece in ((t.row, rows), (t.col, cols), (self.lane, lanes)) if v is not None]
         far = self._lane_bytes() > _NEAR_BYTES
-        turns.sort(key=lambda turn: (not (far and turn[0] is self.lane), -p.c.coefficient(turn[0])))
+
+        def speed(turn: tuple[Var, int, Piece | None]) -> tuple[bool, bool, int]:
+            apart = p.a.stride(turn[0]) != 0 and p.b.stride(turn[0]) != 0
+            return not apart, not (far and turn[0] is self.lane), -p.c.coefficient(turn[0])
+
+        turns.sort(key=speed)
         sizes = tuple(count for _, count, _ in turns)
 
         def one(n: Index) -> list[Stmt]:
