@@ -54,7 +54,6 @@ class Group:
     axes: tuple[int, ...] | None = None
     nodes: list[Node] = field(default_factory=list)
     rows: set[Node] = field(default_factory=set)
-    elsewhere: set[Node] = field(default_factory=set)
     result: Node | None = None
     stores: tuple[Node, ...] = ()
     sinks: list[Node] = field(default_factory=list)
@@ -234,6 +233,11 @@ def _sliceable(full: tuple[int, ...], axes: tuple[int, ...] | None, sinks: Seque
     return not sinks or many <= _rows(full, axes, sinks) and all(2 * many * s.type.size <= prod(full) for s in sinks)
 
 
+def _same_point(row: bool, source_row: bool, how: str, along_row: bool) -> bool:
+    """Is what a FULL (or ROW) value reads known where it is computed? `along_row`: it is spread along the reduced axes."""
+    return how == "point" and row == source_row or how == "row" and source_row and not row and along_row
+
+
 class _Fusion:
     def __init__(self, graph: Graph):
         self.order = walk(graph.roots)
@@ -297,12 +301,10 @@ class _Fusion:
     def _reads(self, node: Node, group: Group) -> None:
         """The group comes after whatever the node reads from others."""
         add = 0
-        for source, how, _ in self.sources(node):
+        for source, _, _ in self.sources(node):
             g = self.of[source]
             if g is not group:
                 add |= 1 << g.number | self.before[g.number]
-            if how == "other" or g is not group:
-                group.elsewhere.add(source)
         if add & ~self.before[group.number]:
             self._after(group.number, add)
 
@@ -328,13 +330,11 @@ class _Fusion:
             return None
         if group.kind == "contraction":
             return "full" if node.shape == group.full and all(how == "point" for _, how, _ in inside) else None
-        if node.shape == group.full and all(
-            (how == "point" and s not in group.rows) or (how == "row" and s in group.rows and spread == group.axes)
-            for s, how, spread in inside
-        ):
-            return "full"
-        if group.axes and node.shape == group.kept and all(how == "point" and s in group.rows for s, how, _ in inside):
-            return "row"
+        for row, shape in ((False, group.full), (True, group.kept if group.axes else None)):
+            if node.shape == shape and all(
+                _same_point(row, s in group.rows, how, spread == group.axes) for s, how, spread in inside
+            ):
+                return "row" if row else "full"
         return None
 
     def merge(self, a: Group, b: Group) -> bool:
@@ -343,23 +343,24 @@ class _Fusion:
             return False
         if a.axes is not None and b.axes is not None and a.axes != b.axes:
             return False
-        bits = 1 << a.number | 1 << b.number
-        if a.elsewhere & set(b.nodes) or b.elsewhere & set(a.nodes):
+        if len(a.nodes) + len(b.nodes) > _MOST_NODES:
             return False
+        axes = a.axes or b.axes
+        if not (self._reads_at_its_point(a, b, axes) and self._reads_at_its_point(b, a, axes)):
+            return False
+        bits = 1 << a.number | 1 << b.number
         both = (self.before[a.number] | self.before[b.number]) & ~bits
         if any(self.before[k] & bits and both >> k & 1 for k in range(len(self.groups)) if self.alive[k]):
             return False
-        if bool(a.axes) != bool(b.axes) and not self._shares(a.full, a.axes or b.axes or ()):
+        if bool(a.axes) != bool(b.axes) and not self._shares(a.full, axes or ()):
             return False
-        if not _sliceable(a.full, a.axes or b.axes, a.sinks + b.sinks, a.slices or b.slices) or (
-            a.slices and b.slices and a.slices != b.slices
-        ):
+        many = a.slices or b.slices
+        if b.slices not in (0, many) or not _sliceable(a.full, axes, a.sinks + b.sinks, many):
             return False
         order = {n: k for k, n in enumerate(self.order)}
-        a.axes = a.axes or b.axes
+        a.axes = axes
         a.nodes = sorted(a.nodes + b.nodes, key=order.__getitem__)
         a.rows |= b.rows
-        a.elsewhere |= b.elsewhere
         a.sinks += b.sinks
         a.slices = a.slices or b.slices
         a.finishes |= b.finishes
@@ -373,6 +374,31 @@ class _Fusion:
         self.before[a.number] &= ~new
         self._after(a.number, both)
         return True
+
+    def _reads_at_its_point(self, reader: Group, other: Group, axes: tuple[int, ...] | None) -> bool:
+        """Could all that `reader` reads of `other` be read in one pass over both?"""
+        if other in reader.finishes.values():
+            return False
+        for n in reader.members:
+            row = n in reader.rows and opdef(n.op).kind != "reduction"
+            for source, how, spread in self.sources(n):
+                if self.of[source] is other and not _same_point(row, source in other.rows, how, spread == axes):
+                    return False
+        return True
+
+    def siblings(self) -> None:
+        """Merge groups over one space that read the same values, or reduce what the slices of one group left."""
+        readers: dict[tuple[tuple[int, ...], Node | Group], Group] = {}
+        for group in self.groups:
+            if group.kind != "loops" or not self.alive[group.number]:
+                continue
+            shared: dict[Node | Group, None] = dict.fromkeys(group.finishes.values())
+            for n in group.members:
+                shared.update(dict.fromkeys(i for i in n.inputs if i.shape == group.full and i.op not in INLINE))
+            for key in shared:
+                first = readers.setdefault((group.full, key), group)
+                if first is not group and self.alive[first.number] and self.merge(first, group):
+                    break
 
     @staticmethod
     def _shares(full: tuple[int, ...], axes: tuple[int, ...]) -> bool:
@@ -556,6 +582,7 @@ def fuse(graph: Graph) -> list[Group]:
     for node in fusion.order:
         if node.op not in INLINE and node.op not in LEAVES and node not in fusion.of:
             fusion.add(node)
+    fusion.siblings()
     return fusion.finish()
 
 
