@@ -45,7 +45,8 @@ from graphopt.passes.fuse import INLINE, LEAVES, Group, stored_base
 Given = Mapping[Node, Callable[[tuple[Index, ...]], Expr]]
 
 _ROWS_FOR_TEAM = 8
-_SCRATCH_ELEMS = 1 << 13  # a row of recomputed values is kept on the stack up to this size
+_SCRATCH_ELEMS = 1 << 13  # rows of values are kept on the stack instead of computed again, up to this size together
+_CHAIN = 3  # operations that are cheaper than a store and a load
 
 
 class Lowering:
@@ -236,16 +237,37 @@ class LoopsGroup:
     # scratch rows: heavy values that a later stage needs again
 
     def _plan_scratch(self) -> None:
-        if not self.by_rows:
-            return
+        """Keep what a later stage would have to work for again: heavy values, and those at the end of a long chain."""
         size = prod(self.group.full[k] for k in self.axes)
-        if size > _SCRATCH_ELEMS:
+        if not self.by_rows or size > _SCRATCH_ELEMS:
             return
         for stage in range(1, self.last + 1):
+            fresh = self._fresh(stage)
             for n in self._needed(stage):
-                if n.op in HEAVY and self.level[n] < stage and n not in self.group.rows and n not in self.group.stores:
+                if self.level[n] == stage or n in self.group.stores or n in self.row_scratch:
+                    continue
+                edge = n in fresh and self._chain(n, stage) > _CHAIN and len(self.row_scratch) * size < _SCRATCH_ELEMS
+                if n.op in HEAVY or edge:
                     padded = -(-size // self.width) * self.width + self.width
                     self.row_scratch[n] = Buffer(f"row_{n.op}{len(self.row_scratch)}", n.dtype, padded, local=True)
+
+    def _fresh(self, stage: int) -> set[Node]:
+        """Operands of what only this stage can compute."""
+        feeds, stores = self._targets(stage)
+        sinks = self.sinks_at(stage)
+        ends = [n for n in self._needed(stage) if self.level[n] == stage]
+        return {i for n in ends for i in n.inputs} | {n.inputs[0] for n in (*feeds, *sinks)} | set(stores)
+
+    def _chain(self, node: Node, stage: int) -> int:
+        """Operations that computing a value of an earlier stage again would take."""
+        stack, seen = [node], {node}
+        while stack:
+            for i in stack.pop().inputs:
+                known = i not in self.level or i in self.group.rows or self._reloads(i, stage)
+                if not known and i not in seen:
+                    seen.add(i)
+                    stack.append(i)
+        return len(seen)
 
     # stages
 
