@@ -13,7 +13,7 @@ from typing import Any
 
 from graphopt.errors import CompileError
 from graphopt.ir.index import Index, Loaded, Quotient, Remainder, Var, index
-from graphopt.ir.types import i64
+from graphopt.ir.types import DType, i32, i64
 from graphopt.kernel.loops import Buffer, Const, Expr, Fold, For, If, IndexValue, Kernel, Load, Stmt, Store
 from graphopt.kernel.machine import Machine
 from graphopt.llvm.scalars import LLVMScalars, Val, type_of
@@ -214,7 +214,7 @@ class KernelEmitter(LLVMScalars):
         if isinstance(e, Load):
             return self._load(e)
         if isinstance(e, IndexValue):
-            return self.cast(self.index_value(e.index), e.dtype)
+            return self._index_as(e.index, e.dtype)
         if isinstance(e, Fold):
             return self._fold(e)
         args = [self.value(a) for a in e.args]
@@ -361,6 +361,19 @@ class KernelEmitter(LLVMScalars):
         if isinstance(atom, Loaded):
             return self.value(atom.value).lanes > 0
         return self._varies(atom.index)
+
+    def _index_as(self, i: Index, dtype: DType) -> Val:
+        """An index as a number: lanes are counted in 32 bits where those hold the index, half the vectors of 64."""
+        lane = self.lane
+        least, most = i.range
+        if lane is None or self._lane_stride(i) == 0 or not -(1 << 31) <= least <= most < 1 << 31 or dtype.bits > 32:
+            return self.cast(self.index_value(i), dtype)
+        stride = i.coefficient(lane.var)
+        if not stride or any(self._atom_varies(a) for a, _ in i.terms if a is not lane.var):
+            return self.cast(self.index_value(i), dtype)
+        first = self.cast(self.index_value(i.substitute({lane.var: index(0)})), i32)
+        steps = Val(f"<{', '.join(f'i32 {k * stride}' for k in range(lane.width))}>", i32, lane.width)
+        return self.cast(self.add(first, steps), dtype)
 
     def index_value(self, i: Index) -> Val:
         """An index as an i64, a vector of them when it varies by lane."""

@@ -123,20 +123,20 @@ class LLVMScalars(VectorMath):
         visit(self.lines)
         return flat
 
-    def call(self, name: str, result: str, *args: tuple[str, str]) -> str:
-        """A call of a side-effect-free function, declared on first use."""
+    def call(self, name: str, result: str, *args: tuple[str, str], math: str = "") -> str:
+        """A call of a side-effect-free function, declared on first use; `math`: LLVM's fast-math flags."""
         types = ", ".join(t for t, _ in args)
         self.declared.setdefault(name, f"declare {result} @{name}({types})")
-        return self.pure(f"call {result} @{name}({', '.join(f'{t} {r}' for t, r in args)})")
+        return self.pure(f"call {math}{result} @{name}({', '.join(f'{t} {r}' for t, r in args)})")
 
-    def intrinsic(self, stem: str, x: Val, *more: Val, flag: str = "") -> Val:
+    def intrinsic(self, stem: str, x: Val, *more: Val, flag: str = "", math: str = "") -> Val:
         t = type_of(x.dtype, x.lanes)
         suffix = element(x.dtype).replace("float", "f32").replace("double", "f64")
         name = f"llvm.{stem}.{f'v{x.lanes}' if x.lanes else ''}{suffix}"
         args = [(t, v.ref) for v in (x, *more)]
         if flag:
             args.append(("i1", flag))
-        return Val(self.call(name, t, *args), x.dtype, x.lanes)
+        return Val(self.call(name, t, *args, math=math), x.dtype, x.lanes)
 
     # shapes of values
 
@@ -327,7 +327,7 @@ class LLVMScalars(VectorMath):
             if x.ref.startswith("0x") and not math.isnan(struct.unpack("<d", struct.pack("<Q", int(x.ref, 16)))[0]):
                 return self.select(self._compare(compare, x, y), x, y)  # one instruction, NaN in y is handed on
         a, b = self._together(a, b)
-        return self.intrinsic(float_stem, a, b)
+        return self.intrinsic(float_stem, a, b, math="nsz ")  # either zero will do
 
     def min(self, a: Val, b: Val) -> Val:
         return self._extreme(a, b, "minimum", "min", "lt")
