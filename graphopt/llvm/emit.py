@@ -328,7 +328,7 @@ class KernelEmitter(LLVMScalars):
             half = len(parts) // 2
             parts = [combine(a, b) for a, b in zip(parts[:half], parts[half:], strict=True)]
         x = parts[0]
-        while x.lanes > 1:
+        while x.lanes > 2:
             half = x.lanes // 2
             t = type_of(x.dtype, x.lanes)
             low, high = (
@@ -340,7 +340,9 @@ class KernelEmitter(LLVMScalars):
                 for r in (range(half), range(half, x.lanes))
             )
             x = combine(low, high)
-        return Val(self.pure(f"extractelement {type_of(x.dtype, 1)} {x.ref}, i64 0"), x.dtype)
+        t = type_of(x.dtype, x.lanes)
+        first, *rest = [Val(self.pure(f"extractelement {t} {x.ref}, i64 {k}"), x.dtype) for k in range(x.lanes)]
+        return combine(first, rest[0]) if rest else first
 
     # indices
 

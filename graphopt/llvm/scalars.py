@@ -69,6 +69,7 @@ class LLVMScalars(VectorMath):
 
     def __init__(self, machine: Machine):
         self.machine = machine
+        self.scales = machine.scales
         self.lines: list[Any] = []
         self.declared: dict[str, str] = {}
         self.globals: dict[str, str] = {}
@@ -341,6 +342,25 @@ class LLVMScalars(VectorMath):
 
     def sqrt(self, x: Val) -> Val:
         return self._rounded(self.intrinsic("sqrt", x).ref, x)
+
+    def scale(self, x: Val, n: Val) -> Val:
+        x, n = self._together(x, n)
+        wide = self.splat(x, x.lanes or 16)
+        t, m = type_of(f32, wide.lanes), wide.lanes
+        more = (("i16", "-1"), ("i32", "4")) if m == 16 else (("i8", "-1"),)
+        name = f"llvm.x86.avx512.mask.scalef.ps.{32 * m}"
+        ref = self.call(name, t, (t, wide.ref), (t, self.splat(n, m).ref), (t, wide.ref), *more)
+        return self._narrowed(ref, x)
+
+    def estimate(self, x: Val) -> Val:
+        wide = self.splat(x, x.lanes or 16)
+        t, m = type_of(f32, wide.lanes), wide.lanes
+        more = ("i16" if m == 16 else "i8", "-1")
+        return self._narrowed(self.call(f"llvm.x86.avx512.rcp14.ps.{32 * m}", t, (t, wide.ref), (t, wide.ref), more), x)
+
+    def _narrowed(self, ref: str, like: Val) -> Val:
+        """A vector as it is, or its first element where there are no lanes."""
+        return Val(ref if like.lanes else self.pure(f"extractelement <16 x float> {ref}, i64 0"), f32, like.lanes)
 
     def floor(self, x: Val) -> Val:
         return self.intrinsic("floor", x)
