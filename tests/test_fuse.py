@@ -14,7 +14,7 @@ from graphopt.ir.text import print_graph
 from graphopt.opdefs.elementwise import maximum
 from graphopt.opdefs.evaluate import evaluate_nodes
 from graphopt.opdefs.linalg import matmul
-from graphopt.opdefs.math import exp, tanh
+from graphopt.opdefs.math import exp, sqrt, tanh
 from graphopt.opdefs.opdef import constant, opdef
 from graphopt.opdefs.reduce import reduce_max, reduce_sum
 from graphopt.opdefs.shape import broadcast, concat, reshape, reverse, transpose
@@ -185,3 +185,21 @@ def test_shown_groups_name_the_users_line() -> None:
     stored = materialise(Graph("g", (x,), (), (exp(x),)))
     text = show_groups(fuse(stored), {x: "%0", stored.outputs[0]: "%1"})
     assert re.search(r"\* %1: f32\[4\] = exp\(%0\)  # test_fuse.py:\d+", text)
+
+
+def test_groups_that_read_the_same_values_become_one() -> None:
+    """Two norms, of a state and of its step, and what follows from both, though nothing computes one from the other."""
+    w, g = leaf("w", 300, 200), leaf("g", 300, 200)
+    step = g * 0.5 + w * 0.1
+    norms = [sqrt(reduce_sum(x * x, axes=(0, 1))) for x in (w, step)]
+    ratio = broadcast(norms[0] / norms[1], shape=w.shape, axes=())
+    stored, groups = grouped(Graph("g", (w, g), (), (w - ratio * step,)))
+    assert [len(g.sinks) for g in groups] == [2, 0, 0]
+    assert {n.op for n in groups[1].nodes} == {"reduce_sum", "sqrt", "div"}
+
+
+def test_siblings_stay_apart_when_one_needs_the_other_elsewhere() -> None:
+    x = leaf("x", 40, 40)
+    y = exp(x)
+    z = x * transpose(y, perm=(1, 0))
+    assert len(grouped(Graph("g", (x,), (), (y, z)))[1]) == 2

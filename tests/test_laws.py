@@ -12,7 +12,7 @@ from graphopt.errors import CompileError
 from graphopt.ir.graph import Graph, Node, input_node, walk
 from graphopt.ir.types import DTYPES, FLOATS, DType, TensorType, bf16, bool_, f16, f32, f64, i8, i32, i64, u8
 from graphopt.opdefs import elementwise
-from graphopt.opdefs.elementwise import alias, cast, neg, special_values
+from graphopt.opdefs.elementwise import alias, cast, eq, neg, select, special_values
 from graphopt.opdefs.evaluate import evaluate_nodes
 from graphopt.opdefs.index import gather, scatter_add
 from graphopt.opdefs.linalg import dot_general
@@ -20,7 +20,7 @@ from graphopt.opdefs.math import exp
 from graphopt.opdefs.opdef import constant, full, opdef
 from graphopt.opdefs.reduce import reduce_max, reduce_sum
 from graphopt.opdefs.rows import gather_rows, row_tensor, scatter_set
-from graphopt.opdefs.shape import broadcast, concat, pad, reshape, reverse, slice_, transpose
+from graphopt.opdefs.shape import broadcast, concat, iota, pad, reshape, reverse, slice_, transpose
 from graphopt.passes.laws import holds
 from graphopt.passes.pipeline import close, random_array
 from graphopt.passes.rewrite import LAWS, RULES, Law, Steps, law, same_number, sweep
@@ -97,6 +97,7 @@ W = _leaf("w", (6,))
 P = _leaf("p", ())
 ONE = _leaf("one", (1, 4, 1))
 INT = _leaf("k", (5,), i32)
+PLACE = _leaf("place", (3,), i32)
 HALF = _leaf("half", (3,), f16)
 BOOL = _leaf("c", (4, 6), bool_)
 MATRIX = {"batch": ((), ()), "contract": ((1,), (0,))}
@@ -207,6 +208,10 @@ EXAMPLES: dict[str, list[Callable[[], Node]]] = {
         lambda: reduce_sum(transpose(Z, perm=(2, 0, 1)), axes=(1,)),
         lambda: reduce_max(transpose(Z, perm=(2, 1, 0)), axes=(1,)),
     ],
+    "sum_of_hit": [
+        lambda: reduce_sum(_hit(broadcast(PLACE, shape=(3, 9), axes=(0,)), 1), axes=(1,)),
+        lambda: reduce_sum(_hit(broadcast(PLACE, shape=(2, 3), axes=(1,)), 0), axes=(0,)),
+    ],
     "sum_of_neg": [lambda: reduce_sum(-X, axes=(0,))],
     "rows_are_gathered": [lambda: gather_rows(X, AT), lambda: gather_rows(INT, AT)],
     "rows_are_scattered": [lambda: row_tensor(AT, _leaf("r", (3, 6)), shape=(4, 6))],
@@ -238,6 +243,13 @@ def test_a_rule_matches_and_keeps_the_value(rule: str, left: Callable[[], Node])
         arrays = {n: (a * 1e-2).astype(a.dtype) for n, a in arrays.items()}
     a, b = evaluate_nodes([node, after.outputs[0]], arrays)
     assert close(a, b), f"{a} became {b}"
+
+
+def _hit(place: Node, axis: int) -> Node:
+    """A value of each row, or column, at one position of it; zero elsewhere."""
+    hit = eq(place, iota(shape=place.shape, axis=axis, dtype=i32))
+    value = broadcast(_leaf("value", (3,)), shape=place.shape, axes=(1 - axis,))
+    return select(hit, value, full(place.shape, 0.0, f32))
 
 
 UNTOUCHED: list[Callable[[], Node]] = [

@@ -13,16 +13,15 @@ from graphopt import config
 from graphopt.errors import VerifyError
 from graphopt.ir.graph import Graph, Node, input_node, state_node, walk
 from graphopt.ir.text import large_constants, parse_graph, print_graph
-from graphopt.ir.types import DType, TensorType, bf16, f16, f32, i32
+from graphopt.ir.types import TensorType, f32, i32
 from graphopt.opdefs.conv import conv
 from graphopt.opdefs.elementwise import alias, maximum
 from graphopt.opdefs.evaluate import evaluate_nodes
 from graphopt.opdefs.linalg import matmul
 from graphopt.opdefs.math import exp
-from graphopt.opdefs.opdef import constant, opdef
-from graphopt.opdefs.reduce import reduce_max, reduce_sum
+from graphopt.opdefs.opdef import constant
+from graphopt.opdefs.reduce import reduce_sum
 from graphopt.opdefs.shape import pad, reshape, transpose
-from graphopt.passes.canon import FEW_RESULTS, LARGE_ELEMS, MANY_RESULTS, canon
 from graphopt.passes.cse import cse
 from graphopt.passes.dce import dce
 from graphopt.passes.gradient import vjp
@@ -102,54 +101,6 @@ def test_canon_pads_explicitly(golden: Golden) -> None:
     after = optimize(graph)
     golden("canon_conv.graph", print_graph(after, where=False), before=print_graph(graph))
     _same_values(graph, after)
-
-
-SPLITS = [
-    ((64, 6, 28, 28), (0, 2, 3)),
-    ((1 << 16,), (0,)),
-    ((3, 1 << 15), (1,)),
-    ((40000, 10), (0,)),
-    ((2, 3, 5, 3000), (0, 1, 2, 3)),
-    ((7, 60000, 3), (1,)),
-    ((33000, 2, 5), (0, 2)),
-]
-
-
-@pytest.mark.parametrize(("shape", "axes"), SPLITS)
-@pytest.mark.parametrize("name", ["reduce_sum", "reduce_max", "reduce_min", "reduce_prod"])
-def test_large_reductions_to_few_results_have_two_stages(name: str, shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
-    x = input_node("x", TensorType(f32, shape))
-    graph = Graph("sum", (x,), (), (opdef(name)(x, axes=axes),))
-    after = canon(graph, Steps())
-    check(after)
-    first, second = [n for n in walk(after.roots) if n.op == name]
-    assert second.inputs == (first,)
-    assert FEW_RESULTS <= first.type.size <= MANY_RESULTS
-    assert canon(after, Steps()) is after
-    _same_values(graph, after)
-
-
-@pytest.mark.parametrize(
-    ("shape", "axes"),
-    [((LARGE_ELEMS - 1,), (0,)), ((64, LARGE_ELEMS), (1,)), ((65537,), (0,)), ((0, LARGE_ELEMS), (1,)), ((0,), (0,))],
-    ids=["small", "many results", "prime", "no results", "empty"],
-)
-def test_other_reductions_stay(shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
-    x = input_node("x", TensorType(f32, shape))
-    graph = Graph("sum", (x,), (), (reduce_sum(x, axes=axes),))
-    assert canon(graph, Steps()) is graph
-
-
-@pytest.mark.parametrize("dtype", [f16, bf16])
-def test_halves_are_summed_in_f32_between_the_stages(dtype: DType) -> None:
-    x = input_node("x", TensorType(dtype, (1 << 16,)))
-    graph = Graph("sum", (x,), (), (reduce_sum(x, axes=(0,)),))
-    after = canon(graph, Steps())
-    array = np.random.default_rng(0).uniform(0, 0.5, 1 << 16).astype(dtype.numpy)
-    (found,) = evaluate_nodes(after.roots, {x: array})
-    exact = np.float64(array.astype(np.float64).sum()).astype(np.float32).astype(dtype.numpy)
-    assert found.dtype == dtype.numpy and found == exact
-    assert reduce_max(x, axes=(0,)).dtype is dtype
 
 
 def _same_values(before: Graph, after: Graph) -> None:

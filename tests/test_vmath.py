@@ -54,6 +54,22 @@ class TwoRoundings(NumpyScalars):
         return self.add(self.mul(a, b), c)
 
 
+class Scaling(NumpyScalars):
+    """A machine that multiplies by powers of two, and whose estimates are as wrong as allowed."""
+
+    scales = True
+
+    def __init__(self, error: float) -> None:
+        self.error = error
+
+    def estimate(self, x: Any) -> Any:
+        with np.errstate(all="ignore"):
+            return (np.reciprocal(x) * (1 + self.error)).astype(x.dtype)
+
+
+MACHINES = [NumpyScalars(), TwoRoundings(), Scaling(2.0**-14), Scaling(-(2.0**-14))]
+
+
 def arguments(dtype: DType, rng: np.random.Generator, per_exponent: int) -> np.ndarray:
     """Every exponent with random and extreme significands, both signs; dense ranges; neighbours of breakpoints."""
     bits, mantissa = (32, 23) if dtype is f32 else (64, 52)
@@ -129,7 +145,7 @@ def check(found: np.ndarray, exact: np.ndarray, bound: float, *args: np.ndarray)
     assert errors[worst] <= bound, f"{errors[worst]:.3f} ulp at {at}: {found[worst]!r}, exact {exact[worst]!r}"
 
 
-@pytest.mark.parametrize("scalars", [NumpyScalars(), TwoRoundings()], ids=["fused", "two-roundings"])
+@pytest.mark.parametrize("scalars", MACHINES, ids=["fused", "two-roundings", "scaling", "scaling-less"])
 @pytest.mark.parametrize("name", UNARY)
 def test_accuracy_f32(name: str, scalars: NumpyScalars) -> None:
     x = arguments(f32, np.random.default_rng(1), 100)
@@ -192,8 +208,9 @@ def test_known_values(name: str, x: float, exact: float) -> None:
     assert abs(found - exact) <= 2 * np.spacing(abs(exact))
 
 
+@pytest.mark.parametrize("scalars", MACHINES, ids=["fused", "two-roundings", "scaling", "scaling-less"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_special_arguments(dtype: Any) -> None:
+def test_special_arguments(dtype: Any, scalars: NumpyScalars) -> None:
     inf, nan = np.inf, np.nan
     x = np.array([0.0, -0.0, inf, -inf, nan], dtype)
     for name, expected in {
@@ -207,7 +224,7 @@ def test_special_arguments(dtype: Any) -> None:
         "sin": [0.0, -0.0, nan, nan, nan],
         "cos": [1.0, 1.0, nan, nan, nan],
     }.items():
-        found = getattr(NumpyScalars(), name)(x)
+        found = getattr(scalars, name)(x)
         same = (found == expected) & (np.signbit(found) == np.signbit(expected)) | np.isnan(found) & np.isnan(expected)
         assert same.all(), f"{name}: {found}, expected {expected}"
     assert np.isneginf(NumpyScalars().log1p(np.array([-1.0], dtype))[0])
@@ -245,6 +262,7 @@ class Counting(NumpyScalars):
 
 
 _COUNTED = {"add", "sub", "mul", "div", "fma", "neg", "abs", "min", "max", "copysign", "floor", "select", "table", "cast"}
+_COUNTED |= {"scale", "estimate"}
 _COUNTED |= {"eq", "ne", "lt", "le", "gt", "ge", "and_", "or_", "xor", "not_", "shl", "shr"}
 
 

@@ -18,8 +18,22 @@ from math import prod
 from graphopt.ir.graph import Node
 from graphopt.ir.index import ZERO, Index, Var, delinear, index, linear
 from graphopt.ir.types import DType, i32
-from graphopt.kernel.loops import Buffer, Const, Expr, Fold, IndexValue, Kernel, Load, Recorder, Stmt, Store, loop, make_kernel
-from graphopt.kernel.lower import LoopsGroup, Lowering, accumulator, lanes_of
+from graphopt.kernel.loops import (
+    Buffer,
+    Const,
+    Expr,
+    Fold,
+    IndexValue,
+    Kernel,
+    Load,
+    Recorder,
+    Stmt,
+    Store,
+    accumulator,
+    loop,
+    make_kernel,
+)
+from graphopt.kernel.lower import LoopsGroup, Lowering, lanes_of
 from graphopt.kernel.tile import Operand, Problem, Tiling, choose, size_of, vector_operand
 from graphopt.passes.fuse import Group, dims_of, follow, stored_base
 

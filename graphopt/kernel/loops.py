@@ -18,7 +18,7 @@ from typing import Any
 
 from graphopt.errors import CompileError
 from graphopt.ir.index import Index, Loaded, Quotient, Var, index
-from graphopt.ir.types import DType, bool_
+from graphopt.ir.types import DType, bf16, bool_, f16, f32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -218,6 +218,11 @@ def reads_and_writes(body: Sequence[Stmt]) -> tuple[set[Buffer], set[Buffer]]:
         for v in values:
             reads.update(e.buffer for e in expressions(v, seen) if isinstance(e, Load) and not e.buffer.local)
     return reads, writes
+
+
+def accumulator(dtype: DType) -> DType:
+    """The dtype sums run in."""
+    return f32 if dtype in (f16, bf16) else dtype
 
 
 HEAVY = frozenset({"exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf", "sin", "cos", "pow"})

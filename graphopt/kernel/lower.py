@@ -18,7 +18,7 @@ from typing import Any
 from graphopt.errors import CompileError
 from graphopt.ir.graph import Node
 from graphopt.ir.index import ZERO, Index, Loaded, Var, delinear, index, linear
-from graphopt.ir.types import DType, bf16, bool_, f16, f32, i64
+from graphopt.ir.types import DType, bool_, i64
 from graphopt.kernel.loops import (
     HEAVY,
     Buffer,
@@ -33,17 +33,20 @@ from graphopt.kernel.loops import (
     Recorder,
     Stmt,
     Store,
+    accumulator,
     loop,
     make_kernel,
 )
 from graphopt.kernel.machine import Machine
+from graphopt.kernel.slices import Sinks
 from graphopt.opdefs.opdef import opdef
 from graphopt.passes.fuse import INLINE, LEAVES, Group, stored_base
 
 Given = Mapping[Node, Callable[[tuple[Index, ...]], Expr]]
 
 _ROWS_FOR_TEAM = 8
-_SCRATCH_ELEMS = 1 << 13  # a row of recomputed values is kept on the stack up to this size
+_SCRATCH_ELEMS = 1 << 13  # rows of values are kept on the stack instead of computed again, up to this size together
+_CHAIN = 3  # operations that are cheaper than a store and a load
 
 
 class Lowering:
@@ -53,6 +56,7 @@ class Lowering:
         self.machine = machine
         self.place = dict(place)
         self.temporaries: list[Buffer] = []
+        self.partial: dict[Node, Buffer] = {}
 
     def buffer(self, node: Node) -> Buffer:
         """Where a stored value lies; a reshape lies where its operand does."""
@@ -148,11 +152,6 @@ class Reads:
         return value.index if isinstance(value, IndexValue) else Index(0, ((Loaded(value), 1),))
 
 
-def accumulator(dtype: DType) -> DType:
-    """The dtype sums run in."""
-    return f32 if dtype in (f16, bf16) else dtype
-
-
 def lanes_of(machine: Machine, dtypes: Sequence[DType]) -> int:
     """Lanes of a kernel: its widest value fills one vector."""
     return machine.lanes(max((d.itemsize for d in dtypes), default=4))
@@ -169,14 +168,18 @@ class LoopsGroup:
         self.level = group.levels()
         self.reductions = [n for n in self.nodes if opdef(n.op).kind == "reduction"]
         self.axes: tuple[int, ...] = (group.axes or ()) if self.reductions else ()
-        dtypes = [n.dtype for n in self.nodes] + [i.dtype for n in self.nodes for i in n.inputs]
+        members = self.nodes + group.sinks
+        dtypes = [n.dtype for n in members] + [i.dtype for n in members for i in n.inputs]
         self.width = lanes_of(lowering.machine, dtypes)
         self.rank = len(group.full)
         self._split_axes()
+        self.part = ZERO
         self.row_value: dict[Node, Buffer] = {}
         self.row_scratch: dict[Node, Buffer] = {}
         self.last = max((self.level[n] for n in self.nodes), default=0)
         self._plan_scratch()
+        self.sinks = Sinks(group, self.width, self.lane_run, self._outer, lowering.temporary)
+        lowering.partial |= self.sinks.partial
 
     # axes
 
@@ -184,7 +187,9 @@ class LoopsGroup:
         """Runs of axes that every access treats as one; which of them lanes run along."""
         full = self.group.full
         breaks = {k for k in range(1, self.rank) if (k in self.axes) != (k - 1 in self.axes)}
-        for n in self.nodes:
+        for n in self.group.sinks:
+            breaks.update(k for k in range(1, self.rank) if (k in n.attrs["axes"]) != (k - 1 in n.attrs["axes"]))
+        for n in self.group.members:
             for i in n.inputs:
                 if opdef(n.op).kind not in ("elementwise", "reduction"):
                     breaks.update(range(1, self.rank))
@@ -232,16 +237,37 @@ class LoopsGroup:
     # scratch rows: heavy values that a later stage needs again
 
     def _plan_scratch(self) -> None:
-        if not self.by_rows:
-            return
+        """Keep what a later stage would have to work for again: heavy values, and those at the end of a long chain."""
         size = prod(self.group.full[k] for k in self.axes)
-        if size > _SCRATCH_ELEMS:
+        if not self.by_rows or size > _SCRATCH_ELEMS:
             return
         for stage in range(1, self.last + 1):
+            fresh = self._fresh(stage)
             for n in self._needed(stage):
-                if n.op in HEAVY and self.level[n] < stage and n not in self.group.rows and n not in self.group.stores:
+                if self.level[n] == stage or n in self.group.stores or n in self.row_scratch:
+                    continue
+                edge = n in fresh and self._chain(n, stage) > _CHAIN and len(self.row_scratch) * size < _SCRATCH_ELEMS
+                if n.op in HEAVY or edge:
                     padded = -(-size // self.width) * self.width + self.width
                     self.row_scratch[n] = Buffer(f"row_{n.op}{len(self.row_scratch)}", n.dtype, padded, local=True)
+
+    def _fresh(self, stage: int) -> set[Node]:
+        """Operands of what only this stage can compute."""
+        feeds, stores = self._targets(stage)
+        sinks = self.sinks_at(stage)
+        ends = [n for n in self._needed(stage) if self.level[n] == stage]
+        return {i for n in ends for i in n.inputs} | {n.inputs[0] for n in (*feeds, *sinks)} | set(stores)
+
+    def _chain(self, node: Node, stage: int) -> int:
+        """Operations that computing a value of an earlier stage again would take."""
+        stack, seen = [node], {node}
+        while stack:
+            for i in stack.pop().inputs:
+                known = i not in self.level or i in self.group.rows or self._reloads(i, stage)
+                if not known and i not in seen:
+                    seen.add(i)
+                    stack.append(i)
+        return len(seen)
 
     # stages
 
@@ -255,10 +281,14 @@ class LoopsGroup:
         ]
         return feeds, stores
 
+    def sinks_at(self, stage: int) -> list[Node]:
+        """Sinks whose operands are known first at this stage."""
+        return [n for n in self.group.sinks if self.level.get(n.inputs[0], 0) == stage]
+
     def _needed(self, stage: int) -> list[Node]:
         """FULL nodes whose values the stage needs, in order."""
         feeds, stores = self._targets(stage)
-        wanted = set(stores) | {n.inputs[0] for n in feeds}
+        wanted = set(stores) | {n.inputs[0] for n in (*feeds, *self.sinks_at(stage))}
         for n in reversed(self.nodes):
             if n in wanted and n not in self.group.rows and not self._reloads(n, stage):
                 wanted.update(i for i in n.inputs if i in self.level)
@@ -357,11 +387,13 @@ class LoopsGroup:
 
     def kernel(self) -> Kernel:
         body = self._rows_body() if self.by_rows else self._columns_body()
-        flops = sum(n.inputs[0].type.size if n in self.group.rows and n.inputs else n.type.size for n in self.nodes)
-        return make_kernel(self._name(), body, self.width, flops, tuple(self.nodes))
+        nodes = self.nodes + self.group.sinks
+        reduced = {*self.group.rows, *self.group.sinks} - set(self.group.finishes)
+        flops = sum(n.inputs[0].type.size if n in reduced and n.inputs else n.type.size for n in nodes)
+        return make_kernel(self._name(), body, self.width, flops, tuple(nodes))
 
     def _name(self) -> str:
-        ops = list(dict.fromkeys(n.op for n in self.nodes))
+        ops = list(dict.fromkeys(n.op for n in self.nodes + self.group.sinks))
         return "_".join(ops[:4]) + (f"_and_{len(ops) - 4}_more" if len(ops) > 4 else "")
 
     def _rows_body(self) -> list[Stmt]:
@@ -377,12 +409,15 @@ class LoopsGroup:
 
         if self.outer_size == 1:
             return row(ZERO)
+        if self.group.sinks:
+            return self.sinks.slices(self.outer_size, row, lambda p: p, None)
         return loop("par", "p", self.outer_size, row)
 
     def _row_stage(self, stage: int, outer: Mapping[int, Index]) -> list[Stmt]:
         """One pass over the reduced axes of one row: lane-wise partial results, folded at the end."""
         feeds, stores = self._targets(stage)
-        if not feeds and not stores:
+        sinks = self.sinks_at(stage)
+        if not feeds and not stores and not sinks:
             return []
         width = self.width
         vectors = self.lane_size // width
@@ -408,6 +443,7 @@ class LoopsGroup:
                 row = linear([*reduced, base + x], (*(self._size(r) for r in self.reduced_runs), self.lane_size))
                 values = self._full_values(stage, idx, rows, row)
                 stmts = self._accumulate(feeds, partial, values, idx, part * width + x)
+                stmts += self._sunk(sinks, values, idx, part * width + x)
                 return stmts + self._store_point(stores, values, idx, row, x) if stores else stmts
 
             return loop("lanes", "l", active, lanes)
@@ -445,9 +481,16 @@ class LoopsGroup:
         for n in feeds:
             b = partial[n]
             operand = n.inputs[0]
-            element = Elements.s.cast(values[operand] if operand in values else elements.read(operand, idx), b.dtype)
+            if n in self.group.finishes:
+                element: Expr = Load(self.lowering.partial[n], linear(idx, self.group.full))
+            else:
+                element = Elements.s.cast(values[operand] if operand in values else elements.read(operand, idx), b.dtype)
             body.append(Store(b, at, opdef(n.op).rules["combine"](Elements.s, Load(b, at), element)))
         return body
+
+    def _sunk(self, sinks: Sequence[Node], values: Mapping[Node, Expr], idx: tuple[Index, ...], part: Index) -> list[Stmt]:
+        elements = Elements(self.lowering)
+        return self.sinks.accumulate(sinks, lambda n: values[n] if n in values else elements.read(n, idx), idx, part)
 
     def _over(self, runs: Sequence[list[int]], body: Callable[[tuple[Index, ...]], list[Stmt]]) -> list[Stmt]:
         """Serial loops over several runs of axes."""
@@ -462,7 +505,7 @@ class LoopsGroup:
     def _columns_body(self) -> list[Stmt]:
         """Blocks of lanes along the innermost kept axis, each with all stages."""
         width = self.width
-        simple = not self.reductions and len(self.nodes) <= 24
+        simple = not self.reductions and len(self.nodes) + len(self.group.sinks) <= 24
         per_block = 4 if simple and self.lane_size >= 8 * width else 1
         blocks, rest = divmod(self.lane_size, per_block * width)
 
@@ -470,9 +513,14 @@ class LoopsGroup:
             return self._column_vector(self._outer(p), base, active)
 
         def full(p: Index, j: Index) -> list[Stmt]:
-            return loop("unroll", "u", per_block, lambda u: block(p, (j * per_block + u) * width, width))
+            def one(u: Index) -> list[Stmt]:
+                self.part = u
+                return block(p, (j * per_block + u) * width, width)
+
+            return loop("unroll", "u", per_block, one)
 
         def tail(p: Index) -> list[Stmt]:
+            self.part = ZERO
             body: list[Stmt] = []
             for k in range(-(-rest // width)):
                 body += block(p, index((blocks * per_block + k) * width), min(width, rest - k * width))
@@ -481,6 +529,8 @@ class LoopsGroup:
         outer = self.outer_size
         if outer == 0 or self.lane_size == 0:
             return []
+        if self.group.sinks:
+            return self.sinks.pieces(outer, blocks, full, tail if rest else None)
         if outer >= _ROWS_FOR_TEAM or (outer > 1 and blocks <= 1):
             return loop("par", "p", outer, lambda p: loop("serial", "j", blocks, lambda j: full(p, j)) + tail(p))
         body: list[Stmt] = []
@@ -521,7 +571,8 @@ class LoopsGroup:
         self, stage: int, kept: Callable[[Index], dict[int, Index]], lanes: Callable[..., list[Stmt]]
     ) -> list[Stmt]:
         feeds, stores = self._targets(stage)
-        if not feeds and not stores:
+        sinks = self.sinks_at(stage)
+        if not feeds and not stores and not sinks:
             return []
         body: list[Stmt] = []
         partial = {n: Buffer(f"a{k}_{n.op}", accumulator(n.dtype), self.width, local=True) for k, n in enumerate(feeds)}
@@ -536,6 +587,7 @@ class LoopsGroup:
                 idx = tuple(place[k] for k in range(self.rank))
                 values = self._full_values(stage, idx, self._row_read(x), ZERO)
                 stored = self._store_point(stores, values, idx, ZERO, x) if stores else []
+                stored = self._sunk(sinks, values, idx, self.part * self.width + x) + stored
                 return self._accumulate(feeds, partial, values, idx, x) + stored
 
             return lanes(at)
@@ -553,4 +605,4 @@ def lower_loops(group: Group, lowering: Lowering) -> list[Kernel]:
     return [kernel] if kernel.body else []
 
 
-__all__ = ["Elements", "Given", "Lowering", "LoopsGroup", "Op", "accumulator", "lanes_of", "lower_loops"]
+__all__ = ["Elements", "Given", "Lowering", "LoopsGroup", "Op", "lanes_of", "lower_loops"]

@@ -50,6 +50,8 @@ class NumpyScalars(VectorMath):
     Cost: f64 fma takes about 60 array operations, the others one to six.
     """
 
+    scales = False
+
     def dtype_of(self, x: Any) -> DType:
         return _OF_NUMPY[x.dtype]
 
@@ -145,6 +147,14 @@ class NumpyScalars(VectorMath):
     @_quiet
     def round(self, x: Any) -> Any:
         return x if x.dtype.kind in "iub" else _apply(np.rint, x)
+
+    @_quiet
+    def scale(self, x: Any, n: Any) -> Any:
+        return np.ldexp(x, np.nan_to_num(n).astype(np.int32))
+
+    @_quiet
+    def estimate(self, x: Any) -> Any:
+        return np.reciprocal(x)
 
     # comparison and bits
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from graphopt.errors import CompileError
 from graphopt.ir.index import Index, Loaded, Quotient, Remainder, Var, index
-from graphopt.ir.types import i64
+from graphopt.ir.types import DType, i32, i64
 from graphopt.kernel.loops import Buffer, Const, Expr, Fold, For, If, IndexValue, Kernel, Load, Stmt, Store
 from graphopt.kernel.machine import Machine
 from graphopt.llvm.scalars import LLVMScalars, Val, type_of
@@ -214,7 +214,7 @@ class KernelEmitter(LLVMScalars):
         if isinstance(e, Load):
             return self._load(e)
         if isinstance(e, IndexValue):
-            return self.cast(self.index_value(e.index), e.dtype)
+            return self._index_as(e.index, e.dtype)
         if isinstance(e, Fold):
             return self._fold(e)
         args = [self.value(a) for a in e.args]
@@ -328,7 +328,7 @@ class KernelEmitter(LLVMScalars):
             half = len(parts) // 2
             parts = [combine(a, b) for a, b in zip(parts[:half], parts[half:], strict=True)]
         x = parts[0]
-        while x.lanes > 1:
+        while x.lanes > 2:
             half = x.lanes // 2
             t = type_of(x.dtype, x.lanes)
             low, high = (
@@ -340,7 +340,9 @@ class KernelEmitter(LLVMScalars):
                 for r in (range(half), range(half, x.lanes))
             )
             x = combine(low, high)
-        return Val(self.pure(f"extractelement {type_of(x.dtype, 1)} {x.ref}, i64 0"), x.dtype)
+        t = type_of(x.dtype, x.lanes)
+        first, *rest = [Val(self.pure(f"extractelement {t} {x.ref}, i64 {k}"), x.dtype) for k in range(x.lanes)]
+        return combine(first, rest[0]) if rest else first
 
     # indices
 
@@ -361,6 +363,19 @@ class KernelEmitter(LLVMScalars):
         if isinstance(atom, Loaded):
             return self.value(atom.value).lanes > 0
         return self._varies(atom.index)
+
+    def _index_as(self, i: Index, dtype: DType) -> Val:
+        """An index as a number: lanes are counted in 32 bits where those hold the index, half the vectors of 64."""
+        lane = self.lane
+        least, most = i.range
+        if lane is None or self._lane_stride(i) == 0 or not -(1 << 31) <= least <= most < 1 << 31 or dtype.bits > 32:
+            return self.cast(self.index_value(i), dtype)
+        stride = i.coefficient(lane.var)
+        if not stride or any(self._atom_varies(a) for a, _ in i.terms if a is not lane.var):
+            return self.cast(self.index_value(i), dtype)
+        first = self.cast(self.index_value(i.substitute({lane.var: index(0)})), i32)
+        steps = Val(f"<{', '.join(f'i32 {k * stride}' for k in range(lane.width))}>", i32, lane.width)
+        return self.cast(self.add(first, steps), dtype)
 
     def index_value(self, i: Index) -> Val:
         """An index as an i64, a vector of them when it varies by lane."""

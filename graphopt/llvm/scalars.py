@@ -69,6 +69,7 @@ class LLVMScalars(VectorMath):
 
     def __init__(self, machine: Machine):
         self.machine = machine
+        self.scales = machine.scales
         self.lines: list[Any] = []
         self.declared: dict[str, str] = {}
         self.globals: dict[str, str] = {}
@@ -123,20 +124,20 @@ class LLVMScalars(VectorMath):
         visit(self.lines)
         return flat
 
-    def call(self, name: str, result: str, *args: tuple[str, str]) -> str:
-        """A call of a side-effect-free function, declared on first use."""
+    def call(self, name: str, result: str, *args: tuple[str, str], math: str = "") -> str:
+        """A call of a side-effect-free function, declared on first use; `math`: LLVM's fast-math flags."""
         types = ", ".join(t for t, _ in args)
         self.declared.setdefault(name, f"declare {result} @{name}({types})")
-        return self.pure(f"call {result} @{name}({', '.join(f'{t} {r}' for t, r in args)})")
+        return self.pure(f"call {math}{result} @{name}({', '.join(f'{t} {r}' for t, r in args)})")
 
-    def intrinsic(self, stem: str, x: Val, *more: Val, flag: str = "") -> Val:
+    def intrinsic(self, stem: str, x: Val, *more: Val, flag: str = "", math: str = "") -> Val:
         t = type_of(x.dtype, x.lanes)
         suffix = element(x.dtype).replace("float", "f32").replace("double", "f64")
         name = f"llvm.{stem}.{f'v{x.lanes}' if x.lanes else ''}{suffix}"
         args = [(t, v.ref) for v in (x, *more)]
         if flag:
             args.append(("i1", flag))
-        return Val(self.call(name, t, *args), x.dtype, x.lanes)
+        return Val(self.call(name, t, *args, math=math), x.dtype, x.lanes)
 
     # shapes of values
 
@@ -327,7 +328,7 @@ class LLVMScalars(VectorMath):
             if x.ref.startswith("0x") and not math.isnan(struct.unpack("<d", struct.pack("<Q", int(x.ref, 16)))[0]):
                 return self.select(self._compare(compare, x, y), x, y)  # one instruction, NaN in y is handed on
         a, b = self._together(a, b)
-        return self.intrinsic(float_stem, a, b)
+        return self.intrinsic(float_stem, a, b, math="nsz ")  # either zero will do
 
     def min(self, a: Val, b: Val) -> Val:
         return self._extreme(a, b, "minimum", "min", "lt")
@@ -341,6 +342,25 @@ class LLVMScalars(VectorMath):
 
     def sqrt(self, x: Val) -> Val:
         return self._rounded(self.intrinsic("sqrt", x).ref, x)
+
+    def scale(self, x: Val, n: Val) -> Val:
+        x, n = self._together(x, n)
+        wide = self.splat(x, x.lanes or 16)
+        t, m = type_of(f32, wide.lanes), wide.lanes
+        more = (("i16", "-1"), ("i32", "4")) if m == 16 else (("i8", "-1"),)
+        name = f"llvm.x86.avx512.mask.scalef.ps.{32 * m}"
+        ref = self.call(name, t, (t, wide.ref), (t, self.splat(n, m).ref), (t, wide.ref), *more)
+        return self._narrowed(ref, x)
+
+    def estimate(self, x: Val) -> Val:
+        wide = self.splat(x, x.lanes or 16)
+        t, m = type_of(f32, wide.lanes), wide.lanes
+        more = ("i16" if m == 16 else "i8", "-1")
+        return self._narrowed(self.call(f"llvm.x86.avx512.rcp14.ps.{32 * m}", t, (t, wide.ref), (t, wide.ref), more), x)
+
+    def _narrowed(self, ref: str, like: Val) -> Val:
+        """A vector as it is, or its first element where there are no lanes."""
+        return Val(ref if like.lanes else self.pure(f"extractelement <16 x float> {ref}, i64 0"), f32, like.lanes)
 
     def floor(self, x: Val) -> Val:
         return self.intrinsic("floor", x)

@@ -13,8 +13,8 @@ def machine_of(target: Target) -> Machine:
     }
     if target.triple.startswith(("aarch64", "arm64")):
         return NEON
-    if {"avx512f", "avx512dq", "avx512bw", "avx512vl"} <= on:
+    if not {"avx2", "fma", "f16c"} <= on:
+        return SSE2
+    if {"avx512f", "avx512dq", "avx512bw", "avx512vl"} <= on:  # LLVM turns them off with what they build on
         return AVX512
-    if {"avx2", "fma", "f16c"} <= on:
-        return AVX2
-    return SSE2
+    return AVX2

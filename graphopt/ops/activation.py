@@ -131,8 +131,8 @@ def gelu(input: Any, approximate: str = "none") -> Any:
     x = floating(input)
     if approximate == "none":
         return x * 0.5 * (math.erf(x * pymath.sqrt(0.5)) + 1.0)
-    inner = (x + x * x * x * 0.044715) * pymath.sqrt(2.0 / pymath.pi)
-    return x * 0.5 * (math.tanh(inner) + 1.0)
+    slope = 2.0 * pymath.sqrt(2.0 / pymath.pi)
+    return x * math.sigmoid(x * (x * x * (0.044715 * slope) + slope))  # (1 + tanh(y)) / 2 = sigmoid(2 y)
 
 
 @lift

@@ -9,6 +9,10 @@ A group is one of
     kernel       one op that brings its own loop nests
     region       a branch or loop with the items that are its results; its graphs are fused by themselves
 
+A loops group also feeds `sinks`: reductions over any other axes. Its space is cut into `slices`, as many as its shape
+says, each slice leaves a partial result, and the group that `finishes` the sink reduces those. So a normalisation's
+rows, the sums over columns that its parameters' gradients are, and the loss come from one pass over memory.
+
 Pure movement (broadcast, transpose, slice, pad ...) is not computed at all: whoever reads through it computes the index.
 """
 
@@ -16,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 from graphopt.ir.graph import Graph, Node, users, walk, with_inputs
@@ -26,13 +31,22 @@ INLINE = frozenset({"broadcast", "reshape", "transpose", "slice", "pad", "concat
 LEAVES = frozenset({"input", "state", "constant"})
 _ROWS_FOR_TEAM = 8  # a reduction joins its operand's group only if that leaves this many rows to share among threads,
 _SMALL_ELEMS = 1 << 15  # or the whole space is this small: below it, one thread is quicker than a barrier and a second pass
+_MOST_SLICES = 64
+_FEW_SLICES = 8
+_SLICE_ELEMS = 1 << 10  # at least, and _PER_RESULT for each partial result: writing those must not count
+_PER_RESULT = 16
+_LONG_COLUMN = 512  # columns that are reduced by themselves: from this length on it pays to read row by row
 
 _MOST_NODES = 128  # per group: keeps LLVM's register allocation near linear and expression trees shallow
 
 
 @dataclass(eq=False)
 class Group:
-    """Nodes computed by one kernel (two when a long sum is split); see the module's docstring."""
+    """Nodes computed by one kernel (two when a long sum is split); see the module's docstring.
+
+    sinks:    reductions of which this group computes `slices` partial results each; they are nodes of other groups.
+    finishes: reductions of this group that are sinks of another one. The first axis of `full` counts its slices.
+    """
 
     number: int
     kind: str
@@ -40,16 +54,23 @@ class Group:
     axes: tuple[int, ...] | None = None
     nodes: list[Node] = field(default_factory=list)
     rows: set[Node] = field(default_factory=set)
-    elsewhere: set[Node] = field(default_factory=set)
     result: Node | None = None
     stores: tuple[Node, ...] = ()
+    sinks: list[Node] = field(default_factory=list)
+    slices: int = 0
+    finishes: dict[Node, Group] = field(default_factory=dict)
+
+    @property
+    def members(self) -> list[Node]:
+        """What reads operands here: the nodes, but for sinks that only end here, and the group's own sinks."""
+        return [n for n in self.nodes if n not in self.finishes] + self.sinks
 
     def levels(self) -> dict[Node, int]:
         """How many reductions of this group a value waits for: stage k computes FULL values of level k."""
         level: dict[Node, int] = {}
         for n in self.nodes:
             inner = [i.inputs[0] if i.op == "broadcast" and i.inputs[0] in level else i for i in n.inputs]
-            depth = max((level[i] for i in inner if i in level), default=0)
+            depth = max((level[i] for i in inner if i in level), default=0) if n not in self.finishes else 0
             level[n] = depth + (self.kind == "loops" and opdef(n.op).kind == "reduction")
         return level
 
@@ -179,6 +200,45 @@ def materialise(graph: Graph) -> Graph:
     return graph.with_roots(roots)
 
 
+def _innermost(shape: tuple[int, ...]) -> int:
+    """The last axis that has a length."""
+    return max([k for k, n in enumerate(shape) if n != 1], default=0)
+
+
+def _rows(full: tuple[int, ...], axes: tuple[int, ...] | None, sinks: Sequence[Node]) -> int:
+    """Into how many slices at most a pass with reductions over `axes` can be cut for these sinks.
+
+    Slices are runs of its rows, and a pass that walks down columns has none; where no sink keeps the innermost axis,
+    long rows are cut themselves. A sum in registers lasts for a row: a sink that reduces the innermost axis may not
+    keep another one that a row runs over.
+    """
+    inner = _innermost(full)
+    if axes:
+        within = any(inner in s.attrs["axes"] and not set(axes) <= set(s.attrs["axes"]) for s in sinks)
+        return prod([n for k, n in enumerate(full) if k not in axes]) if inner in axes and not within else 0
+    keeps = any(inner not in s.attrs["axes"] for s in sinks)
+    return prod(full[:inner]) if keeps else prod(full) // _SLICE_ELEMS
+
+
+def _slices(full: tuple[int, ...], axes: tuple[int, ...] | None, sink: Node) -> int:
+    """Into how many slices a space is cut for a sink; 0 when it is too small for that."""
+    total, results = prod(full), sink.type.size
+    if total <= _SMALL_ELEMS or not results:
+        return 0
+    many = min(_MOST_SLICES, _rows(full, axes, [sink]), total // _SLICE_ELEMS, total // (_PER_RESULT * results))
+    return many if many >= _FEW_SLICES else 0
+
+
+def _sliceable(full: tuple[int, ...], axes: tuple[int, ...] | None, sinks: Sequence[Node], many: int) -> bool:
+    """Can one pass serve these sinks in so many slices? Partial results must stay few."""
+    return not sinks or many <= _rows(full, axes, sinks) and all(2 * many * s.type.size <= prod(full) for s in sinks)
+
+
+def _same_point(row: bool, source_row: bool, how: str, along_row: bool) -> bool:
+    """Is what a FULL (or ROW) value reads known where it is computed? `along_row`: it is spread along the reduced axes."""
+    return how == "point" and row == source_row or how == "row" and source_row and not row and along_row
+
+
 class _Fusion:
     def __init__(self, graph: Graph):
         self.order = walk(graph.roots)
@@ -237,13 +297,15 @@ class _Fusion:
         self.of[node] = group
         if row:
             group.rows.add(node)
+        self._reads(node, group)
+
+    def _reads(self, node: Node, group: Group) -> None:
+        """The group comes after whatever the node reads from others."""
         add = 0
-        for source, how, _ in self.sources(node):
+        for source, _, _ in self.sources(node):
             g = self.of[source]
             if g is not group:
                 add |= 1 << g.number | self.before[g.number]
-            if how == "other" or g is not group:
-                group.elsewhere.add(source)
         if add & ~self.before[group.number]:
             self._after(group.number, add)
 
@@ -269,13 +331,11 @@ class _Fusion:
             return None
         if group.kind == "contraction":
             return "full" if node.shape == group.full and all(how == "point" for _, how, _ in inside) else None
-        if node.shape == group.full and all(
-            (how == "point" and s not in group.rows) or (how == "row" and s in group.rows and spread == group.axes)
-            for s, how, spread in inside
-        ):
-            return "full"
-        if group.axes and node.shape == group.kept and all(how == "point" and s in group.rows for s, how, _ in inside):
-            return "row"
+        for row, shape in ((False, group.full), (True, group.kept if group.axes else None)):
+            if node.shape == shape and all(
+                _same_point(row, s in group.rows, how, spread == group.axes) for s, how, spread in inside
+            ):
+                return "row" if row else "full"
         return None
 
     def merge(self, a: Group, b: Group) -> bool:
@@ -284,27 +344,62 @@ class _Fusion:
             return False
         if a.axes is not None and b.axes is not None and a.axes != b.axes:
             return False
-        bits = 1 << a.number | 1 << b.number
-        if a.elsewhere & set(b.nodes) or b.elsewhere & set(a.nodes):
+        if len(a.nodes) + len(b.nodes) > _MOST_NODES:
             return False
+        axes = a.axes or b.axes
+        if not (self._reads_at_its_point(a, b, axes) and self._reads_at_its_point(b, a, axes)):
+            return False
+        bits = 1 << a.number | 1 << b.number
         both = (self.before[a.number] | self.before[b.number]) & ~bits
         if any(self.before[k] & bits and both >> k & 1 for k in range(len(self.groups)) if self.alive[k]):
             return False
-        if bool(a.axes) != bool(b.axes) and not self._shares(a.full, a.axes or b.axes or ()):
+        if bool(a.axes) != bool(b.axes) and not self._shares(a.full, axes or ()):
+            return False
+        many = a.slices or b.slices
+        if b.slices not in (0, many) or not _sliceable(a.full, axes, a.sinks + b.sinks, many):
             return False
         order = {n: k for k, n in enumerate(self.order)}
-        a.axes = a.axes or b.axes
+        a.axes = axes
         a.nodes = sorted(a.nodes + b.nodes, key=order.__getitem__)
         a.rows |= b.rows
-        a.elsewhere |= b.elsewhere
+        a.sinks += b.sinks
+        a.slices = a.slices or b.slices
+        a.finishes |= b.finishes
         for n in b.nodes:
             self.of[n] = a
+        for n in b.sinks:
+            self.of[n].finishes[n] = a
         self.alive[b.number] = False
         old, new = 1 << b.number, 1 << a.number
         self.before = [x & ~old | new if x & old else x for x in self.before]
         self.before[a.number] &= ~new
         self._after(a.number, both)
         return True
+
+    def _reads_at_its_point(self, reader: Group, other: Group, axes: tuple[int, ...] | None) -> bool:
+        """Could all that `reader` reads of `other` be read in one pass over both?"""
+        if other in reader.finishes.values():
+            return False
+        for n in reader.members:
+            row = n in reader.rows and opdef(n.op).kind != "reduction"
+            for source, how, spread in self.sources(n):
+                if self.of[source] is other and not _same_point(row, source in other.rows, how, spread == axes):
+                    return False
+        return True
+
+    def siblings(self) -> None:
+        """Merge groups over one space that read the same values, or reduce what the slices of one group left."""
+        readers: dict[tuple[tuple[int, ...], Node | Group], Group] = {}
+        for group in self.groups:
+            if group.kind != "loops" or not self.alive[group.number]:
+                continue
+            shared: dict[Node | Group, None] = dict.fromkeys(group.finishes.values())
+            for n in group.members:
+                shared.update(dict.fromkeys(i for i in n.inputs if i.shape == group.full and i.op not in INLINE))
+            for key in shared:
+                first = readers.setdefault((group.full, key), group)
+                if first is not group and self.alive[first.number] and self.merge(first, group):
+                    break
 
     @staticmethod
     def _shares(full: tuple[int, ...], axes: tuple[int, ...]) -> bool:
@@ -387,18 +482,51 @@ class _Fusion:
     def _reduction(self, node: Node) -> None:
         operand, axes = node.inputs[0], tuple(node.attrs["axes"])
         group = self.of.get(operand)
-        if (
-            group is not None
-            and group.kind == "loops"
-            and operand not in group.rows
-            and operand.shape == group.full
-            and group.axes in (None, axes)
-            and self._shares(group.full, axes)
-        ):
+        if group is None or group.kind != "loops" or operand in group.rows or operand.shape != group.full:
+            group = None
+        cut = not self._shares(operand.shape, axes) or self._long_columns(node)
+        fits = group is None or group.axes in (None, axes) and _sliceable(group.full, axes, group.sinks, group.slices)
+        if group is not None and fits and not cut:
             group.axes = axes
             self.place(node, group, row=True)
-            return
-        self.place(node, self.new("loops", operand.shape, axes), row=True)
+        elif group is None and not cut or not self._sink(node, group):
+            self.place(node, self.new("loops", operand.shape, axes), row=True)
+
+    def _long_columns(self, node: Node) -> bool:
+        """Are columns reduced that are long, and nothing in the same space waits for them?"""
+        shape, axes = node.inputs[0].shape, node.attrs["axes"]
+        length = prod([shape[k] for k in axes])
+        if length < _LONG_COLUMN or length * node.type.size <= _SMALL_ELEMS or _innermost(shape) in axes:
+            return False
+        stack, seen = [node], {node}
+        while stack:
+            for user in self.users[stack.pop()]:
+                if user.op == "broadcast" and user.shape == shape:
+                    return False
+                if user not in seen and user.shape == node.shape and opdef(user.op).kind == "elementwise":
+                    seen.add(user)
+                    stack.append(user)
+        return True
+
+    def _sink(self, node: Node, group: Group | None) -> bool:
+        """Let the operand's group, or one that only reads it, leave partial results; another group reduces those."""
+        operand = node.inputs[0]
+        rows = group.axes if group is not None else None
+        many = group.slices if group is not None and group.slices else _slices(operand.shape, rows, node)
+        if not many or not _sliceable(operand.shape, rows, [node], many):
+            return False
+        group = group or self.new("loops", operand.shape)
+        full = (many, *node.shape)
+        others = [self.of[s] for s in group.sinks]
+        finish = next((g for g in others if g.full == full and len(g.nodes) < _MOST_NODES), None)
+        finish = finish or self.new("loops", full, (0,))
+        finish.finishes[node] = group
+        group.slices = many
+        group.sinks.append(node)
+        self._reads(node, group)
+        self.place(node, finish, row=True)
+        self._after(finish.number, 1 << group.number | self.before[group.number])
+        return True
 
     def _pointwise(self, node: Node) -> None:
         candidates: dict[int, Group] = {}
@@ -433,6 +561,7 @@ class _Fusion:
             group = self.of.get(node)
             if group is None:
                 continue
+            group = group.finishes.get(node, group)
             for source, how, _ in self.sources(node):
                 if self.of[source] is not group or how == "other":
                     needed.add(source)
@@ -455,6 +584,7 @@ def fuse(graph: Graph) -> list[Group]:
     for node in fusion.order:
         if node.op not in INLINE and node.op not in LEAVES and node not in fusion.of:
             fusion.add(node)
+    fusion.siblings()
     return fusion.finish()
 
 
@@ -468,6 +598,8 @@ def show_groups(groups: Sequence[Group], names: dict[Node, str]) -> str:
             mark = "*" if n in g.stores else " "
             operands = ", ".join(names.get(i, i.op) for i in n.inputs)
             lines.append(f"  {mark} {names.get(n, '?')}: {n.type} = {n.op}({operands}){'  # ' + str(n.where) if n.where else ''}")
+        if g.sinks:
+            lines.append(f"    in {g.slices} slices for {', '.join(names.get(n, '?') for n in g.sinks)}")
     return "\n".join(lines)
 
 

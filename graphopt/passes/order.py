@@ -32,7 +32,7 @@ class Schedule:
 def _leaves_read(group: Group, memo: dict[Node, frozenset[Node]]) -> set[Node]:
     """State leaves that a group reads, through movement too."""
     found: set[Node] = set()
-    for n in group.nodes:
+    for n in group.members:
         for i in n.inputs:
             found |= _states(i, memo)
     return found
@@ -65,7 +65,7 @@ def _only_at_its_point(group: Group, state: Node, value: Node) -> bool:
     stage_of_value = level[value]
     row = value in group.rows
     last = max((level[n] for n in group.nodes if n not in group.rows), default=0)
-    for n in group.nodes:
+    for n in group.members:
         for i in n.inputs:
             if i is state:
                 if opdef(n.op).kind != "elementwise" or (n in group.rows) != row or level[n] > stage_of_value:
@@ -120,7 +120,8 @@ def order(graph: Graph, groups: Sequence[Group]) -> Schedule:
             readers.setdefault(s, []).append(g)
     needs: dict[Group, set[Group]] = {g: set() for g in groups}
     for g in groups:
-        for n in g.nodes:
+        needs[g].update(g.finishes.values())
+        for n in g.members:
             for i in n.inputs:
                 needs[g] |= {owner[m] for m in _owned(i, owner)} - {g}
     in_place: dict[Node, Node] = {}
@@ -174,7 +175,7 @@ def _topological(groups: Sequence[Group], needs: dict[Group, set[Group]], rank: 
     for g, required in needs.items():
         for r in required:
             users[r].append(g)
-    place = {g: max(rank.get(n, 0) for n in g.nodes) for g in groups}
+    place = {g: max(rank.get(n, 0) for n in g.nodes + g.sinks) for g in groups}
     heap: list[tuple[int, int, Group]] = []
     for k, g in enumerate(groups):
         if waiting[g] == 0:

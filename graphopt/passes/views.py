@@ -11,7 +11,8 @@ from math import prod
 
 from graphopt.ir.graph import Node, with_inputs
 from graphopt.ir.types import DType, f32
-from graphopt.opdefs.elementwise import cast, neg
+from graphopt.opdefs.bits import logical_and
+from graphopt.opdefs.elementwise import cast, ge, lt, neg
 from graphopt.opdefs.linalg import dot_general, free_axes
 from graphopt.opdefs.opdef import full, opdef
 from graphopt.opdefs.shape import broadcast, concat, inverse, pad, reshape, reverse, slice_, transpose
@@ -278,6 +279,34 @@ def reduce_of_transpose(n: Node) -> Node | None:
     rest = [perm[k] for k in range(len(perm)) if k not in axes]
     order = sorted(rest)
     return small if rest == order else transpose(small, perm=tuple([order.index(k) for k in rest]))
+
+
+@rewrite("reduce_sum")
+def sum_of_hit(n: Node) -> Node | None:
+    """The sum along an axis of what stands at one position of it, and zeros: that value, if the position is inside.
+
+    select(position == 0, 1, 2, ..., value, 0) is what the derivative of picking one element leaves.
+    """
+    (x,) = n.inputs
+    if x.op != "select" or len(n.attrs["axes"]) != 1 or number(x.inputs[2]) != 0:
+        return None
+    (axis,), (hit, value, rest) = n.attrs["axes"], x.inputs
+    if hit.op != "eq" or value.op != "broadcast" or axis in value.attrs["axes"]:
+        return None
+    place, count = hit.inputs if hit.inputs[1].op == "iota" else hit.inputs[::-1]
+    if count.op != "iota" or count.attrs["axis"] != axis or place.op != "broadcast" or axis in place.attrs["axes"]:
+        return None
+    place, value, zero = _without_axis(place, axis), _without_axis(value, axis), full(n.shape, number(rest) or 0, n.dtype)
+    if not place.dtype.is_integer or x.shape[axis] > 1 << place.dtype.bits - 1:
+        return None
+    inside = logical_and(ge(place, full(n.shape, 0, place.dtype)), lt(place, full(n.shape, x.shape[axis], place.dtype)))
+    return opdef("select")(inside, value, zero) + zero
+
+
+def _without_axis(b: Node, axis: int) -> Node:
+    """A broadcast as it was before it was repeated along one axis."""
+    shape = (*b.shape[:axis], *b.shape[axis + 1 :])
+    return broadcast(b.inputs[0], shape=shape, axes=tuple([a - (a > axis) for a in b.attrs["axes"]]))
 
 
 @rewrite("reduce_sum")
