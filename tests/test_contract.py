@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from math import gcd
+from itertools import product as iterate
+from math import gcd, prod
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ import pytest
 from graphopt import config
 from graphopt.compile import compile_graph
 from graphopt.ir.graph import Graph, Node, input_node
+from graphopt.ir.index import Var, index, linear
 from graphopt.ir.types import DType, TensorType, bf16, f16, f32, f64, i8, i32, i64, u8
 from graphopt.kernel import contract, tile
-from graphopt.kernel.loops import show
+from graphopt.kernel.loops import Buffer, show
 from graphopt.kernel.machine import AVX2, Machine
-from graphopt.kernel.tile import Problem, Tiling
+from graphopt.kernel.tile import Operand, Problem, Tiling
 from graphopt.llvm.target import machine_of
 from graphopt.opdefs.conv import conv_general
 from graphopt.opdefs.elementwise import cast, maximum
@@ -372,6 +374,52 @@ def test_a_long_sum_is_split_and_one_of_a_prime_length_is_not() -> None:
             assert_close(found, expected[0], scale=float(k), what=f"{backend} {k}")
     assert any(name.endswith("_parts") for name in names[0]) and len(names[0]) >= 2
     assert not any(name.endswith("_parts") for name in names[1])
+
+
+@pytest.mark.parametrize("name", ["sums apart", "aT b"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_sums_are_cut_where_slices_are_far(
+    name: str, threads: int, forced: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts along several summed dimensions, because what a tile reads does not lie near, in every tiling."""
+    for limit, value in (("_LONG_SUM", 4), ("_TASKS", 1), ("_SHORT_SUM", 1), ("_SLICE_BYTES", 64), ("_FIRST_LEVEL_BYTES", 64)):
+        monkeypatch.setattr(contract, limit, value)
+    monkeypatch.setattr("graphopt.kernel.step._TEAM_WORK", 0.0)
+    shapes = {
+        "sums apart": [(2, 30, 2, 36), (36, 2, 3, 30)],
+        "aT b": [(98, 2), (98, 3)],
+    }[name]
+    a, b = leaves_of(shapes, f32, 0)
+    assert any(k.name.endswith("_parts") for k in lowered(Graph("g", (a, b), (), (DOTS[name][0](a, b),)), HOST).kernels)
+    check(DOTS[name][0], shapes, forced, most=12, threads=threads)
+
+
+@pytest.mark.parametrize(
+    ("sums", "wanted", "counts", "left"),
+    [
+        ((64, 32, 32), 16, [16], [4, 32, 32]),
+        ((8, 56, 56), 18, [8, 2], [28, 56]),
+        ((7, 5), 3, [], [7, 5]),
+        ((1, 6), 64, [6], [1]),
+        ((0, 4), 4, [4], [0]),
+    ],
+)
+def test_how_a_sum_is_cut(sums: tuple[int, ...], wanted: int, counts: list[int], left: list[int]) -> None:
+    """Whole dimensions from the outermost on, then a divisor of the next; every element of the sum in one part."""
+    outs, dims = (Var("i", 5), Var("j", 40)), tuple(Var(f"k{k}", n) for k, n in enumerate(sums))
+    buffers = Buffer("a", f32, 5 * prod(sums)), Buffer("b", f32, 40 * prod(sums))
+    offset = linear([index(v) for v in dims], sums)
+    a, b = (Operand(x, offset + index(v) * prod(sums)) for x, v in zip(buffers, outs, strict=True))
+    p = Problem(outs, dims, a, b, (), linear([index(v) for v in outs], (5, 40)), f32, 16)
+    tiling = Tiling("broadcast", outs[1], outs[0], None, 5, 1, 2, 0.0)
+    parts, where, rest = contract._cut(p, tiling, wanted)
+    assert ([v.size for v in parts], [v.size for v in rest]) == (counts, left)
+    places = [i.substitute(where) for i in map(index, dims)]
+    seen = {
+        tuple(int(i.substitute(dict(zip((*parts, *rest), map(index, at), strict=True))).const) for i in places)
+        for at in iterate(*(range(v.size) for v in (*parts, *rest)))
+    }
+    assert len(seen) == prod(sums)
 
 
 # the choice
