@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 import graphopt as ms
 from graphopt import config, control, ops
+from graphopt.compile import stages
 from graphopt.errors import VerifyError
 from graphopt.ir.graph import Graph, Node, input_node, state_node, walk
 from graphopt.ir.text import large_constants, parse_graph, print_graph
@@ -395,3 +397,33 @@ def test_same_bits_for_any_number_of_threads(f: Callable[..., Any], monkeypatch:
     monkeypatch.setattr(stepping, "_TEAM_WORK", 0.0)
     for threads in (1, 2, 3):
         assert both(threads) == alone
+
+
+# the native step ---------------------------------------------------------------------------------------------------
+
+
+def test_stages_show_what_is_inside(golden) -> None:  # type: ignore[no-untyped-def]
+    texts = stages(running_sum())
+    assert "stop unless" not in texts["loops"] and "repeat 4 times:" in texts["loops"]
+    golden("control_fused.txt", re.sub(r"  # test_control.py:\d+", "", texts["fused"]) + "\n")
+    golden("control_order.txt", texts["loops"].split("\n\n")[0] + "\n")
+
+
+def test_cached_code_is_that_of_the_body(tmp_path: Any) -> None:
+    """Two loops that differ in a number inside the body alone."""
+
+    def f(factor: float) -> Callable[..., Any]:
+        return lambda x: control.fori_loop(0, 3, lambda i, v: v * factor, x)
+
+    with config.override(backend="llvm", cache=str(tmp_path), threads=1):
+        found = [values(ms.jit(f(k))(t(1.0))) for k in (2.0, 3.0, 2.0)]
+    assert found == [8.0, 27.0, 8.0]
+
+
+def test_a_loop_needs_no_memory_for_its_trips() -> None:
+    def arena(trips: int) -> int:
+        f = ms.jit(lambda x: control.fori_loop(0, trips, lambda i, v: (v @ v).tanh() + 1.0, x))
+        with config.override(backend="llvm", cache="off"):
+            return f.compile_cache.entry([t(np.eye(16))], {})[0].compiled.arena_bytes
+
+    assert arena(1000) == arena(2) < 8 << 10

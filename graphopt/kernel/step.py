@@ -75,6 +75,7 @@ class Step:
     parallel: per kernel, whether the team shares it (otherwise thread 0 runs it alone)
     barriers: per kernel, whether a barrier stands before it
     items:    the kernels in their branches and loops
+    graphs:   the graph and those inside it, as they were lowered, each with its groups
     waits:    branches and loops with a barrier before they begin; loops with one before they read the test's result are
               in `test_waits`
     """
@@ -87,6 +88,7 @@ class Step:
     parallel: tuple[bool, ...]
     barriers: tuple[bool, ...]
     items: tuple[Item, ...]
+    graphs: tuple[tuple[Graph, tuple[Group, ...]], ...] = ()
     waits: frozenset[Item] = frozenset()
     test_waits: frozenset[Item] = frozenset()
 
@@ -103,13 +105,14 @@ def lower_graph(graph: Graph, machine: Machine) -> Step:
     barriers.sequence(items)
     return Step(
         graph=whole.graph,
-        groups=tuple(assembly.groups),
+        groups=tuple([g for _, groups in assembly.graphs for g in groups]),
         kernels=kernels,
         args=tuple(assembly.args),
         plan=plan,
         parallel=parallel,
         barriers=tuple(k in barriers.before for k in kernels),
         items=items,
+        graphs=tuple(assembly.graphs),
         waits=frozenset(barriers.before - set(kernels)),
         test_waits=frozenset(barriers.before_test),
     )
@@ -124,6 +127,25 @@ def kernels_of(items: Sequence[Item]) -> Iterator[Kernel]:
             yield from kernels_of((*i.then, *i.other))
         else:
             yield from kernels_of((*i.test, *i.body))
+
+
+def show_items(items: Sequence[Item], indent: str = "") -> list[str]:
+    """Kernels with the branches and loops they stand in, a line for each."""
+    lines: list[str] = []
+    for i in items:
+        if isinstance(i, Kernel):
+            lines.append(f"{indent}{i.name}")
+        elif isinstance(i, Choose):
+            lines += [f"{indent}if {i.pred}:", *show_items(i.then, indent + "  ")]
+            lines += [f"{indent}else:", *show_items(i.other, indent + "  ")]
+        else:
+            most = "" if i.length is None else f" {i.length} times"
+            counted = f", at most {i.trips}" if i.trips is not None else ""
+            lines.append(f"{indent}repeat{most}{counted}{' backwards' if i.reverse else ''}:")
+            if i.goes_on is not None:
+                lines += [*show_items(i.test, indent + "  "), f"{indent}  stop unless {i.goes_on}"]
+            lines += show_items(i.body, indent + "  ")
+    return lines
 
 
 def windows_of(items: Sequence[Item]) -> dict[Buffer, Buffer]:
@@ -154,7 +176,7 @@ class _Assembly:
     def __init__(self, machine: Machine):
         self.machine = machine
         self.args: list[tuple[Buffer, str, Node]] = []
-        self.groups: list[Group] = []
+        self.graphs: list[tuple[Graph, tuple[Group, ...]]] = []
         self.constants: dict[Node, Buffer] = {}
 
     def whole(self, graph: Graph) -> _Lowered:
@@ -172,7 +194,7 @@ class _Assembly:
         """A graph whose leaves and outputs have buffers."""
         graph = materialise(graph)
         schedule = order(graph, fuse(graph))
-        self.groups += schedule.groups
+        self.graphs.append((graph, schedule.groups))
         place = place | dict(zip(graph.outputs, outputs, strict=True)) | self._constants(graph, schedule)
         place |= {value: place[state] for value, state in schedule.in_place.items()}
         for group in schedule.groups:
@@ -456,4 +478,15 @@ def constant_bytes(step: Step) -> tuple[bytes, ...]:
     return tuple(np.ascontiguousarray(n.attrs["value"]).tobytes() for _, kind, n in step.args if kind == "constant")
 
 
-__all__ = ["Barriers", "Choose", "Item", "Repeat", "Step", "Window", "constant_bytes", "lower_graph", "place_barriers"]
+__all__ = [
+    "Barriers",
+    "Choose",
+    "Item",
+    "Repeat",
+    "Step",
+    "Window",
+    "constant_bytes",
+    "lower_graph",
+    "place_barriers",
+    "show_items",
+]
