@@ -16,10 +16,18 @@ from graphopt.errors import VerifyError
 from graphopt.ir.graph import Graph, Node, input_node, state_node, walk
 from graphopt.ir.text import large_constants, parse_graph, print_graph
 from graphopt.ir.types import TensorType, bool_, f32, i32
+from graphopt.kernel import small
 from graphopt.kernel import step as stepping
 from graphopt.opdefs import control as regions
 from graphopt.opdefs.opdef import constant
 from graphopt.passes.pipeline import check, optimize
+
+
+@pytest.fixture
+def kernel_by_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No loop is small enough to be one kernel."""
+    monkeypatch.setattr(small, "MOST_WORK", 0)
+
 
 MODES = ("pynative", "numpy", "loops", "llvm")
 
@@ -337,9 +345,13 @@ def test_derivatives_equal_differences(f: Callable[..., Any], order: int) -> Non
     assert abs(found - expected) <= 1e-6 * max(1.0, abs(expected))
 
 
+@pytest.mark.parametrize("most_work", (0, 1000), ids=("kernels", "small"))
 @pytest.mark.parametrize("backend", ("loops", "llvm"))
 @pytest.mark.parametrize("f", PROGRAMS, ids=lambda f: f.__name__)
-def test_backends_agree_on_derivatives(f: Callable[..., Any], backend: str) -> None:
+def test_backends_agree_on_derivatives(
+    f: Callable[..., Any], backend: str, most_work: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small, "MOST_WORK", most_work)
     args = [f64(a) for a in (W, B, XS, H)]
 
     def both(*args: Any) -> Any:
@@ -381,7 +393,9 @@ def test_gradient_of_a_weight_is_one_product(golden) -> None:  # type: ignore[no
 
 
 @pytest.mark.parametrize("f", PROGRAMS, ids=lambda f: f.__name__)
-def test_same_bits_for_any_number_of_threads(f: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_bits_for_any_number_of_threads(
+    f: Callable[..., Any], kernel_by_kernel: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Even the smallest kernel is shared by the team, so that every loop and branch is gone through by all threads."""
     args = [f64(a) for a in (W, B, XS, H)]
 
@@ -402,7 +416,7 @@ def test_same_bits_for_any_number_of_threads(f: Callable[..., Any], monkeypatch:
 # the native step ---------------------------------------------------------------------------------------------------
 
 
-def test_stages_show_what_is_inside(golden) -> None:  # type: ignore[no-untyped-def]
+def test_stages_show_what_is_inside(golden, kernel_by_kernel: None) -> None:  # type: ignore[no-untyped-def]
     texts = stages(running_sum())
     assert "stop unless" not in texts["loops"] and "repeat 4 times:" in texts["loops"]
     golden("control_fused.txt", re.sub(r"  # test_control.py:\d+", "", texts["fused"]) + "\n")
@@ -427,3 +441,30 @@ def test_a_loop_needs_no_memory_for_its_trips() -> None:
             return f.compile_cache.entry([t(np.eye(16))], {})[0].compiled.arena_bytes
 
     assert arena(1000) == arena(2) < 8 << 10
+
+
+def test_a_loop_over_a_few_numbers_is_one_kernel() -> None:
+    """All kinds of ops at fixed places: movement, reductions, a product, integers, a carry that swaps with another."""
+
+    def body(carry: Any, x: Any) -> Any:
+        a, b, n = carry
+        z = ops.concat([a[::2], b[1:2]], 0) @ w + x.flip(0)
+        low = (z * z).sum() + z.max() - ops.stack([z, a]).mean()
+        return (b, (z - low).tanh(), n * 2 + n % 3), (z, low > 0, ops.pad(a, (1, 2), value=2.0).reshape(2, 3))
+
+    def f(a: Any, b: Any, xs: Any) -> Any:
+        return control.scan(body, (a, b, ms.Tensor(1)), xs, reverse=True)
+
+    w = f64(W)
+    args = [f64(B), f64(B[::-1].copy()), f64(XS[:, 0])]
+    expected = f(*args)
+    for backend in ("numpy", "loops", "llvm"):
+        compiled = ms.jit(f)
+        with config.override(backend=backend, cache="off", threads=1):
+            found = compiled(*args)
+            if backend == "llvm":
+                program = compiled.compile_cache.entry(args, {})[0].compiled.program
+                assert program is not None and [c.kernel for c in program.calls].count("loop_of_5") == 1
+                assert len(program.calls) <= 4
+        for a, b in zip(values(expected[0]) + values(expected[1]), values(found[0]) + values(found[1]), strict=True):
+            np.testing.assert_allclose(b, a, rtol=1e-12)

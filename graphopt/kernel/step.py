@@ -17,6 +17,7 @@ from graphopt.kernel.loops import Buffer, Kernel, reads_and_writes
 from graphopt.kernel.lower import Lowering, lower_loops
 from graphopt.kernel.machine import Machine
 from graphopt.kernel.nests import copy_kernel, lower_kernel, zero_kernel
+from graphopt.kernel.small import Places, is_small, lower_small
 from graphopt.opdefs.control import parts_of
 from graphopt.passes.fuse import Group, dims_of, follow, fuse, materialise, stored_base
 from graphopt.passes.memory import MemoryPlan, lifetimes, plan_memory
@@ -260,6 +261,8 @@ class _Assembly:
         parts = parts_of(node)
         carry = [lowering.buffer(n) for n in parts.carry]
         always = test is None and not parts.trips
+        if always and is_small(body):
+            return [self._small_loop(node, lowering, results)]
         place = dict(zip(body.state, carry, strict=True))
         constants = body.inputs[node.attrs["stacked"] :]
         place |= {leaf: lowering.buffer(n) for leaf, n in zip(constants, parts.constants, strict=True)}
@@ -292,6 +295,20 @@ class _Assembly:
             frozenset(given),
         )  # fmt: skip
         return [*first, *moved, made] if rest or tested else first
+
+
+    def _small_loop(self, node: Node, lowering: Lowering, results: dict[int, Buffer]) -> Kernel:
+        """A loop over a few numbers, as one kernel."""
+        body, length, parts = node.attrs["body"], node.attrs["length"], parts_of(node)
+        leaves = dict(zip(body.state, [lowering.buffer(n) for n in parts.carry], strict=True))
+        constants = body.inputs[len(parts.rows) :]
+        leaves |= {leaf: lowering.buffer(n) for leaf, n in zip(constants, parts.constants, strict=True)}
+        rows = {leaf: lowering.buffer(n) for leaf, n in zip(body.inputs, parts.rows, strict=False)}
+        outputs = [
+            results.get(len(parts.carry) + k) or Buffer(f"unused{k}", n.dtype, n.type.size * length)
+            for k, n in enumerate(body.outputs)
+        ]
+        return lower_small(body, length, node.attrs["reverse"], Places(leaves, rows, outputs), self.machine)
 
 
 def _place_results(group: Group, place: dict[Node, Buffer]) -> None:
