@@ -15,9 +15,10 @@ from platformdirs import user_cache_dir
 from graphopt import config
 from graphopt.ir.graph import Graph, Node, walk
 from graphopt.ir.text import print_graph
+from graphopt.kernel.items import Choose, Item, Repeat, show_items
 from graphopt.kernel.loops import Buffer, Kernel, reads_and_writes, show
 from graphopt.kernel.run import run as interpret
-from graphopt.kernel.step import Choose, Item, Repeat, Step, constant_bytes, lower_graph, show_items
+from graphopt.kernel.step import Step, constant_bytes, lower_graph
 from graphopt.llvm.step import emit_step
 from graphopt.llvm.target import machine_of
 from graphopt.opdefs.evaluate import evaluate

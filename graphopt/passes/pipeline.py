@@ -23,8 +23,9 @@ from graphopt.opdefs.evaluate import evaluate_nodes
 from graphopt.passes.canon import canon
 from graphopt.passes.cse import cse
 from graphopt.passes.dce import dce
+from graphopt.passes.join import join
 from graphopt.passes.layout import layout
-from graphopt.passes.regions import join, regions
+from graphopt.passes.regions import regions
 from graphopt.passes.reroll import reroll
 from graphopt.passes.rewrite import Steps
 from graphopt.passes.simplify import simplify
