@@ -117,6 +117,17 @@ def fibonacci(x: Any, h: Any, w: Any, v: Any) -> Any:
     return (a + b).sum()
 
 
+def learning(x: Any, h: Any, w: Any, v: Any) -> Any:
+    """Gradients inside of the loop, each by what the trip before made."""
+
+    def loss(u: Any, row: Any) -> Any:
+        return ((h @ u).tanh() * row).sum() + (u * u).sum() * 0.1
+
+    for k in range(TRIPS):
+        w = w - 0.1 * ms.grad(loss)(w, x[k])
+    return (h @ w @ v).sum()
+
+
 LEFT = (short, other_weights, independent)
 ARGS = (X, H, W, V)
 
@@ -148,7 +159,7 @@ def test_what_is_no_loop_stays(f: Callable[..., Any]) -> None:
     assert reroll(graph, Steps()) is graph
 
 
-@pytest.mark.parametrize("f", (*ROLLED, *LEFT, fibonacci), ids=lambda f: f.__name__)
+@pytest.mark.parametrize("f", (*ROLLED, *LEFT, fibonacci, learning), ids=lambda f: f.__name__)
 def test_values_and_gradients_stay(f: Callable[..., Any]) -> None:
     wanted, gradients = ms.value_and_grad(f, (0, 1, 2, 3))(*tensors())
     compiled = ms.jit(ms.value_and_grad(f, (0, 1, 2, 3)))

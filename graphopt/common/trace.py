@@ -64,6 +64,7 @@ class Trace:
     choices:     what the traced code asked the host, and the answers it went by: {question: (what it asks, answer)}.
     scalars:     nodes that stand for Python floats: in promotions they follow the tensors, as floats do.
     rolled:      what stands for nodes of unrolled loops once these are loops again.
+    apart:       what derivatives that are being traced are taken by: these nodes must stay what they are.
     results:     values that must hold once what was traced has run: (a bool of shape (), the error if it does not).
     rewrites:    whether the user's functions are called as twins whose conditions may be Tensors (`common.branching`).
     visited:     what the trace read besides tensors: (object, its version), for `common.compiled` to watch.
@@ -84,6 +85,7 @@ class Trace:
         self.choices: dict[Callable[[], Any], tuple[str, Any]] = {}
         self.visited: dict[int, tuple[Any, int, tuple[Any, ...]]] = {}
         self.rolled: dict[Node, Node] = {}
+        self.apart: list[Node] = []
         self._states: dict[int, tuple[Parameter, Node]] = {}
         self._current: dict[int, Node] = {}
         self._constants: dict[int, tuple[np.ndarray, Node]] = {}
@@ -226,17 +228,29 @@ class Trace:
         for flag, _ in self.results:
             updates = tuple((leaf, select(flag, value, leaf)) for leaf, value in updates)
         graph = Graph(self.name, tuple(self.inputs), state, tuple(outputs), updates)
-        return graph.with_roots(substitute(graph.roots, self.rolled)) if self.rolled else graph
+        return graph.with_roots(self._with_loops(graph.roots)) if self.rolled else graph
 
-    def roll(self, nodes: Sequence[Node]) -> list[Node]:
-        """The nodes computed with loops where Python's loops were unrolled; the trace remembers what stands for what."""
+    def roll(self, nodes: Sequence[Node], wrt: Sequence[Node]) -> list[Node]:
+        """The nodes computed with loops where Python's loops were unrolled; the trace remembers what stands for what.
+
+        wrt: nodes to differentiate by; they and what they are made of stay as they are.
+        """
         if self.concrete:
             return list(nodes)
-        roots, found = rolled(substitute(nodes, self.rolled), Steps())
-        if found:
-            keys = list(self.rolled)
-            self.rolled = dict(zip(keys, substitute(list(self.rolled.values()), found), strict=True)) | found
+        fixed = [*self.apart, *wrt]
+        roots, found = rolled(self._with_loops(nodes, fixed), Steps(), fixed)
+        self.rolled |= found
         return roots
+
+    def _with_loops(self, nodes: Sequence[Node], fixed: Sequence[Node] = ()) -> list[Node]:
+        """The nodes with loops instead of what was found to be unrolled; nothing below `fixed` changes."""
+        mapping = self.rolled | {n: n for n in fixed}
+        current = list(nodes)
+        while True:
+            changed = substitute(current, mapping)
+            if changed == current:
+                return current
+            current = changed
 
     def commit(self) -> None:
         """Write the updates of a concrete trace into the parameters."""

@@ -234,7 +234,7 @@ def _pull_back(
 ) -> list[Node | None]:
     """Cotangents of `wrt`. Parts with a derivative of their own are asked for it, the latest first."""
     own = trace.derivatives[begun:]
-    outputs, incoming = list(results) if own else trace.roll(results), list(cotangents)
+    outputs, incoming = list(results) if own else trace.roll(results, wrt), list(cotangents)
     for part in reversed(own):
         arrived = vjp(outputs, incoming, part.outputs)
         if all(ct is None for ct in arrived):

@@ -38,22 +38,29 @@ def reroll(graph: Graph, steps: Steps) -> Graph:
     return graph if all(a is b for a, b in zip(roots, graph.roots, strict=True)) else graph.with_roots(roots)
 
 
-def rolled(roots: Sequence[Node], steps: Steps) -> tuple[list[Node], dict[Node, Node]]:
-    """(the roots computed with loops, what stands now for nodes of former bodies that others use)."""
+def rolled(
+    roots: Sequence[Node], steps: Steps, fixed: Sequence[Node] = ()
+) -> tuple[list[Node], dict[Node, Node]]:
+    """(the roots computed with loops, what stands now for nodes of former bodies that others use).
+
+    fixed: nodes that count as leaves: they and what they are made of stay as they are.
+    """
     current, replaced = list(roots), dict[Node, Node]()
+    same = {n: n for n in fixed}
     while True:
-        found = _first_loop(current)
+        found = _first_loop(current, fixed)
         if not found or not steps.take("reroll"):
             return current, replaced
         keys = list(replaced)
-        changed = substitute([*current, *replaced.values()], found)
+        changed = substitute([*current, *replaced.values()], found | same)
         current = changed[: len(current)]
         replaced = dict(zip(keys, changed[len(current) :], strict=True)) | found
 
 
-def _first_loop(roots: Sequence[Node]) -> dict[Node, Node]:
+def _first_loop(roots: Sequence[Node], fixed: Sequence[Node]) -> dict[Node, Node]:
     """What stands for the nodes of the longest repetition; nothing when there is none."""
-    order = walk(roots)
+    below = set(walk(fixed))
+    order = [n for n in walk(roots) if n not in below]
     nodes = sorted([n for n in order if n.op not in ("input", "state", "constant")], key=lambda n: n.born)
     if len(nodes) < LEAST_NODES:
         return {}
