@@ -66,7 +66,10 @@ def differentiate(
     trainable = _distinct([p for p in weights or () if p.requires_grad])
     before = {id(p) for p in trace.parameters}
     with trace.separate(trainable) as apart:
+        held = len(trace.apart)
+        trace.apart += [*separate.nodes, *apart]
         output = prepared(function)(*given, **named)
+        del trace.apart[held:]
         by_parameter = {id(p): node for p, node in zip(trainable, apart, strict=True)}
         main = _main_output(output) if has_aux else output
         results, cotangents = _cotangents(main, sens, trace)
