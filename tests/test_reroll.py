@@ -110,6 +110,15 @@ def independent(x: Any, h: Any, w: Any, v: Any) -> Any:
     return ops.stack([cell(x[k], h, w) for k in range(TRIPS)]).sum()
 
 
+def pointwise(x: Any, h: Any, w: Any, v: Any) -> Any:
+    """Newton's method for many numbers: fused, it goes through memory once."""
+    x = ops.concat([x, x + 1.0], 2)
+    y = x * 0.1
+    for _ in range(TRIPS):
+        y = y * (1.5 - 0.5 * x * y * y).tanh()
+    return y.sum()
+
+
 def fibonacci(x: Any, h: Any, w: Any, v: Any) -> Any:
     a, b = h, h * 0.5
     for _ in range(2 * TRIPS):
@@ -128,7 +137,7 @@ def learning(x: Any, h: Any, w: Any, v: Any) -> Any:
     return (h @ w @ v).sum()
 
 
-LEFT = (short, other_weights, independent)
+LEFT = (short, other_weights, independent, pointwise)
 ARGS = (X, H, W, V)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from graphopt.ir.graph import Graph, Node, input_node, state_node, substitute, users, walk
 from graphopt.ir.types import TupleType
 from graphopt.opdefs.control import items, loop
-from graphopt.opdefs.opdef import full
+from graphopt.opdefs.opdef import full, opdef
 from graphopt.opdefs.shape import reshape, reverse, slice_, transpose
 from graphopt.passes.control import fresh_names
 from graphopt.passes.cse import exact_key
@@ -24,6 +24,8 @@ from graphopt.where import at
 
 LEAST_TRIPS = 8
 LEAST_NODES = 48  # of the text that becomes one body
+_FUSED_NODES = 512  # a shorter text without sums is computed element by element in few kernels: as a loop it would go
+_FEW_ELEMS = 64  # through memory on every trip, unless its values are so small that the loop is one kernel
 _CANDIDATES = 6  # periods that are looked at
 _KEPT_BYTES = 64  # constants up to this size are compared by value
 
@@ -194,9 +196,14 @@ class _Body:
         for j in range(run.period):
             if j in needed:
                 self.made[j] = self._of(j)
-        if not self.carry:
+        if not self.carry or not self._pays():
             raise _NoLoop
         return self._built(used)
+
+    def _pays(self) -> bool:
+        kinds = {opdef(n.op).kind for n in self.made.values() if n.op not in ("input", "state", "constant")}
+        largest = max(n.type.size for n in self.made.values())
+        return bool(kinds - {"elementwise", "movement"}) or largest <= _FEW_ELEMS or self.run.nodes >= _FUSED_NODES
 
     def _used_outside(self) -> list[tuple[int, int]]:
         """(trip, j) of everything that something after or beside the loop reads."""
