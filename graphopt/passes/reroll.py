@@ -8,7 +8,7 @@ and neighbouring slices of one array (rows).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from graphopt.ir.graph import Graph, Node, input_node, state_node, substitute, u
 from graphopt.ir.types import TupleType
 from graphopt.opdefs.control import items, loop
 from graphopt.opdefs.opdef import full, opdef
-from graphopt.opdefs.shape import reshape, reverse, slice_, transpose
+from graphopt.opdefs.shape import concat, reshape, reverse, slice_, transpose
 from graphopt.passes.control import fresh_names
 from graphopt.passes.cse import exact_key
 from graphopt.passes.rewrite import Steps
@@ -301,20 +301,60 @@ class _Body:
             )
             found: dict[Node, Node] = {}
             for t, j in used:
-                last = t == run.trips - 1 and j in carried
+                last = t == run.trips - 1 and j in carried and j not in outputs
                 found[self.node(t, j)] = made[carried[j]] if last else _pick(made[len(state) + outputs[j]], t)
+            stacks = {j: made[len(state) + k] for j, k in outputs.items()}
+            return found | self._stacked(stacks)
+
+    def _stacked(self, stacks: Mapping[int, Node]) -> dict[Node, Node]:
+        """What stands for nodes that put the results of trips side by side: parts of the stacks themselves."""
+        found: dict[Node, Node] = {}
+        for n in self.order:
+            if n.op != "concat" or n.attrs["axis"] != 0 or n in self.inside:
+                continue
+            parts: list[Node] = []
+            k, places = 0, [self._row_put(i) for i in n.inputs]
+            while k < len(places):
+                end, by = k + 1, 0
+                while end < len(places) and _follows(places[end - 1], places[end], by):
+                    by = places[end][0] - places[end - 1][0]  # type: ignore[index]
+                    end += 1
+                first, last = places[k], places[end - 1]
+                if first is None or last is None or end == k + 1 or first[1] not in stacks:
+                    parts += n.inputs[k:end]
+                else:
+                    rows = _rows(stacks[first[1]], min(first[0], last[0]), max(first[0], last[0]) + 1)
+                    parts.append(reverse(rows, axes=(0,)) if by < 0 else rows)
+                k = end
+            if len(parts) < len(n.inputs):
+                found[n] = parts[0] if len(parts) == 1 else concat(*parts, axis=0)
         return found
+
+    def _row_put(self, n: Node) -> tuple[int, int] | None:
+        """(trip, j) of what a node makes a row of."""
+        whole = n.op == "reshape" and n.shape == (1, *n.inputs[0].shape)
+        return self.inside.get(n.inputs[0]) if whole else None
 
 
 def _called(n: Node) -> str:
     return str(n.attrs.get("name", n.op))
 
 
+def _follows(a: tuple[int, int] | None, b: tuple[int, int] | None, by: int) -> bool:
+    """Is b the result of a trip beside a's, in the direction `by` (0: either)?"""
+    return a is not None and b is not None and a[1] == b[1] and b[0] - a[0] in ((by,) if by else (1, -1))
+
+
+def _rows(stack: Node, start: int, stop: int) -> Node:
+    rest = stack.shape[1:]
+    if (start, stop) == (0, stack.shape[0]):
+        return stack
+    return slice_(stack, start=(start, *[0] * len(rest)), stop=(stop, *rest), step=(1,) * len(stack.shape))
+
+
 def _pick(stack: Node, row: int) -> Node:
     """A row of a stack."""
-    rest = stack.shape[1:]
-    cut = slice_(stack, start=(row, *[0] * len(rest)), stop=(row + 1, *rest), step=(1,) * len(stack.shape))
-    return reshape(cut, shape=rest)
+    return reshape(_rows(stack, row, row + 1), shape=stack.shape[1:])
 
 
 def _stack(cuts: Sequence[Node], source: Node, like: Node) -> Node:
