@@ -13,11 +13,12 @@ import numpy as np
 from platformdirs import user_cache_dir
 
 from graphopt import config
-from graphopt.ir.graph import Graph, walk
+from graphopt.ir.graph import Graph, Node, walk
 from graphopt.ir.text import print_graph
+from graphopt.kernel.items import Choose, Item, Repeat, show_items
 from graphopt.kernel.loops import Buffer, Kernel, reads_and_writes, show
 from graphopt.kernel.run import run as interpret
-from graphopt.kernel.step import Choose, Item, Repeat, Step, constant_bytes, lower_graph
+from graphopt.kernel.step import Step, constant_bytes, lower_graph
 from graphopt.llvm.step import emit_step
 from graphopt.llvm.target import machine_of
 from graphopt.opdefs.evaluate import evaluate
@@ -196,9 +197,16 @@ def _trace_stages(name: str, step: Step, target: Target) -> None:
 
 
 def stage_texts(step: Step) -> tuple[str, str]:
-    """(fused groups, loop nests) as text."""
-    names = {n: f"%{k}" for k, n in enumerate(walk(step.graph.roots))}
-    return show_groups(step.groups, names), "\n\n".join(show(k) for k in step.kernels)
+    """(fused groups, loop nests) as text; those of graphs inside the graph follow it."""
+    fused, names = [], dict[Node, str]()
+    for number, (graph, groups) in enumerate(step.graphs):
+        inside = f"{number}." if number else ""
+        names |= {n: f"%{inside}{k}" for k, n in enumerate(walk(graph.roots)) if n not in names}
+        fused.append((f"inside, {graph.name} {number}:\n" if number else "") + show_groups(groups, names))
+    kernels = [show(k) for k in step.kernels]
+    if len(step.graphs) > 1:
+        kernels.insert(0, "\n".join(["order:", *show_items(step.items, "  ")]))
+    return "\n".join(fused), "\n\n".join(kernels)
 
 
 def stages(graph: Graph, target: Target | None = None) -> dict[str, str]:

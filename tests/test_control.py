@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,14 +11,23 @@ import pytest
 
 import graphopt as ms
 from graphopt import config, control, ops
+from graphopt.compile import stages
 from graphopt.errors import VerifyError
 from graphopt.ir.graph import Graph, Node, input_node, state_node, walk
 from graphopt.ir.text import large_constants, parse_graph, print_graph
 from graphopt.ir.types import TensorType, bool_, f32, i32
+from graphopt.kernel import small
 from graphopt.kernel import step as stepping
 from graphopt.opdefs import control as regions
 from graphopt.opdefs.opdef import constant
 from graphopt.passes.pipeline import check, optimize
+
+
+@pytest.fixture
+def kernel_by_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No loop is small enough to be one kernel."""
+    monkeypatch.setattr(small, "MOST_WORK", 0)
+
 
 MODES = ("pynative", "numpy", "loops", "llvm")
 
@@ -335,9 +345,13 @@ def test_derivatives_equal_differences(f: Callable[..., Any], order: int) -> Non
     assert abs(found - expected) <= 1e-6 * max(1.0, abs(expected))
 
 
+@pytest.mark.parametrize("most_work", (0, 1000), ids=("kernels", "small"))
 @pytest.mark.parametrize("backend", ("loops", "llvm"))
 @pytest.mark.parametrize("f", PROGRAMS, ids=lambda f: f.__name__)
-def test_backends_agree_on_derivatives(f: Callable[..., Any], backend: str) -> None:
+def test_backends_agree_on_derivatives(
+    f: Callable[..., Any], backend: str, most_work: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small, "MOST_WORK", most_work)
     args = [f64(a) for a in (W, B, XS, H)]
 
     def both(*args: Any) -> Any:
@@ -379,7 +393,9 @@ def test_gradient_of_a_weight_is_one_product(golden) -> None:  # type: ignore[no
 
 
 @pytest.mark.parametrize("f", PROGRAMS, ids=lambda f: f.__name__)
-def test_same_bits_for_any_number_of_threads(f: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_bits_for_any_number_of_threads(
+    f: Callable[..., Any], kernel_by_kernel: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Even the smallest kernel is shared by the team, so that every loop and branch is gone through by all threads."""
     args = [f64(a) for a in (W, B, XS, H)]
 
@@ -395,3 +411,60 @@ def test_same_bits_for_any_number_of_threads(f: Callable[..., Any], monkeypatch:
     monkeypatch.setattr(stepping, "_TEAM_WORK", 0.0)
     for threads in (1, 2, 3):
         assert both(threads) == alone
+
+
+# the native step ---------------------------------------------------------------------------------------------------
+
+
+def test_stages_show_what_is_inside(golden, kernel_by_kernel: None) -> None:  # type: ignore[no-untyped-def]
+    texts = stages(running_sum())
+    assert "stop unless" not in texts["loops"] and "repeat 4 times:" in texts["loops"]
+    golden("control_fused.txt", re.sub(r"  # test_control.py:\d+", "", texts["fused"]) + "\n")
+    golden("control_order.txt", texts["loops"].split("\n\n")[0] + "\n")
+
+
+def test_cached_code_is_that_of_the_body(tmp_path: Any) -> None:
+    """Two loops that differ in a number inside the body alone."""
+
+    def f(factor: float) -> Callable[..., Any]:
+        return lambda x: control.fori_loop(0, 3, lambda i, v: v * factor, x)
+
+    with config.override(backend="llvm", cache=str(tmp_path), threads=1):
+        found = [values(ms.jit(f(k))(t(1.0))) for k in (2.0, 3.0, 2.0)]
+    assert found == [8.0, 27.0, 8.0]
+
+
+def test_a_loop_needs_no_memory_for_its_trips() -> None:
+    def arena(trips: int) -> int:
+        f = ms.jit(lambda x: control.fori_loop(0, trips, lambda i, v: (v @ v).tanh() + 1.0, x))
+        with config.override(backend="llvm", cache="off"):
+            return f.compile_cache.entry([t(np.eye(16))], {})[0].compiled.arena_bytes
+
+    assert arena(1000) == arena(2) < 8 << 10
+
+
+def test_a_loop_over_a_few_numbers_is_one_kernel() -> None:
+    """All kinds of ops at fixed places: movement, reductions, a product, integers, a carry that swaps with another."""
+
+    def body(carry: Any, x: Any) -> Any:
+        a, b, n = carry
+        z = ops.concat([a[::2], b[1:2]], 0) @ w + x.flip(0)
+        low = (z * z).sum() + z.max() - ops.stack([z, a]).mean()
+        return (b, (z - low).tanh(), n * 2 + n % 3), (z, low > 0, ops.pad(a, (1, 2), value=2.0).reshape(2, 3))
+
+    def f(a: Any, b: Any, xs: Any) -> Any:
+        return control.scan(body, (a, b, ms.Tensor(1)), xs, reverse=True)
+
+    w = f64(W)
+    args = [f64(B), f64(B[::-1].copy()), f64(XS[:, 0])]
+    expected = f(*args)
+    for backend in ("numpy", "loops", "llvm"):
+        compiled = ms.jit(f)
+        with config.override(backend=backend, cache="off", threads=1):
+            found = compiled(*args)
+            if backend == "llvm":
+                program = compiled.compile_cache.entry(args, {})[0].compiled.program
+                assert program is not None and [c.kernel for c in program.calls].count("loop_of_5") == 1
+                assert len(program.calls) <= 4
+        for a, b in zip(values(expected[0]) + values(expected[1]), values(found[0]) + values(found[1]), strict=True):
+            np.testing.assert_allclose(b, a, rtol=1e-12)

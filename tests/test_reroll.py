@@ -49,6 +49,16 @@ def backwards(x: Any, h: Any, w: Any, v: Any) -> Any:
     return (ops.stack(results) ** 2).sum() + results[3].sum()
 
 
+def all_outputs(x: Any, h: Any, w: Any, v: Any) -> Any:
+    """Every trip's result side by side, some of them backwards, and one for itself."""
+    results = []
+    for k in range(TRIPS):
+        h = cell(x[k], h, w)
+        results.append(h * 2.0)
+    backwards = ops.stack(results[:0:-1])
+    return (ops.stack(results) * x).sum() + (backwards * x[1:] * x[1:]).sum() + results[5].sum() + (results[-1] @ v).sum()
+
+
 def batch_first(x: Any, h: Any, w: Any, v: Any) -> Any:
     x = x.swapaxes(0, 1)
     for k in range(TRIPS):
@@ -91,7 +101,7 @@ def odd_in_the_middle(x: Any, h: Any, w: Any, v: Any) -> Any:
     return h.sum()
 
 
-ROLLED = (recurrent, last_only, backwards, batch_first, two_carries, runge_kutta, two_layers, odd_in_the_middle)
+ROLLED = (recurrent, last_only, backwards, all_outputs, batch_first, two_carries, runge_kutta, two_layers, odd_in_the_middle)
 
 
 def short(x: Any, h: Any, w: Any, v: Any) -> Any:
@@ -110,6 +120,15 @@ def independent(x: Any, h: Any, w: Any, v: Any) -> Any:
     return ops.stack([cell(x[k], h, w) for k in range(TRIPS)]).sum()
 
 
+def pointwise(x: Any, h: Any, w: Any, v: Any) -> Any:
+    """Newton's method for many numbers: fused, it goes through memory once."""
+    x = ops.concat([x, x + 1.0], 2)
+    y = x * 0.1
+    for _ in range(TRIPS):
+        y = y * (1.5 - 0.5 * x * y * y).tanh()
+    return y.sum()
+
+
 def fibonacci(x: Any, h: Any, w: Any, v: Any) -> Any:
     a, b = h, h * 0.5
     for _ in range(2 * TRIPS):
@@ -117,7 +136,18 @@ def fibonacci(x: Any, h: Any, w: Any, v: Any) -> Any:
     return (a + b).sum()
 
 
-LEFT = (short, other_weights, independent)
+def learning(x: Any, h: Any, w: Any, v: Any) -> Any:
+    """Gradients inside of the loop, each by what the trip before made."""
+
+    def loss(u: Any, row: Any) -> Any:
+        return ((h @ u).tanh() * row).sum() + (u * u).sum() * 0.1
+
+    for k in range(TRIPS):
+        w = w - 0.1 * ms.grad(loss)(w, x[k])
+    return (h @ w @ v).sum()
+
+
+LEFT = (short, other_weights, independent, pointwise)
 ARGS = (X, H, W, V)
 
 
@@ -148,7 +178,7 @@ def test_what_is_no_loop_stays(f: Callable[..., Any]) -> None:
     assert reroll(graph, Steps()) is graph
 
 
-@pytest.mark.parametrize("f", (*ROLLED, *LEFT, fibonacci), ids=lambda f: f.__name__)
+@pytest.mark.parametrize("f", (*ROLLED, *LEFT, fibonacci, learning), ids=lambda f: f.__name__)
 def test_values_and_gradients_stay(f: Callable[..., Any]) -> None:
     wanted, gradients = ms.value_and_grad(f, (0, 1, 2, 3))(*tensors())
     compiled = ms.jit(ms.value_and_grad(f, (0, 1, 2, 3)))
@@ -195,3 +225,15 @@ def test_size_does_not_grow_with_the_trips() -> None:
             return len(print_graph(optimize(ms.jit(f).compile_cache.graph([ms.Tensor(H), ms.Tensor(W)], {})), where=False))
 
     assert abs(sized(64) - sized(16)) <= 8
+
+
+def test_stacked_results_are_the_stack() -> None:
+    def f(x: Any, h: Any, w: Any, v: Any) -> Any:
+        results = []
+        for k in range(TRIPS):
+            h = cell(x[k], h, w)
+            results.append(h)
+        return (ops.stack(results) ** 2).sum()
+
+    graph = optimize(traced(ms.grad(f, (0, 1, 2))))
+    assert {n.op for n in walk(graph.roots)}.isdisjoint({"concat", "slice", "pad"})

@@ -123,6 +123,8 @@ class Reads:
         least, most = i.range
         if low <= least and most < high:
             return Const(True, bool_)
+        if most < low or least >= high:
+            return Const(False, bool_)
         value = IndexValue(i, i64)
         parts: list[Expr] = []
         if least < low:

@@ -6,64 +6,26 @@ list with the others, in the order in which they run; what happens between them 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from graphopt.ir.graph import Graph, Node, walk
+from graphopt.kernel.barriers import Barriers, place_barriers
 from graphopt.kernel.contract import lower_contraction
+from graphopt.kernel.items import Choose, Item, Repeat, Window, kernels_of, windows_of
 from graphopt.kernel.loops import Buffer, Kernel, reads_and_writes
 from graphopt.kernel.lower import Lowering, lower_loops
 from graphopt.kernel.machine import Machine
 from graphopt.kernel.nests import copy_kernel, lower_kernel, zero_kernel
+from graphopt.kernel.small import Places, is_small, lower_small
 from graphopt.opdefs.control import parts_of
 from graphopt.passes.fuse import Group, dims_of, follow, fuse, materialise, stored_base
 from graphopt.passes.memory import MemoryPlan, lifetimes, plan_memory
 from graphopt.passes.order import Schedule, order
 
 _TEAM_WORK = 6000.0  # instructions below which a kernel is quicker on one thread than with a barrier (about 1 us)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Window:
-    """A row of a stack: `row` stands for `base` from element `row.size` * number of the trip on."""
-
-    row: Buffer
-    base: Buffer
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Choose:
-    """One of two sequences, by a bool in memory."""
-
-    pred: Buffer
-    then: tuple[Item, ...]
-    other: tuple[Item, ...]
-    given: frozenset[Buffer]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Repeat:
-    """A sequence repeated.
-
-    length:  the most trips, None without limit; trips: where their number stands; reverse: rows are taken backwards.
-    test:    runs before each trip and stores whether to go on in `goes_on`; count: where the number of trips goes.
-    windows: what moves on from trip to trip; given: buffers that are not of one trip alone.
-    """
-
-    body: tuple[Item, ...]
-    windows: tuple[Window, ...]
-    length: int | None
-    reverse: bool
-    trips: Buffer | None
-    test: tuple[Item, ...]
-    goes_on: Buffer | None
-    count: Buffer | None
-    given: frozenset[Buffer]
-
-
-Item = Kernel | Choose | Repeat
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,6 +37,7 @@ class Step:
     parallel: per kernel, whether the team shares it (otherwise thread 0 runs it alone)
     barriers: per kernel, whether a barrier stands before it
     items:    the kernels in their branches and loops
+    graphs:   the graph and those inside it, as they were lowered, each with its groups
     waits:    branches and loops with a barrier before they begin; loops with one before they read the test's result are
               in `test_waits`
     """
@@ -87,6 +50,7 @@ class Step:
     parallel: tuple[bool, ...]
     barriers: tuple[bool, ...]
     items: tuple[Item, ...]
+    graphs: tuple[tuple[Graph, tuple[Group, ...]], ...] = ()
     waits: frozenset[Item] = frozenset()
     test_waits: frozenset[Item] = frozenset()
 
@@ -103,38 +67,17 @@ def lower_graph(graph: Graph, machine: Machine) -> Step:
     barriers.sequence(items)
     return Step(
         graph=whole.graph,
-        groups=tuple(assembly.groups),
+        groups=tuple([g for _, groups in assembly.graphs for g in groups]),
         kernels=kernels,
         args=tuple(assembly.args),
         plan=plan,
         parallel=parallel,
         barriers=tuple(k in barriers.before for k in kernels),
         items=items,
+        graphs=tuple(assembly.graphs),
         waits=frozenset(barriers.before - set(kernels)),
         test_waits=frozenset(barriers.before_test),
     )
-
-
-def kernels_of(items: Sequence[Item]) -> Iterator[Kernel]:
-    """The kernels in their order."""
-    for i in items:
-        if isinstance(i, Kernel):
-            yield i
-        elif isinstance(i, Choose):
-            yield from kernels_of((*i.then, *i.other))
-        else:
-            yield from kernels_of((*i.test, *i.body))
-
-
-def windows_of(items: Sequence[Item]) -> dict[Buffer, Buffer]:
-    """Row -> the stack it is of."""
-    found: dict[Buffer, Buffer] = {}
-    for i in items:
-        if isinstance(i, Choose):
-            found |= windows_of((*i.then, *i.other))
-        elif isinstance(i, Repeat):
-            found |= {w.row: w.base for w in i.windows} | windows_of((*i.test, *i.body))
-    return found
 
 
 # lowering -----------------------------------------------------------------------------------------------------
@@ -154,7 +97,7 @@ class _Assembly:
     def __init__(self, machine: Machine):
         self.machine = machine
         self.args: list[tuple[Buffer, str, Node]] = []
-        self.groups: list[Group] = []
+        self.graphs: list[tuple[Graph, tuple[Group, ...]]] = []
         self.constants: dict[Node, Buffer] = {}
 
     def whole(self, graph: Graph) -> _Lowered:
@@ -172,7 +115,7 @@ class _Assembly:
         """A graph whose leaves and outputs have buffers."""
         graph = materialise(graph)
         schedule = order(graph, fuse(graph))
-        self.groups += schedule.groups
+        self.graphs.append((graph, schedule.groups))
         place = place | dict(zip(graph.outputs, outputs, strict=True)) | self._constants(graph, schedule)
         place |= {value: place[state] for value, state in schedule.in_place.items()}
         for group in schedule.groups:
@@ -238,6 +181,8 @@ class _Assembly:
         parts = parts_of(node)
         carry = [lowering.buffer(n) for n in parts.carry]
         always = test is None and not parts.trips
+        if always and is_small(body):
+            return [self._small_loop(node, lowering, results)]
         place = dict(zip(body.state, carry, strict=True))
         constants = body.inputs[node.attrs["stacked"] :]
         place |= {leaf: lowering.buffer(n) for leaf, n in zip(constants, parts.constants, strict=True)}
@@ -270,6 +215,20 @@ class _Assembly:
             frozenset(given),
         )  # fmt: skip
         return [*first, *moved, made] if rest or tested else first
+
+
+    def _small_loop(self, node: Node, lowering: Lowering, results: dict[int, Buffer]) -> Kernel:
+        """A loop over a few numbers, as one kernel."""
+        body, length, parts = node.attrs["body"], node.attrs["length"], parts_of(node)
+        leaves = dict(zip(body.state, [lowering.buffer(n) for n in parts.carry], strict=True))
+        constants = body.inputs[len(parts.rows) :]
+        leaves |= {leaf: lowering.buffer(n) for leaf, n in zip(constants, parts.constants, strict=True)}
+        rows = {leaf: lowering.buffer(n) for leaf, n in zip(body.inputs, parts.rows, strict=False)}
+        outputs = [
+            results.get(len(parts.carry) + k) or Buffer(f"unused{k}", n.dtype, n.type.size * length)
+            for k, n in enumerate(body.outputs)
+        ]
+        return lower_small(body, length, node.attrs["reverse"], Places(leaves, rows, outputs), self.machine)
 
 
 def _place_results(group: Group, place: dict[Node, Buffer]) -> None:
@@ -339,121 +298,9 @@ def _plan(items: Sequence[Item], fixed: set[Buffer]) -> MemoryPlan:
     return plan_memory(lifetimes(touched, sizes))
 
 
-# barriers -----------------------------------------------------------------------------------------------------
-
-Touch = tuple[Buffer, bool, bool]  # a buffer, whether it is written, whether by the team
-
-
-class Barriers:
-    """A barrier stands before what touches memory that something else has touched since the last barrier, when one of the
-    two writes it, unless thread 0 runs both.
-
-    before: kernels, branches and loops with a barrier before them; before_test: loops with one before each reading of
-            their test's result.
-
-    Cost: O(kernels x buffers touched since a barrier); loops are gone through until nothing new is found.
-    """
-
-    def __init__(self, plan: MemoryPlan, team: set[Kernel], windows: dict[Buffer, Buffer]):
-        self.plan = plan
-        self.team = team
-        self.windows = windows
-        self.before: set[Item] = set()
-        self.before_test: set[Item] = set()
-        self.pending: dict[Touch, None] = {}
-
-    def shared(self, item: Item) -> bool:
-        """Does the team take part in it?"""
-        return any(k in self.team for k in kernels_of([item]))
-
-    def sequence(self, items: Sequence[Item]) -> None:
-        for i in items:
-            if isinstance(i, Kernel) or not self.shared(i):
-                self._touch(i, self.before, self._all(i))
-            elif isinstance(i, Choose):
-                self._touch(i, self.before, [(i.pred, False, True)])
-                start = self.pending
-                self.sequence(i.then)
-                after, self.pending = self.pending, start
-                self.sequence(i.other)
-                self.pending = after | self.pending
-            else:
-                self._repeat(i)
-
-    def _repeat(self, loop: Repeat) -> None:
-        ends = [(loop.trips, False, True)] if loop.trips is not None else []
-        self._touch(loop, self.before, ends + ([(loop.count, True, False)] if loop.count is not None else []))
-        while True:
-            start, found = self.pending, len(self.before) + len(self.before_test)
-            self.sequence(loop.test)
-            if loop.goes_on is not None:
-                self._touch(loop, self.before_test, [(loop.goes_on, False, True)])
-            leaving = self.pending
-            self.sequence(loop.body)
-            self.pending = start | self.pending
-            if self.pending.keys() == start.keys() and found == len(self.before) + len(self.before_test):
-                break
-        self.pending = leaving if loop.goes_on is not None else self.pending
-        if loop.count is not None:
-            self.pending = self.pending | {(self._base(loop.count), True, False): None}
-
-    def _all(self, item: Item) -> list[Touch]:
-        """What a kernel touches, or a branch or loop that thread 0 runs alone."""
-        found: dict[Touch, None] = {}
-        for k in kernels_of([item]):
-            reads, writes = reads_and_writes(k.body)
-            found.update({(b, b in writes, k in self.team): None for b in reads | writes})
-        if not isinstance(item, Kernel):
-            for inner in _controls([item]):
-                read = [inner.pred] if isinstance(inner, Choose) else [inner.trips, inner.goes_on]
-                found.update({(b, False, False): None for b in read if b is not None})
-                if isinstance(inner, Repeat) and inner.count is not None:
-                    found[inner.count, True, False] = None
-        return list(found)
-
-    def _touch(self, item: Item, barriers: set[Item], mine: Sequence[Touch]) -> None:
-        mine = [(self._base(b), w, t) for b, w, t in mine]
-        if item in barriers or any(
-            (w or v) and (team or t) and self._overlap(a, b) for b, w, team in mine for a, v, t in self.pending
-        ):
-            barriers.add(item)
-            self.pending = {}
-        self.pending = self.pending | dict.fromkeys(mine)
-
-    def _base(self, b: Buffer) -> Buffer:
-        while b in self.windows:
-            b = self.windows[b]
-        return b
-
-    def _overlap(self, a: Buffer, b: Buffer) -> bool:
-        if a is b:
-            return True
-        x, y = self.plan.offsets.get(a), self.plan.offsets.get(b)
-        if x is None or y is None:
-            return False
-        return x < y + b.size * b.dtype.itemsize and y < x + a.size * a.dtype.itemsize
-
-
-def _controls(items: Sequence[Item]) -> Iterator[Choose | Repeat]:
-    for i in items:
-        if isinstance(i, Choose):
-            yield i
-            yield from _controls((*i.then, *i.other))
-        elif isinstance(i, Repeat):
-            yield i
-            yield from _controls((*i.test, *i.body))
-
-
-def place_barriers(kernels: Sequence[Kernel], parallel: Sequence[bool], plan: MemoryPlan) -> tuple[bool, ...]:
-    """Per kernel of a step without branches and loops, whether a barrier stands before it; see `Barriers`."""
-    barriers = Barriers(plan, {k for k, team in zip(kernels, parallel, strict=True) if team}, {})
-    barriers.sequence(kernels)
-    return tuple(k in barriers.before for k in kernels)
-
-
 def constant_bytes(step: Step) -> tuple[bytes, ...]:
     """The values of the constant arguments, in binding order."""
     return tuple(np.ascontiguousarray(n.attrs["value"]).tobytes() for _, kind, n in step.args if kind == "constant")
 
 
-__all__ = ["Barriers", "Choose", "Item", "Repeat", "Step", "Window", "constant_bytes", "lower_graph", "place_barriers"]
+__all__ = ["Step", "constant_bytes", "lower_graph", "place_barriers"]

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from graphopt.errors import CompileError
+from graphopt.kernel.items import Choose, Item, Repeat, kernels_of, windows_of
 from graphopt.kernel.loops import Buffer, Kernel, signature
 from graphopt.kernel.machine import Machine
-from graphopt.kernel.step import Choose, Item, Repeat, Step, kernels_of, windows_of
+from graphopt.kernel.step import Step
 from graphopt.llvm.emit import KernelEmitter
 
 _PART = 60_000  # characters of a module: LLVM takes some 25 ms for it, and some 1 ms for a module without code

@@ -8,15 +8,15 @@ and neighbouring slices of one array (rows).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from graphopt.ir.graph import Graph, Node, input_node, state_node, substitute, users, walk
 from graphopt.ir.types import TupleType
 from graphopt.opdefs.control import items, loop
-from graphopt.opdefs.opdef import full
-from graphopt.opdefs.shape import reshape, reverse, slice_, transpose
+from graphopt.opdefs.opdef import full, opdef
+from graphopt.opdefs.shape import concat, reshape, reverse, slice_, transpose
 from graphopt.passes.control import fresh_names
 from graphopt.passes.cse import exact_key
 from graphopt.passes.rewrite import Steps
@@ -24,6 +24,8 @@ from graphopt.where import at
 
 LEAST_TRIPS = 8
 LEAST_NODES = 48  # of the text that becomes one body
+_FUSED_NODES = 512  # a shorter text without sums is computed element by element in few kernels: as a loop it would go
+_FEW_ELEMS = 64  # through memory on every trip, unless its values are so small that the loop is one kernel
 _CANDIDATES = 6  # periods that are looked at
 _KEPT_BYTES = 64  # constants up to this size are compared by value
 
@@ -38,22 +40,29 @@ def reroll(graph: Graph, steps: Steps) -> Graph:
     return graph if all(a is b for a, b in zip(roots, graph.roots, strict=True)) else graph.with_roots(roots)
 
 
-def rolled(roots: Sequence[Node], steps: Steps) -> tuple[list[Node], dict[Node, Node]]:
-    """(the roots computed with loops, what stands now for nodes of former bodies that others use)."""
+def rolled(
+    roots: Sequence[Node], steps: Steps, fixed: Sequence[Node] = ()
+) -> tuple[list[Node], dict[Node, Node]]:
+    """(the roots computed with loops, what stands now for nodes of former bodies that others use).
+
+    fixed: nodes that count as leaves: they and what they are made of stay as they are.
+    """
     current, replaced = list(roots), dict[Node, Node]()
+    same = {n: n for n in fixed}
     while True:
-        found = _first_loop(current)
+        found = _first_loop(current, fixed)
         if not found or not steps.take("reroll"):
             return current, replaced
         keys = list(replaced)
-        changed = substitute([*current, *replaced.values()], found)
+        changed = substitute([*current, *replaced.values()], found | same)
         current = changed[: len(current)]
         replaced = dict(zip(keys, changed[len(current) :], strict=True)) | found
 
 
-def _first_loop(roots: Sequence[Node]) -> dict[Node, Node]:
+def _first_loop(roots: Sequence[Node], fixed: Sequence[Node]) -> dict[Node, Node]:
     """What stands for the nodes of the longest repetition; nothing when there is none."""
-    order = walk(roots)
+    below = set(walk(fixed))
+    order = [n for n in walk(roots) if n not in below]
     nodes = sorted([n for n in order if n.op not in ("input", "state", "constant")], key=lambda n: n.born)
     if len(nodes) < LEAST_NODES:
         return {}
@@ -187,9 +196,14 @@ class _Body:
         for j in range(run.period):
             if j in needed:
                 self.made[j] = self._of(j)
-        if not self.carry:
+        if not self.carry or not self._pays():
             raise _NoLoop
         return self._built(used)
+
+    def _pays(self) -> bool:
+        kinds = {opdef(n.op).kind for n in self.made.values() if n.op not in ("input", "state", "constant")}
+        largest = max(n.type.size for n in self.made.values())
+        return bool(kinds - {"elementwise", "movement"}) or largest <= _FEW_ELEMS or self.run.nodes >= _FUSED_NODES
 
     def _used_outside(self) -> list[tuple[int, int]]:
         """(trip, j) of everything that something after or beside the loop reads."""
@@ -287,20 +301,60 @@ class _Body:
             )
             found: dict[Node, Node] = {}
             for t, j in used:
-                last = t == run.trips - 1 and j in carried
+                last = t == run.trips - 1 and j in carried and j not in outputs
                 found[self.node(t, j)] = made[carried[j]] if last else _pick(made[len(state) + outputs[j]], t)
+            stacks = {j: made[len(state) + k] for j, k in outputs.items()}
+            return found | self._stacked(stacks)
+
+    def _stacked(self, stacks: Mapping[int, Node]) -> dict[Node, Node]:
+        """What stands for nodes that put the results of trips side by side: parts of the stacks themselves."""
+        found: dict[Node, Node] = {}
+        for n in self.order:
+            if n.op != "concat" or n.attrs["axis"] != 0 or n in self.inside:
+                continue
+            parts: list[Node] = []
+            k, places = 0, [self._row_put(i) for i in n.inputs]
+            while k < len(places):
+                end, by = k + 1, 0
+                while end < len(places) and _follows(places[end - 1], places[end], by):
+                    by = places[end][0] - places[end - 1][0]  # type: ignore[index]
+                    end += 1
+                first, last = places[k], places[end - 1]
+                if first is None or last is None or end == k + 1 or first[1] not in stacks:
+                    parts += n.inputs[k:end]
+                else:
+                    rows = _rows(stacks[first[1]], min(first[0], last[0]), max(first[0], last[0]) + 1)
+                    parts.append(reverse(rows, axes=(0,)) if by < 0 else rows)
+                k = end
+            if len(parts) < len(n.inputs):
+                found[n] = parts[0] if len(parts) == 1 else concat(*parts, axis=0)
         return found
+
+    def _row_put(self, n: Node) -> tuple[int, int] | None:
+        """(trip, j) of what a node makes a row of."""
+        whole = n.op == "reshape" and n.shape == (1, *n.inputs[0].shape)
+        return self.inside.get(n.inputs[0]) if whole else None
 
 
 def _called(n: Node) -> str:
     return str(n.attrs.get("name", n.op))
 
 
+def _follows(a: tuple[int, int] | None, b: tuple[int, int] | None, by: int) -> bool:
+    """Is b the result of a trip beside a's, in the direction `by` (0: either)?"""
+    return a is not None and b is not None and a[1] == b[1] and b[0] - a[0] in ((by,) if by else (1, -1))
+
+
+def _rows(stack: Node, start: int, stop: int) -> Node:
+    rest = stack.shape[1:]
+    if (start, stop) == (0, stack.shape[0]):
+        return stack
+    return slice_(stack, start=(start, *[0] * len(rest)), stop=(stop, *rest), step=(1,) * len(stack.shape))
+
+
 def _pick(stack: Node, row: int) -> Node:
     """A row of a stack."""
-    rest = stack.shape[1:]
-    cut = slice_(stack, start=(row, *[0] * len(rest)), stop=(row + 1, *rest), step=(1,) * len(stack.shape))
-    return reshape(cut, shape=rest)
+    return reshape(_rows(stack, row, row + 1), shape=stack.shape[1:])
 
 
 def _stack(cuts: Sequence[Node], source: Node, like: Node) -> Node:
