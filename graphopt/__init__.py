@@ -38,9 +38,14 @@ from graphopt.context import (
     set_context,
     set_device,
 )
-from graphopt.ops.composite import GradientFunction, get_grad, grad, value_and_grad
+from graphopt.ops.check_grads import check_grads
+from graphopt.ops.composite import get_grad, grad, value_and_grad
+from graphopt.ops.custom import CustomVjp, _Function, custom_vjp
 from graphopt.ops.host import constexpr
+from graphopt.ops.jacobian import jacfwd, jacrev, jvp, vjp
 from graphopt.ops.random import get_rng_state, set_rng_state
+from graphopt.ops.traced import TracedFunction
+from graphopt.ops.vmap import vmap
 from graphopt.train import (
     F1,
     MAE,
@@ -77,6 +82,7 @@ tensor = Tensor
 __version__ = "0.1.0"
 
 __all__ = [
+    "_Function",
     "Accuracy",
     "COMPATIBLE",
     "Callback",
@@ -113,10 +119,12 @@ __all__ = [
     "amp",
     "bfloat16",
     "bool_",
+    "check_grads",
     "common",
     "constexpr",
     "context",
     "control",
+    "custom_vjp",
     "dataset",
     "dtype",
     "dtype_to_nptype",
@@ -136,7 +144,10 @@ __all__ = [
     "int64",
     "int8",
     "is_tensor",
+    "jacfwd",
+    "jacrev",
     "jit",
+    "jvp",
     "load_checkpoint",
     "load_param_into_net",
     "mstype",
@@ -159,10 +170,12 @@ __all__ = [
     "uint64",
     "uint8",
     "value_and_grad",
+    "vjp",
+    "vmap",
 ]
 
 for _package in (common, common.initializer, context, dataset, nn, ops, train):
     guard(vars(_package), _package.__name__)
-for _class in (GradientFunction, Jitted, dataset.pipeline.EpochIterator):
+for _class in (TracedFunction, CustomVjp, _Function, Jitted, dataset.pipeline.EpochIterator):
     guard_class(_class)
 guard(globals(), __name__)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graphopt import config
+from graphopt.common import nan_check
 from graphopt.common.checks import meant
 
 GRAPH_MODE = 0
@@ -32,6 +33,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "debug_level": (int,),
     "pynative_synchronize": (bool,),
     "check_bprop": (bool,),
+    "check_nan": (str,),
     "enable_sparse": (bool,),
     "grad_for_scalar": (bool,),
     "env_config_path": (str,),
@@ -52,6 +54,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "jit_level": ("O0", "O1", "O2"),
     "jit_syntax_level": (0, 1, 2),
     "debug_level": (0, 1),
+    "check_nan": nan_check.MODES,
 }
 
 _LEAST = {"device_id": 0, "max_call_depth": 1, "runtime_num_threads": 0, "inter_op_parallel_num": 0, "op_timeout": 0}
@@ -80,6 +83,7 @@ def _defaults() -> dict[str, Any]:
         "debug_level": 0,
         "pynative_synchronize": False,
         "check_bprop": False,
+        "check_nan": "off",
         "enable_sparse": False,
         "grad_for_scalar": False,
         "env_config_path": "",
@@ -109,6 +113,9 @@ def set_context(**kwargs: Any) -> None:
     save_graphs, save_graphs_path: write every stage of each compile as text into that folder.
     runtime_num_threads: width of the thread team; 0 lets the machine decide.
     enable_compile_cache, compile_cache_path: whether, and where, compiled code is kept on disk.
+    check_nan:           "first": a step whose outputs or gradients are not finite changes nothing and raises
+                         NonFiniteError, a FloatingPointError, which names the op that made the first NaN or infinity,
+                         its line, its Cell and its operands' ranges; for 2 % of the time. "off" is the default.
     The other keywords are MindSpore's; they are checked and have no effect on a CPU.
 
     Errors: TypeError for a value of another type; ValueError for an unknown keyword, device or value. Nothing is
@@ -161,6 +168,8 @@ def _switch(changed: dict[str, Any]) -> None:
     values = _context.values
     if "save_graphs" in changed or "save_graphs_path" in changed:
         config.set_config(dump=(values["save_graphs_path"] or "graphs") if values["save_graphs"] else "")
+    if "check_nan" in changed:
+        nan_check.set_mode(values["check_nan"])
     if "runtime_num_threads" in changed:
         config.set_config(threads=values["runtime_num_threads"])
     if "enable_compile_cache" in changed or "compile_cache_path" in changed:
@@ -204,6 +213,7 @@ def reset_context() -> None:
     True
     """
     _context.values = _defaults()
+    nan_check.set_mode("off")
 
 
 def graph_mode() -> bool:

@@ -31,6 +31,14 @@ class TraceError(GraphError, RuntimeError):
     """Something that needs a tensor's value while only its type is known."""
 
 
+class NonFiniteError(GraphError, FloatingPointError):
+    """A step that made a NaN or an infinity, while `check_nan` watches."""
+
+
+class GradientError(GraphError, AssertionError):
+    """A derivative that finite differences contradict."""
+
+
 class VerifyError(RuntimeError):
     """A graph that breaks a rule of the IR: a pass is at fault."""
 

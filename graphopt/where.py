@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import CodeType, FrameType
 
 _PACKAGES = frozenset(("graphopt", "graphopt_runtime", "numpy", "contextlib", "functools", "inspect"))
@@ -18,11 +18,15 @@ _fixed: ContextVar[Where | None] = ContextVar("graphopt_where", default=None)
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """A place in the user's program: file, line, and the path of the Cell being traced (may be empty)."""
+    """A place in the user's program: file, line, and the path of the Cell being traced (may be empty).
+
+    derivative: whether it is not the line's own work, but that of its derivative.
+    """
 
     file: str
     line: int
     cell: str = ""
+    derivative: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         place = f"{os.path.basename(self.file)}:{self.line}"
@@ -76,6 +80,11 @@ def at(where: Where | None) -> Iterator[None]:
         yield
     finally:
         _fixed.reset(token)
+
+
+def derivative_of(where: Where | None) -> Where | None:
+    """The same place, as that of its derivative."""
+    return where if where is None or where.derivative else replace(where, derivative=True)
 
 
 def enter_cell(name: str) -> Token[tuple[str, ...]]:

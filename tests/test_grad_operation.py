@@ -18,10 +18,7 @@ Grad = ops.GradOperation
 GOLDENS = Path(__file__).parent / "goldens" / "gradients.npz"
 
 # Recorded calls of features that have tests elsewhere.
-ELSEWHERE = {"forward_value_and_grad"} | {
-    "vjp", "vjp_one_input", "vjp_two_outputs", "jvp", "jvp_two_outputs", "jacfwd", "jacrev", "jacrev_two_outputs",
-    "jacfwd_two_outputs", "hessian",
-}  # fmt: skip
+ELSEWHERE = {"forward_value_and_grad"}
 
 
 @pytest.fixture(params=[ms.PYNATIVE_MODE, ms.GRAPH_MODE], ids=["pynative", "graph"], autouse=True)
@@ -81,6 +78,19 @@ def through_int(a: Tensor) -> Tensor:
 
 def named(a: Tensor) -> dict[str, Tensor]:
     return {"first": a * a, "second": a}
+
+
+def powers(a: Tensor, b: Tensor) -> Tensor:
+    return a**3 + b
+
+
+def squares(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    return a**2 + b * c
+
+
+def called(result: tuple[Any, ...], *v: Tensor) -> Any:
+    """What `vjp` gives, its function called."""
+    return result[0], result[1](*v)
 
 
 def golden_calls() -> dict[str, Callable[[], Any]]:
@@ -160,6 +170,16 @@ def golden_calls() -> dict[str, Callable[[], Any]]:
         "edge_pow": lambda: Grad(get_all=True)(ops.pow)(t(0, 2), t(2, 3)),
         "edge_gather": lambda: Grad()(lambda a, i: ops.gather(a, i, 0))(X, Tensor([0, 0, 1], ms.int32)),
         "edge_cast": lambda: Grad()(through_int)(X),
+        "vjp": lambda: called(ms.vjp(powers, X, Y), SENS),
+        "vjp_one_input": lambda: called(ms.vjp(cube, X), SENS),
+        "vjp_two_outputs": lambda: called(ms.vjp(two, X, Y), SENS, W),
+        "jvp": lambda: ms.jvp(powers, (X, Y), (SENS, W)),
+        "jvp_two_outputs": lambda: ms.jvp(two, (X, Y), (SENS, SENS)),
+        "jacfwd": lambda: ms.jacfwd(squares, (0, 1))(X, Y, W),
+        "jacrev": lambda: ms.jacrev(squares, (0, 1))(X, Y, W),
+        "jacrev_two_outputs": lambda: ms.jacrev(two, (0, 1))(X, Y),
+        "jacfwd_two_outputs": lambda: ms.jacfwd(two, (0, 1))(X, Y),
+        "hessian": lambda: ms.jacfwd(ms.jacrev(lambda a: (a * a).sum()))(X),
         "dict_output": lambda: Grad()(named)(X),
     }  # fmt: skip
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -16,11 +17,13 @@ from graphopt.compile import compile_graph
 from graphopt.errors import DTypeError, ShapeError
 from graphopt.ir.graph import Graph, Node, input_node
 from graphopt.ir.text import large_constants, parse_graph, print_graph
-from graphopt.ir.types import FLOATS, DType, TensorType, bool_, dtype_of, f16, f32, f64, i32
+from graphopt.ir.types import FLOATS, DType, TensorType, bool_, dtype_of, f16, f32, f64, i32, u32
 from graphopt.ir.verify import verify
 from graphopt.opdefs import REGISTRY
 from graphopt.opdefs.evaluate import evaluate, evaluate_nodes
 from graphopt.opdefs.opdef import OpDef, constant
+from graphopt.passes.batch import Examples
+from graphopt.passes.forward import jvp
 from graphopt.passes.gradient import vjp
 from tests.rules import rules_machine
 from tests.tolerances import FIRST_DERIVATIVE, RELATIVE, SECOND_DERIVATIVE, assert_close
@@ -319,6 +322,72 @@ def test_derivatives_have_their_inputs_types(d: OpDef, dtype: DType) -> None:
             evaluate_nodes(found, dict(zip(case.leaves, case.arrays, strict=True))), found, strict=True
         ):
             assert (value.dtype, value.shape) == (g.dtype.numpy, g.shape), case.what
+
+
+@pytest.mark.parametrize("d", DIFFERENTIABLE, ids=lambda d: d.name)
+def test_forward_mode_is_the_transpose_of_reverse_mode(d: OpDef) -> None:
+    """(ct, J tangents) = (J^T ct, tangents) for every choice of inputs that have a tangent."""
+    for case in cases(d, f64):
+        wrt = float_leaves(case)
+        if case.node.dtype is not f64:
+            continue
+        for chosen in subsets(wrt):
+            tangents = {case.leaves[k]: case.rng.normal(size=case.leaves[k].shape) for k in chosen}
+            known = dict(zip(case.leaves, case.arrays, strict=True))
+            (pushed,) = jvp([case.node], list(tangents), [constant(t) for t in tangents.values()])
+            ct, pulled = derivative_of(case, chosen)
+            pairs = [(g, t) for g, t in zip(pulled, tangents.values(), strict=True) if g is not None]
+            assert bool(pairs) >= (pushed is not None), case.what
+            if pushed is None or case.node.type.size == 0:
+                continue
+            assert pushed.type == case.node.type, case.what
+            weight = case.rng.normal(size=case.node.shape)
+            values = evaluate_nodes([pushed, *(g for g, _ in pairs)], known | {ct: weight})
+            with np.errstate(all="ignore"):
+                forward = values[0] * weight
+                terms = [v * t for v, (_, t) in zip(values[1:], pairs, strict=True)]
+            if not all(np.isfinite(a).all() for a in (forward, *terms)):
+                continue
+            size = np.abs(forward).sum() + sum(np.abs(a).sum() for a in terms)
+            expected = sum(a.sum() for a in terms)
+            assert abs(forward.sum() - expected) <= 1e-12 * (1 + size), f"{case.what}, tangents of {chosen}"
+
+
+def subsets(items: Sequence[int]) -> list[tuple[int, ...]]:
+    """Every choice of at least one."""
+    return [c for n in range(1, len(items) + 1) for c in combinations(items, n)]
+
+
+# many examples
+
+
+@pytest.mark.parametrize(
+    ("d", "dtype"), [c for c in CASES if "batch" in c.values[0].rules and c.values[1] in (f32, i32, bool_, u32)]
+)
+def test_many_examples_are_a_loop_over_them(d: OpDef, dtype: DType) -> None:
+    """For every sample and every choice of inputs that differ from example to example."""
+    size = 3
+    for case in cases(d, dtype):
+        draws = [case.arrays] + [case.sample.arrays(case.rng, dtype) for _ in range(size - 1)]
+        for chosen in subsets(range(len(case.leaves))):
+            examples = Examples(size)
+            known = dict(zip(case.leaves, case.arrays, strict=True))
+            for k in chosen:
+                leaf = case.leaves[k]
+                every = input_node(f"all{k}", leaf.type.with_shape((size, *leaf.shape)))
+                examples.stand_for(leaf, every)
+                known[every] = np.stack([draw[k] for draw in draws])
+            (node,) = examples.of([case.node])
+            assert case.node in examples and node.shape == (size, *case.node.shape), case.what
+            (found,) = evaluate_nodes([node], known)
+            for i, draw in enumerate(draws):
+                mine = {case.leaves[k]: draw[k] for k in chosen}
+                (expected,) = evaluate_nodes([case.node], known | mine)
+                with np.errstate(all="ignore"):
+                    largest = np.abs(expected).max(initial=0.0)
+                scale = largest if d.kind in ("contraction", "kernel") else _magnitude(case)
+                what = f"{case.what}, example {i} of inputs {chosen}"
+                assert_close(found[i], expected, scale=scale, stored=d.kind == "kernel", what=what)
 
 
 # text

@@ -14,13 +14,15 @@ from hypothesis import given, settings
 
 from graphopt import config
 from graphopt.compile import compile_graph
-from graphopt.ir.graph import Graph, Node, walk
+from graphopt.ir.graph import Graph, Node, input_node, walk
 from graphopt.ir.text import parse_graph, print_graph
 from graphopt.ir.types import f32, f64
 from graphopt.opdefs.evaluate import evaluate_nodes
 from graphopt.opdefs.opdef import constant, full, opdef
+from graphopt.passes.batch import Examples
+from graphopt.passes.forward import jvp
 from graphopt.passes.gradient import vjp
-from graphopt.passes.pipeline import PASSES, check, close
+from graphopt.passes.pipeline import PASSES, check, close, optimize
 from graphopt.passes.rewrite import Steps
 from tests.graphs import graphs, quarters, values
 from tests.steps import agree, arguments, compiled, leaf, meaning, run
@@ -178,6 +180,48 @@ def test_backends_compute_gradients_of_random_graphs(graph: Graph) -> None:
 def test_backends_compute_gradients_of_whole_vectors_and_rests(graph: Graph) -> None:
     whole = with_gradients(graph)
     check_backends(whole, quarters(whole))
+
+
+def with_second_derivatives(graph: Graph) -> Graph:
+    """The outputs, gradients, and the gradients' derivatives along all leaves, in reverse and in forward mode."""
+    first = with_gradients(graph)
+    leaves = graph.inputs + graph.state
+    gradients = first.outputs[len(graph.outputs) :]
+    ones = [full(n.shape, 1.0, n.dtype) for n in gradients]
+    backward = vjp(gradients, ones, leaves)
+    forward = jvp(gradients, leaves, [full(n.shape, 1.0, n.dtype) for n in leaves])
+    return replace(first, outputs=(*first.outputs, *(n for n in (*backward, *forward) if n is not None)))
+
+
+@settings(max_examples=40)
+@given(graphs(steps=6))
+def test_backends_compute_second_derivatives_of_random_graphs(graph: Graph) -> None:
+    whole = with_second_derivatives(graph)
+    check(whole)
+    check_backends(whole, quarters(whole))
+
+
+@given(graphs())
+def test_many_examples_of_a_random_graph_are_a_loop(graph: Graph) -> None:
+    """Every input has examples, the state is the same for all; then optimized as any graph."""
+    size, examples = 3, Examples(3)
+    every = [input_node(f"all{k}", replace(n.type, shape=(size, *n.shape))) for k, n in enumerate(graph.inputs)]
+    for one, all_of_them in zip(graph.inputs, every, strict=True):
+        examples.stand_for(one, all_of_them)
+    nodes = examples.of(graph.outputs)
+    whole = Graph("many", tuple(every), graph.state, tuple(nodes))
+    check(whole)
+    draws = [quarters(graph, seed) for seed in range(size)]
+    leaves = {a: np.stack([d[n] for d in draws]) for n, a in zip(graph.inputs, every, strict=True)}
+    leaves |= {n: draws[0][n] for n in graph.state}
+    found = evaluate_nodes(optimize(whole).outputs, leaves)
+    for k, draw in enumerate(draws):
+        mine = {**draw, **{n: draws[0][n] for n in graph.state}}
+        trusted = judged(graph.outputs, mine)
+        for one, value in zip(graph.outputs, found, strict=True):
+            if one in trusted:
+                row = value[k] if one in examples else value
+                assert close(trusted[one].astype(row.dtype), row), print_graph(graph)
 
 
 def test_judging_leaves_out_what_hinges_on_rounding() -> None:

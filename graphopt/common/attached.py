@@ -23,6 +23,8 @@ class Attached:
 
         def _method(self, *args: Any, **kwargs: Any) -> Any: ...
 
+        def register_hook(self, hook_fn: Any) -> Any: ...
+
         def __getitem__(self, index: Any) -> Tensor:
             raise NotImplementedError
 

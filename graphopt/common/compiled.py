@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt.common import nan_check
 from graphopt.common.branching import prepared
 from graphopt.common.journal import note
 from graphopt.common.parameter import Parameter
@@ -21,6 +22,7 @@ from graphopt.compile import Compiled, compile_graph
 from graphopt.errors import TraceError
 from graphopt.ir.graph import Graph
 from graphopt.ir.types import TensorType
+from graphopt.passes.guard import guarded
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class _Entry:
     choices: tuple[tuple[Callable[[], Any], str, Any], ...]
     results: tuple[str, ...]
     epoch: int
+    checked: bool
 
     def stale(self) -> bool:
         """Whether something the trace read has changed for good."""
@@ -66,6 +69,8 @@ class _Entry:
     def fits(self) -> bool:
         """Whether all Cells are in the state (training or not) they were traced in."""
         if self.epoch != epoch():
+            if self.checked != (nan_check.mode() == "first"):
+                return False
             if not all(_flags(thing) == flags for thing, _, flags in self.watched):
                 return False
             self.epoch = epoch()
@@ -79,11 +84,25 @@ class _Entry:
         for parameter in self.parameters:
             note(parameter)
         state = [p._data() for p in self.parameters]
-        arrays = self.compiled.run(arrays, state)
-        for held, error in zip(arrays[len(self.template.nodes) :], self.results, strict=True):
+        return self._filled(arrays, state)
+
+    def _filled(self, arrays: list[np.ndarray], state: list[np.ndarray]) -> Any:
+        outputs = self.compiled.run(arrays, state)
+        for held, error in zip(outputs[len(self.template.nodes) :], self.results, strict=False):
             if not held:
                 raise RuntimeError(error)
-        return self.template.fill(arrays)
+        if self.checked and not outputs[-1]:
+            raise nan_check.post_mortem(self.graph.name, self.graph, arrays, state)
+        return self.template.fill(outputs)
+
+    def state(self) -> dict[int, np.ndarray]:
+        """Copies of the Parameters' values, by id."""
+        return {id(p): p._data().copy() for p in self.parameters}
+
+    def run_on(self, arrays: list[np.ndarray], state: Mapping[int, np.ndarray]) -> Any:
+        """The result on former values of the Parameters, which stay as they are."""
+        values = [state[id(p)].copy() if id(p) in state else p._data().copy() for p in self.parameters]
+        return self._filled(arrays, values)
 
 
 def _flags(thing: Any) -> tuple[Any, ...]:
@@ -210,12 +229,14 @@ class CompiledFunction:
             named = {n: traced(v, n, trace, floats) for n, v in kwargs.items()}
             template = Template(prepared(self._function)(*given, **named), trace, self.name)
         graph = trace.graph([*template.nodes, *(flag for flag, _ in trace.results)])
+        checked = nan_check.mode() == "first"
         return _Entry(
             names=(*names, *kwargs),
             key=key,
             floats=floats,
             graph=graph,
-            compiled=compile_graph(graph),
+            compiled=compile_graph(guarded(graph) if checked else graph),
+            checked=checked,
             parameters=tuple(trace.parameters),
             template=template,
             watched=tuple(trace.visited.values()),
@@ -236,6 +257,8 @@ class CompiledFunction:
                 if thing._version != version:
                     return _change(thing)
         before = self._last
+        if before.checked != entry.checked:
+            return f"check_nan: {'first' if entry.checked else 'off'}"
         if before.key != entry.key:
             if len(before.key) != len(entry.key) or before.names != entry.names:
                 return f"arguments ({', '.join(before.names)}) -> ({', '.join(entry.names)})"
@@ -279,6 +302,8 @@ def _shown(key: Any) -> str:
     """A part of a signature as the user would write it."""
     if isinstance(key, TensorType):
         return str(key)
+    if isinstance(key, tuple) and key and key[0] == "hooked":
+        return f"{key[1]} with hooks"
     if key is float:
         return "float"
     if isinstance(key, tuple) and key and key[0] in (tuple, list):

@@ -8,10 +8,11 @@ from typing import Any
 from graphopt.common.row_tensor import RowTensor
 from graphopt.common.signature import leaves
 from graphopt.common.tensor import Tensor, to_tensor, wrap_node
-from graphopt.common.trace import Derivative, Trace, active
+from graphopt.common.trace import Trace, active
 from graphopt.errors import DTypeError, ShapeError, layout
 from graphopt.ir.graph import Node
 from graphopt.opdefs.elementwise import alias, stop_gradient, zeros_like
+from graphopt.passes.gradient import Derivative
 from graphopt.where import here
 
 
@@ -38,10 +39,11 @@ def with_derivative(owner: Any, body: Callable[..., Any], args: tuple[Any, ...],
     """
     trace = active()
     assert trace is not None
-    name = type(owner).__name__
+    name = getattr(owner, "__name__", type(owner).__name__)
     bprop = owner.bprop
     if not callable(bprop):
         raise TypeError(f"{name}: bprop must be a function, found {bprop!r} of type {type(bprop).__name__}")
+    rule_name = f"{name}.{getattr(bprop, '__name__', 'bprop')}"
     inputs = [_separate(a, trace) for a in args]
     output = body(*inputs, **kwargs)
     results = [trace.node_of(t) for t in leaves(output)]
@@ -52,7 +54,7 @@ def with_derivative(owner: Any, body: Callable[..., Any], args: tuple[Any, ...],
         filled = (zeros_like(n) if ct is None else ct for n, ct in zip(cut, cotangents, strict=True))
         dout = replace_tensors(output, (wrap_node(ct, trace) for ct in filled))
         given = bprop(*inputs, *kwargs.values(), result, dout)
-        return _per_input(name, inputs, given, trace)
+        return _per_input(rule_name, inputs, given, trace)
 
     sources = tuple(trace.node_of(t) for t in inputs if isinstance(t, Tensor))
     trace.derivatives.append(Derivative(sources, cut, rule))
@@ -74,7 +76,7 @@ def with_gradient_hook(name: str, x: Tensor, hook: Callable[[Tensor], Any]) -> T
         arrived = cotangents[0]
         assert arrived is not None
         changed = hook(wrap_node(arrived, trace))
-        return [arrived if changed is None else _checked(f"{name}: the gradient", changed, x, trace)]
+        return [arrived if changed is None else trace.node_of(checked_gradient(f"{name}: the gradient", changed, x))]
 
     trace.derivatives.append(Derivative((source,), (cut,), rule))
     return wrap_node(cut, trace)
@@ -90,7 +92,7 @@ def _per_input(name: str, inputs: Sequence[Any], given: Any, trace: Trace) -> li
         given = given[0]
     gradients = list(given) if isinstance(given, (tuple, list)) else [given]
     if len(gradients) < len(inputs):
-        raise RuntimeError(layout(f"{name}.bprop: expected {len(inputs)} gradients, found {len(gradients)}", here()))
+        raise RuntimeError(layout(f"{name}: expected {len(inputs)} gradients, found {len(gradients)}", here()))
     result: list[Node | None] = []
     for k, (source, gradient) in enumerate(zip(inputs, gradients, strict=False)):
         if not isinstance(source, Tensor):
@@ -98,12 +100,12 @@ def _per_input(name: str, inputs: Sequence[Any], given: Any, trace: Trace) -> li
         if gradient is None:
             result.append(None)
             continue
-        result.append(_checked(f"{name}.bprop: gradient {k}", gradient, source, trace))
+        result.append(trace.node_of(checked_gradient(f"{name}: gradient {k}", gradient, source)))
     return result
 
 
-def _checked(what: str, gradient: Any, source: Tensor, trace: Trace) -> Node:
-    """The node of a gradient of `source`, in its dtype.
+def checked_gradient(what: str, gradient: Any, source: Tensor) -> Tensor:
+    """A gradient of `source`, in its dtype.
 
     Errors: TypeError when it is no Tensor, ValueError for another shape.
     """
@@ -112,4 +114,4 @@ def _checked(what: str, gradient: Any, source: Tensor, trace: Trace) -> Node:
     tensor = to_tensor(to_tensor(gradient), source.dtype)
     if tensor.shape != source.shape:
         raise ShapeError(layout(f"{what} has shape {tensor.shape}, expected {source.shape}", here()))
-    return trace.node_of(tensor)
+    return tensor

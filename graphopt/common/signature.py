@@ -34,7 +34,7 @@ def describe(value: Any, path: str, owner: str, arrays: list[np.ndarray], floats
         if value._is_parameter:
             return ("parameter", id(value))
         arrays.append(value._value(f"argument {path} of {owner}"))
-        return value._type
+        return ("hooked", value._type, *value._hooks) if value._hooks else value._type
     if isinstance(value, (float, np.floating)) and floats:
         arrays.append(np.asarray(value, np.float32))
         return float
@@ -84,7 +84,11 @@ def traced(value: Any, path: str, trace: Trace, floats: bool = True) -> Any:
     The inputs are made in the order in which `describe` appends arrays.
     """
     if isinstance(value, Tensor):
-        return value if value._is_parameter else wrap_node(trace.input(path, value._type), trace)
+        if value._is_parameter:
+            return value
+        made = wrap_node(trace.input(path, value._type), trace)
+        made._hooks = value._hooks
+        return made
     if isinstance(value, (float, np.floating)) and floats:
         return wrap_node(trace.input(path, FLOAT), trace, weak=True)
     if isinstance(value, (tuple, list)):

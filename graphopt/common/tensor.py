@@ -55,6 +55,7 @@ class Tensor(Attached):
 
     _is_parameter = False
     _version = 0
+    _hooks: dict[int, Callable[..., Any]] | None = None  # see common/hooks.py
     _scalar = False  # computed from Python floats only, like `_weak`, but of whatever dtype
     __array_priority__ = 100.0
 

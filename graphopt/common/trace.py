@@ -10,10 +10,9 @@ trace, and the trace's graph lists the change as an update. Nothing outside is t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from graphopt.ir.graph import Graph, Node, input_node, state_node, substitute
 from graphopt.ir.types import TensorType
 from graphopt.opdefs.elementwise import alias, select
 from graphopt.opdefs.opdef import constant, opdef
+from graphopt.passes.gradient import Derivative
 from graphopt.passes.reroll import rolled
 from graphopt.passes.rewrite import Steps
 from graphopt.where import here, user_frame
@@ -39,19 +39,6 @@ _active: ContextVar[Trace | None] = ContextVar("graphopt_trace", default=None)
 def active() -> Trace | None:
     """The trace that operations append to; None when they run at once."""
     return _active.get()
-
-
-@dataclass(frozen=True, eq=False)
-class Derivative:
-    """A derivative of the user's own for a part of the trace.
-
-    outputs: nodes through which no ordinary derivative passes; inputs: what `rule` gives cotangents for.
-    rule:    cotangents of the outputs (None: nothing flows) -> cotangents of the inputs (None: zero).
-    """
-
-    inputs: tuple[Node, ...]
-    outputs: tuple[Node, ...]
-    rule: Callable[[Sequence[Node | None]], Sequence[Node | None]]
 
 
 class Trace:
@@ -88,6 +75,7 @@ class Trace:
         self._current: dict[int, Node] = {}
         self._constants: dict[int, tuple[np.ndarray, Node]] = {}
         self._names: set[str] = set()
+        self._valueless: set[Node] = set()
 
     @contextmanager
     def running(self) -> Iterator[Trace]:
@@ -152,20 +140,41 @@ class Trace:
         self.compute((value,))
 
     @contextmanager
-    def separate(self, parameters: Sequence[Parameter]) -> Iterator[list[Node]]:
+    def separate(self, parameters: Sequence[Parameter], seen: Callable[[Parameter, Node], Node]) -> Iterator[list[Node]]:
         """Within the block, reading one of `parameters` gives an alias of its own, so that only this block's uses count.
 
-        Gives the aliases. A parameter that was not assigned to has its former node back afterwards.
+        Gives the aliases; what is read is what `seen` makes of one. A parameter that was not assigned to has its former
+        node back afterwards.
         """
         before = {id(p): self.read(p) for p in parameters}
-        inside = {key: self.compute((alias(node),))[0] for key, node in before.items()}
+        aliases = [self.compute((alias(before[id(p)]),))[0] for p in parameters]
+        inside = {id(p): seen(p, node) for p, node in zip(parameters, aliases, strict=True)}
         self._current.update(inside)
         try:
-            yield [inside[id(p)] for p in parameters]
+            yield aliases
         finally:
             for key, node in inside.items():
                 if self._current[key] is node:
                     self._current[key] = before[key]
+
+    def written_since(self, before: Mapping[int, Node]) -> Iterator[tuple[Parameter, Node]]:
+        """(Parameter, value) of those that have another value than in `before`, a former `current`."""
+        for key, node in self._current.items():
+            if node is not before.get(key, self._states[key][1]):
+                yield self._states[key][0], node
+
+    @property
+    def current(self) -> Mapping[int, Node]:
+        """A snapshot of all Parameters' values, by their ids."""
+        return dict(self._current)
+
+    @contextmanager
+    def unwritten(self) -> Iterator[None]:
+        """What the block assigns to Parameters is forgotten afterwards."""
+        before = self.current
+        yield
+        for key, (_, leaf) in self._states.items():
+            self._current[key] = before.get(key, leaf)
 
     @contextmanager
     def only_where(self, condition: Node) -> Iterator[None]:
@@ -180,10 +189,13 @@ class Trace:
                 self._current[key] = self.compute((select(condition, node, old),))[0]
 
     def compute(self, nodes: Sequence[Node]) -> Sequence[Node]:
-        """In a concrete trace, give the nodes (and whatever they need) their values; the nodes again."""
+        """In a concrete trace, give the nodes (and whatever they need) their values; the nodes again.
+
+        What depends on a leaf without a value, one example of many or a cotangent to come, has none either.
+        """
         if self.concrete:
             for node in nodes:
-                if node not in self.values:
+                if node not in self.values and node not in self._valueless:
                     self._evaluate(node)
         return nodes
 
@@ -191,13 +203,17 @@ class Trace:
         stack = [node]
         while stack:
             top = stack[-1]
-            missing = [n for n in top.inputs if n not in self.values]
+            missing = [n for n in top.inputs if n not in self.values and n not in self._valueless]
             if missing:
                 stack.extend(missing)
+                continue
+            stack.pop()
+            if top in self.values:
+                continue
+            if top.op in ("input", "state") or any(n in self._valueless for n in top.inputs):
+                self._valueless.add(top)
             else:
-                stack.pop()
-                if top not in self.values:
-                    self.values[top] = self._meaning(top)
+                self.values[top] = self._meaning(top)
 
     def _meaning(self, node: Node) -> np.ndarray:
         if node.op == "constant":
@@ -325,7 +341,12 @@ def needs_value(what: str, tensor: Tensor, hint: str) -> TraceError:
     node = tensor._node
     operands = [] if node is None else [f"tensor: {node.type}  = {node.op} at {node.where}"]
     operands += _why_not_rewritten() if what in CONDITIONS else []
-    error = TraceError(layout(f"{what} needs the value of a tensor while GRAPH_MODE is tracing", here(), operands, hint))
+    trace = tensor._trace
+    when = "while GRAPH_MODE is tracing"
+    if trace is not None and trace.concrete:
+        when = "that stands for many: inside vmap, or a custom derivative in forward mode"
+        hint = "use tensor operations instead, or run in GRAPH_MODE, where branches and loops become parts of the graph"
+    error = TraceError(layout(f"{what} needs the value of a tensor {when}", here(), operands, hint))
     error.scalar = tensor._weak or tensor._scalar  # type: ignore[attr-defined]
     error.condition = what in CONDITIONS  # type: ignore[attr-defined]
     return error

@@ -114,7 +114,7 @@ from graphopt.nn.optim import (
     Rprop,
     thor,
 )
-from graphopt.nn.wrap import ForwardValueAndGrad, TrainOneStepCell, WithEvalCell, WithGradCell, WithLossCell
+from graphopt.nn.wrap import ForwardValueAndGrad, Jvp, TrainOneStepCell, Vjp, WithEvalCell, WithGradCell, WithLossCell
 
 __all__ = [
     "ASGD",
@@ -172,6 +172,7 @@ __all__ = [
     "HuberLoss",
     "Identity",
     "InverseDecayLR",
+    "Jvp",
     "KLDivLoss",
     "L1Loss",
     "Lamb",
@@ -221,6 +222,7 @@ __all__ = [
     "TrainOneStepCell",
     "TrainOneStepWithLossScaleCell",
     "WarmUpLR",
+    "Vjp",
     "WithEvalCell",
     "WithGradCell",
     "WithLossCell",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -16,6 +15,7 @@ from graphopt.common.branching import prepared
 from graphopt.common.compiled import CompiledFunction
 from graphopt.common.derivative import with_derivative
 from graphopt.common.dtype import bfloat16, float16, float32
+from graphopt.common.hooks import HookHandle, with_backward_hooks
 from graphopt.common.journal import UndoneOnError
 from graphopt.common.parameter import PARAMETER_NAME_DEFAULT, Parameter, ParameterTuple
 from graphopt.common.precision import Rule, computing_by
@@ -32,22 +32,6 @@ _OWN = frozenset(("_version", "_last_change", "_traced", "_steps", "_scope_name"
     "param_prefix",
     "_gradient_functions",
 }
-
-
-class HookHandle:
-    """Takes a hook away again: `handle.remove()`."""
-
-    _numbers = itertools.count()
-
-    def __init__(self, hooks: dict[int, Any], changed: Callable[[], None]):
-        self.handle_id = next(HookHandle._numbers)
-        self._hooks = hooks
-        self._changed = changed
-
-    def remove(self) -> None:
-        """Take the hook away; doing it twice is fine."""
-        if self._hooks.pop(self.handle_id, None) is not None:
-            self._changed()
 
 
 class Cell:
@@ -90,6 +74,8 @@ class Cell:
         self._inputs: tuple[Any, ...] | None = None
         self._pre_hooks: dict[int, tuple[Callable[..., Any], bool]] = {}
         self._forward_hooks: dict[int, tuple[Callable[..., Any], bool]] = {}
+        self._backward_pre_hooks: dict[int, tuple[Callable[..., Any], bool]] = {}
+        self._backward_hooks: dict[int, tuple[Callable[..., Any], bool]] = {}
         self._steps: CompiledFunction | None = None
         self.param_prefix = ""
         if flags:
@@ -268,20 +254,25 @@ class Cell:
                 args, kwargs = changed
             elif changed is not None:
                 args = changed if isinstance(changed, tuple) else (changed,)
-        body = prepared(self.construct)
-        if active() is not None and getattr(self, "bprop", None) is not None:
-            output = with_derivative(self, body, args, kwargs)
-        elif self._to_float is not None:
-            output = self._run_as(self._to_float, args, kwargs)
-        elif self._precision is not None:
-            with computing_by(self._precision):
-                output = body(*args, **kwargs)
+        if active() is not None and (self._backward_hooks or self._backward_pre_hooks):
+            output = with_backward_hooks(self, self._backward_pre_hooks, self._backward_hooks, self._body, args, kwargs)
         else:
-            output = body(*args, **kwargs)
+            output = self._body(*args, **kwargs)
         for hook, with_kwargs in list(self._forward_hooks.values()):
             changed = hook(self, args, kwargs, output) if with_kwargs else hook(self, args, output)
             output = output if changed is None else changed
         return output
+
+    def _body(self, *args: Any, **kwargs: Any) -> Any:
+        """construct with `to_float` and the Cell's own derivative."""
+        if active() is not None and getattr(self, "bprop", None) is not None:
+            return with_derivative(self, prepared(self.construct), args, kwargs)
+        if self._to_float is not None:
+            return self._run_as(self._to_float, args, kwargs)
+        if self._precision is not None:
+            with computing_by(self._precision):
+                return prepared(self.construct)(*args, **kwargs)
+        return prepared(self.construct)(*args, **kwargs)
 
     def _run_as(self, kind: DType, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         before = self._computing
@@ -508,6 +499,25 @@ class Cell:
     ) -> HookHandle:
         """Call `hook_fn(cell, inputs, output)` after construct; a result other than None replaces the output."""
         return self._register(self._forward_hooks, "register_forward_hook", hook_fn, prepend, with_kwargs)
+
+    def register_backward_pre_hook(self, hook_fn: Callable[..., Any], *, prepend: bool = False) -> HookHandle:
+        """Call `hook_fn(cell, grad_outputs)` when the gradients of the outputs have arrived.
+
+        grad_outputs is a tuple with one gradient for each Tensor of the output; a result other than None (such a
+        tuple, or the only gradient) replaces it.
+        """
+        return self._register(self._backward_pre_hooks, "register_backward_pre_hook", hook_fn, prepend, False)
+
+    def register_backward_hook(self, hook_fn: Callable[..., Any], *, prepend: bool = False) -> HookHandle:
+        """Call `hook_fn(cell, grad_inputs, grad_outputs)` when the gradients of the inputs are known.
+
+        Both are tuples with one gradient for each Tensor; a result other than None (such a tuple, or the only
+        gradient) replaces grad_inputs. In GRAPH_MODE the hook is traced: it runs when the step is compiled, and what
+        it computes is part of the step. In forward mode its linear map of grad_inputs is transposed, grad_outputs are zeros.
+        Errors: TypeError when hook_fn is no function; in the backward pass ValueError for another number or shape of
+                gradients.
+        """
+        return self._register(self._backward_hooks, "register_backward_hook", hook_fn, prepend, False)
 
     def _register(self, hooks: dict[int, Any], owner: str, hook: Any, prepend: bool, with_kwargs: bool) -> HookHandle:
         if not callable(hook):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from graphopt import ops
+from graphopt.common import nan_check
 from graphopt.common.checks import check_int, check_number, found
 from graphopt.common.dtype import float32, float64
 from graphopt.common.parameter import Parameter
@@ -149,7 +150,8 @@ class TrainOneStepWithLossScaleCell(TrainOneStepCell):
     def construct(self, *inputs: Any) -> Any:
         if isinstance(self.optimizer, Optimizer):
             self.optimizer.check_step()
-        loss, scaled = self._value_and_grad(*inputs)
+        with nan_check.unchecked():  # an overflow is dealt with below
+            loss, scaled = self._value_and_grad(*inputs)
         factor = ops.reshape(ops.reciprocal(self.scale_sense), ())
         gradients = tuple(map_tensor(g, lambda t: _times(t, factor)) for g in scaled)
         overflow = self.get_overflow_status(None, gradients)

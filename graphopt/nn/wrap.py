@@ -135,6 +135,57 @@ class ForwardValueAndGrad(Cell):
         return self._value_and_grad(*inputs)
 
 
+class Jvp(Cell):
+    """(inputs..., v) -> (output, its derivative along v): forward mode as a Cell.
+
+    fn: a Cell or a function. v: a Tensor for one input, a tuple of them for several.
+    Shapes, Dtypes: v as the inputs, the derivative as the output. Errors: TypeError when fn is neither; when called, as
+    `jvp`.
+
+    >>> import graphopt as ms
+    >>> out, slope = ms.nn.Jvp(lambda x: x * x)(ms.Tensor([3.0]), ms.Tensor([1.0]))
+    >>> print(out, slope)
+    [9.] [6.]
+    """
+
+    _unnamed = ("fn",)
+
+    def __init__(self, fn: Any) -> None:
+        super().__init__(auto_prefix=False)
+        if not callable(fn):
+            raise TypeError(f"Jvp: fn must be a Cell or a function, found {found(fn)}")
+        self.fn = fn
+
+    def construct(self, *inputs: Any) -> Any:
+        return ops.jvp(self.fn, inputs[:-1], inputs[-1])
+
+
+class Vjp(Cell):
+    """(inputs..., v) -> (output, gradients of the inputs for the output's gradient v): reverse mode as a Cell.
+
+    fn: a Cell or a function. The gradients are bare for one input, a tuple for several.
+    Shapes, Dtypes: v as the output, a gradient as its input. Errors: TypeError when fn is neither; when called, as `vjp`.
+
+    >>> import graphopt as ms
+    >>> out, gradient = ms.nn.Vjp(lambda x: x * x)(ms.Tensor([3.0]), ms.Tensor([1.0]))
+    >>> print(out, gradient)
+    [9.] [6.]
+    """
+
+    _unnamed = ("fn",)
+
+    def __init__(self, fn: Any) -> None:
+        super().__init__(auto_prefix=False)
+        if not callable(fn):
+            raise TypeError(f"Vjp: fn must be a Cell or a function, found {found(fn)}")
+        self.fn = fn
+
+    def construct(self, *inputs: Any) -> Any:
+        output, back = ops.vjp(self.fn, *inputs[:-1])
+        gradients = back(inputs[-1])
+        return output, gradients[0] if len(gradients) == 1 else gradients
+
+
 class WithGradCell(Cell):
     """(data, label) -> gradients of the loss by the trainable parameters of the network.
 

@@ -238,6 +238,36 @@ def conv_weight_gradient(ct: Node, x: Node, window: Sequence[int], attrs: Mappin
     return transpose(out, perm=(1, 0, *spatial))
 
 
+conv_general.linear((0,), (1,))
+
+
+@conv_general.batch
+def _(size: int, mapped: tuple[bool, ...], x: Node, w: Node, **attrs: Any) -> Node:
+    """Examples of images join the batch; examples of windows join each group's outputs; those of both are groups."""
+    groups = attrs["groups"]
+    if mapped == (True, False):
+        out = conv_general(_joined(x, 0), w, **attrs)
+        return reshape(out, shape=(size, x.shape[1], *out.shape[1:]))
+    if mapped == (False, True):
+        o = w.shape[1]
+        split = reshape(w, shape=(size, groups, o // groups, *w.shape[2:]))
+        bank = transpose(split, perm=(1, 0, *range(2, split.type.rank)))
+        out = conv_general(x, reshape(bank, shape=(size * o, *w.shape[2:])), **attrs)
+        apart = reshape(out, shape=(x.shape[0], groups, size, o // groups, *out.shape[2:]))
+        moved = transpose(apart, perm=(2, 0, 1, *range(3, apart.type.rank)))
+        return reshape(moved, shape=(size, x.shape[0], o, *out.shape[2:]))
+    n, o = x.shape[1], w.shape[1]
+    images = _joined(transpose(x, perm=(1, 0, *range(2, x.type.rank))), 1)
+    out = conv_general(images, _joined(w, 0), **{**attrs, "groups": size * groups})
+    apart = reshape(out, shape=(n, size, o, *out.shape[2:]))
+    return transpose(apart, perm=(1, 0, *range(2, apart.type.rank)))
+
+
+def _joined(x: Node, axis: int) -> Node:
+    """An axis and the one behind it as one."""
+    return reshape(x, shape=(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :]))
+
+
 @conv_general.vjp
 def _(ct: Node, out: Node, x: Node, w: Node, **attrs: Any) -> tuple[Node, Node]:
     return conv_input_gradient(ct, w, x.shape[2:], attrs), conv_weight_gradient(ct, x, w.shape[2:], attrs)

@@ -5,6 +5,7 @@ A node's inputs have one shape (a call broadcasts them first), so a shape rule h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,14 @@ def _(ct: Node, out: Node, a: Node, b: Node) -> tuple[Node, Node]:
     return ct, neg(ct)
 
 
+@sub.jvp
+def _(tangents: Sequence[Node | None], out: Node, a: Node, b: Node) -> Node | None:
+    left, right = tangents
+    if right is None:
+        return left
+    return neg(right) if left is None else sub(left, right)
+
+
 @op(binary_samples((-250, 250), (-1e-6, 1e-6)), "elementwise", NUMBERS)
 def mul(a: TensorType, b: TensorType) -> TensorType:
     """Product of two numbers; integers wrap."""
@@ -64,6 +73,9 @@ def mul(a: TensorType, b: TensorType) -> TensorType:
 
 mul.numpy(in_f32(np.multiply))
 mul.scalar(lambda s, a, b: s.mul(a, b))
+
+
+mul.linear((0,), (1,))
 
 
 @mul.vjp
@@ -98,6 +110,9 @@ def neg(x: TensorType) -> TensorType:
 
 neg.numpy(np.negative)
 neg.scalar(lambda s, x: s.neg(x))
+
+
+neg.linear()
 
 
 @neg.vjp
@@ -299,6 +314,9 @@ select.numpy(np.where)
 select.scalar(lambda s, condition, a, b: s.select(condition, a, b))
 
 
+select.linear((1, 2))
+
+
 @select.vjp
 def _(ct: Node, out: Node, condition: Node, a: Node, b: Node) -> tuple[None, Node, Node]:
     return None, select(condition, ct, zero_of(ct)), select(condition, zero_of(ct), ct)
@@ -362,6 +380,9 @@ alias.numpy(lambda x: x)
 stop_gradient.scalar(lambda s, x: x)
 alias.scalar(lambda s, x: x)
 flat(stop_gradient, 1)
+
+
+alias.linear()
 
 
 @alias.vjp

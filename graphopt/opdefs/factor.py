@@ -63,6 +63,11 @@ def _(x: np.ndarray) -> np.ndarray:
         return np.full_like(x, np.nan)
 
 
+@definite_inverse.batch
+def _(size: int, mapped: tuple[bool, ...], x: Node) -> Node:
+    return definite_inverse(x)
+
+
 @definite_inverse.vjp
 def _(ct: Node, out: Node, x: Node) -> tuple[Node]:
     """The derivative of the inverse of any matrix: -(out^T ct out^T)."""

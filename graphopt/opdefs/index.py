@@ -26,8 +26,10 @@ from graphopt.ir.types import (
     u16,
     u32,
 )
-from graphopt.opdefs.elementwise import cast
-from graphopt.opdefs.opdef import Loops, OpDef, Reader, Sample, Scalars, full, op
+from graphopt.opdefs.bits import logical_and
+from graphopt.opdefs.elementwise import add, cast, ge, lt, mul, select
+from graphopt.opdefs.opdef import Loops, OpDef, Reader, Sample, Scalars, all_mapped, constant, full, op
+from graphopt.opdefs.shape import Mapped, iota, reshape, transpose
 
 INDICES = (i8, i16, i32, i64, u8, u16, u32)
 
@@ -146,6 +148,42 @@ def _(x: np.ndarray, indices: np.ndarray, *, axis: int) -> np.ndarray:
     return out
 
 
+gather.linear((0,))
+
+
+@gather.batch
+def _(size: int, mapped: Mapped, x: Node, indices: Node, *, axis: int) -> Node:
+    if not mapped[1]:
+        return gather(x, indices, axis=axis + 1)
+    rank, after = indices.type.rank, x.type.rank - axis - 1
+    if not mapped[0]:
+        out = gather(x, indices, axis=axis)
+        before = range(axis)
+        return transpose(out, perm=(axis, *before, *range(axis + 1, axis + rank + after)))
+    rows, places = own_rows(size, x, indices, axis + 1)
+    out = gather(rows, places, axis=0)
+    order = (0, *range(rank, rank + axis), *range(1, rank), *range(rank + axis, out.type.rank))
+    return transpose(out, perm=order)
+
+
+def own_rows(size: int, x: Node, indices: Node, axis: int) -> tuple[Node, Node]:
+    """(examples, *before, n, *after) as (examples * n, *before, *after), and each example's indices into its own rows."""
+    n = x.shape[axis]
+    moved = transpose(x, perm=(0, axis, *(i for i in range(1, x.type.rank) if i != axis)))
+    return reshape(moved, shape=(size * n, *moved.shape[2:])), own_places(size, indices, n)
+
+
+def own_places(size: int, indices: Node, n: int) -> Node:
+    """The indices, (examples, ...), of n places each as places among those of all examples; `size * n` out of range."""
+    dtype = i32 if size * n < 2**31 and indices.dtype.bits <= 32 else i64
+    wide = indices if indices.dtype is i64 else cast(indices, dtype=i64)
+    wide = select(lt(wide, 0), add(wide, n), wide)
+    example = iota(shape=indices.shape, axis=0, dtype=i64)
+    inside = logical_and(ge(wide, 0), lt(wide, n))
+    places = select(inside, add(wide, mul(example, n)), constant(size * n, i64))
+    return places if dtype is i64 else cast(places, dtype=dtype)
+
+
 @gather.vjp
 def _(ct: Node, out: Node, x: Node, indices: Node, *, axis: int) -> tuple[Node | None, None]:
     return spread(scatter_add, x.type, indices, ct, axis) if x.dtype in NUMBERS else None, None
@@ -211,6 +249,23 @@ def _(x: np.ndarray, indices: np.ndarray, updates: np.ndarray, *, axis: int) -> 
     return out
 
 
+scatter_add.linear((0, 2))
+
+
+@scatter_add.batch
+def _(size: int, mapped: Mapped, x: Node, indices: Node, updates: Node, *, axis: int) -> Node:
+    x, updates = all_mapped(size, (mapped[0], mapped[2]), (x, updates))
+    if not mapped[1]:
+        return scatter_add(x, indices, updates, axis=axis + 1)
+    rows, places = own_rows(size, x, indices, axis + 1)
+    rank = indices.type.rank - 1
+    middle = range(axis + 1, axis + 1 + rank)
+    rest = [k for k in range(1, updates.type.rank) if k not in middle]
+    total = scatter_add(rows, places, transpose(updates, perm=(0, *middle, *rest)), axis=0)
+    apart = reshape(total, shape=(size, x.shape[axis + 1], *total.shape[1:]))
+    return transpose(apart, perm=(0, *range(2, axis + 2), 1, *range(axis + 2, apart.type.rank)))
+
+
 @scatter_add.vjp
 def _(ct: Node, out: Node, x: Node, indices: Node, updates: Node, *, axis: int) -> tuple[Node, None, Node]:
     return ct, None, gather(ct, indices, axis=axis)
@@ -274,6 +329,14 @@ def _(x: np.ndarray, indices: np.ndarray, *, axis: int) -> np.ndarray:
     return out
 
 
+take_along.linear((0,))
+
+
+@take_along.batch
+def _(size: int, mapped: Mapped, x: Node, indices: Node, *, axis: int) -> Node:
+    return take_along(*all_mapped(size, mapped, (x, indices)), axis=axis + 1)
+
+
 @take_along.vjp
 def _(ct: Node, out: Node, x: Node, indices: Node, *, axis: int) -> tuple[Node | None, None]:
     return spread(put_along_add, x.type, indices, ct, axis) if x.dtype in NUMBERS else None, None
@@ -322,6 +385,14 @@ def _(x: np.ndarray, indices: np.ndarray, updates: np.ndarray, *, axis: int) -> 
     flat = np.array(last, order="C").reshape(-1)
     np.add.at(flat, (where + lines * size)[valid], np.moveaxis(updates, axis, -1)[valid])
     return np.moveaxis(flat.reshape(last.shape), -1, axis)
+
+
+put_along_add.linear((0, 2))
+
+
+@put_along_add.batch
+def _(size: int, mapped: Mapped, x: Node, indices: Node, updates: Node, *, axis: int) -> Node:
+    return put_along_add(*all_mapped(size, mapped, (x, indices, updates)), axis=axis + 1)
 
 
 @put_along_add.vjp

@@ -11,7 +11,7 @@ import numpy as np
 from graphopt.errors import DTypeError, ShapeError, layout
 from graphopt.ir.graph import Node
 from graphopt.ir.types import NUMBERS, TensorType
-from graphopt.opdefs.opdef import Contracts, Sample, broadcast_to, op
+from graphopt.opdefs.opdef import Contracts, Sample, broadcast_to, op, shifted
 from graphopt.opdefs.shape import transpose
 from graphopt.where import here
 
@@ -130,6 +130,22 @@ def _dot_to(x: Node, y: Node, contract: Pairs, batch: Pairs, axis_of: Sequence[d
     order, operands, (c, b) = made[1] if made[1][0] == sorted(made[1][0]) else made[0]
     out = dot_general(*operands, contract=c, batch=b)
     return out if order == sorted(order) else transpose(out, perm=tuple(int(k) for k in np.argsort(order)))
+
+
+dot_general.linear((0,), (1,))
+
+
+@dot_general.batch
+def _(size: int, mapped: tuple[bool, ...], a: Node, b: Node, *, contract: Pairs, batch: Pairs) -> Node:
+    """Examples on both sides are one more batch axis; on one side they are a free axis, which moves to the front."""
+    axes = [(shifted(contract[k]), shifted(batch[k])) if m else (contract[k], batch[k]) for k, m in enumerate(mapped)]
+    lead: Pairs = ((0,), (0,)) if all(mapped) else NO_AXES
+    out = dot_general(a, b, contract=(axes[0][0], axes[1][0]), batch=(lead[0] + axes[0][1], lead[1] + axes[1][1]))
+    if all(mapped):
+        return out
+    place = len(batch[0]) if mapped[0] else len(batch[0]) + len(free_axes(a.type.rank, contract[0], batch[0]))
+    rest = [k for k in range(out.type.rank) if k != place]
+    return transpose(out, perm=(place, *rest)) if place else out
 
 
 @dot_general.vjp

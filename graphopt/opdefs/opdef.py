@@ -27,12 +27,16 @@ Kinds, and the lowering rule each must have:
     kernel       `loops`     loop nests of its own
     leaf         (none)      input, state, constant
     region       (none)      control flow over graphs in attrs; several results, see `opdefs/control.py`
+
+Forward mode needs no rule: it transposes the vjp, which is linear in its cotangent. `linear` says it shorter where an op
+is linear itself, and a `jvp` rule of an op's own goes first. `batch` runs an op on many examples at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -247,6 +251,7 @@ class OpDef:
         self.dtypes = tuple(dtypes)
         self.rules: dict[str, Callable[..., Any]] = {}
         self.no_vjp_reason = ""
+        self.no_batch_reason = ""
         self.__doc__ = self.doc
 
     def _rule(self, name: str, rule: Callable[..., Any]) -> Callable[..., Any]:
@@ -262,6 +267,39 @@ class OpDef:
     def vjp(self, rule: Callable[..., Any]) -> Callable[..., Any]:
         """(ct, out, *inputs, **attrs) -> one cotangent per input, None for an input without one."""
         return self._rule("vjp", rule)
+
+    def jvp(self, rule: Callable[..., Any]) -> Callable[..., Any]:
+        """(tangents, out, *inputs, **attrs) -> tangent of the output; None, there and here, is zero."""
+        return self._rule("jvp", rule)
+
+    def linear(self, *groups: Sequence[int]) -> None:
+        """The op is linear in each group of inputs taken together, the others fixed: its jvp is a sum of itself."""
+
+        def rule(tangents: Sequence[Node | None], out: Node, *inputs: Node, **attrs: Any) -> Node | None:
+            total: Node | None = None
+            for group in groups or [tuple(range(len(inputs)))]:
+                if all(tangents[k] is None for k in group):
+                    continue
+                given = list(inputs)
+                for k in group:
+                    tangent = tangents[k]
+                    given[k] = full(inputs[k].shape, 0, inputs[k].dtype) if tangent is None else tangent
+                part = self(*given, **attrs)
+                total = part if total is None else opdef("add")(total, part)
+            return total
+
+        self._rule("jvp", rule)
+
+    def batch(self, rule: Callable[..., Any]) -> Callable[..., Any]:
+        """(size, mapped, *inputs, **attrs) -> the op on `size` examples, which are axis 0 of the result.
+
+        mapped: for each input whether it has examples, also along axis 0; the others are the same for all.
+        """
+        return self._rule("batch", rule)
+
+    def no_batch(self, reason: str) -> None:
+        """The op cannot be mapped over examples, and why."""
+        self.no_batch_reason = reason
 
     def scalar(self, rule: Callable[..., Any]) -> Callable[..., Any]:
         """(s: Scalars, *elements, **attrs) -> element."""
@@ -383,6 +421,36 @@ def seal() -> None:
             raise TypeError(f"op {d.name}: needs a docstring and samples")
         if ("vjp" in d.rules) == bool(d.no_vjp_reason):
             raise TypeError(f"op {d.name}: needs a vjp, or no_vjp with the reason")
+        if d.kind in _BATCHED_KINDS and not d.no_batch_reason:
+            d.rules.setdefault("batch", partial(_BATCHED_KINDS[d.kind], d))
+        if ("batch" in d.rules) == bool(d.no_batch_reason):
+            raise TypeError(f"op {d.name}: needs a batch rule, or no_batch with the reason")
+
+
+def _elementwise_batch(d: OpDef, size: int, mapped: Sequence[bool], *inputs: Node, **attrs: Any) -> Node:
+    return d(*inputs, **attrs)  # the call broadcasts what is the same for all examples
+
+
+def _reduction_batch(d: OpDef, size: int, mapped: Sequence[bool], x: Node, *, axes: tuple[int, ...]) -> Node:
+    return d(x, axes=shifted(axes))
+
+
+_BATCHED_KINDS = {"elementwise": _elementwise_batch, "reduction": _reduction_batch}
+
+
+def shifted(axes: Sequence[int]) -> tuple[int, ...]:
+    """The same axes behind one more axis."""
+    return tuple(k + 1 for k in axes)
+
+
+def repeated(x: Node, size: int) -> Node:
+    """x for each of `size` examples, which are axis 0."""
+    return opdef("broadcast")(x, shape=(size, *x.shape), axes=shifted(range(x.type.rank)))
+
+
+def all_mapped(size: int, mapped: Sequence[bool], inputs: Sequence[Node]) -> list[Node]:
+    """The inputs of a batch rule, each with examples along axis 0."""
+    return [x if m else repeated(x, size) for m, x in zip(mapped, inputs, strict=True)]
 
 
 def constant(value: Any, dtype: DType | None = None) -> Node:

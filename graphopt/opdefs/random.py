@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.errors import DTypeError, ShapeError
+from graphopt.ir.graph import Node
 from graphopt.ir.types import TensorType, u32, u64
 from graphopt.opdefs.opdef import Reader, Sample, op
 
@@ -38,6 +39,8 @@ def philox2x32(low: np.ndarray, high: np.ndarray, key: int) -> tuple[np.ndarray,
         Sample([(2,)], {"shape": (7, 3, 5)}, 0, 1),
         Sample([(2,)], {"shape": (1,)}, 2**32 - 1, 2**32 - 1),
         Sample([(2,)], {"shape": (0, 3)}, 0, 2**32 - 1),
+        Sample([(3, 2)], {"shape": (5, 4)}, 0, 2**32 - 1),
+        Sample([(2, 3, 2)], {"shape": ()}, 0, 2**32 - 1),
     ],
     "movement",
     (u32,),
@@ -48,31 +51,39 @@ def random_bits(key: TensorType, *, shape: tuple[int, ...]) -> TensorType:
     The cipher has one 32-bit key word: that is key[0]. key[1] is folded (exclusive or) into the counter's
     high word, so it numbers 2^32 streams of 2^32 elements each under one key[0]; they do not overlap.
 
-    Shapes: key u32[2] -> u32[shape].
+    Shapes: key u32[*lead, 2] -> u32[*lead, *shape], for every key what it gives alone.
     Errors: DTypeError when the key is not uint32; ShapeError when it has not exactly two words.
     """
     if key.dtype is not u32:
         raise DTypeError(f"expects a key of u32, found {key.dtype.short}")
-    if key.shape != (2,):
+    if key.shape[-1:] != (2,):
         raise ShapeError(f"expects a key of two words, found shape {key.shape}")
-    return TensorType(u32, tuple(shape))
+    return TensorType(u32, (*key.shape[:-1], *shape))
 
 
 @random_bits.numpy
 def _(key: np.ndarray, *, shape: tuple[int, ...]) -> np.ndarray:
     number = np.arange(prod(shape), dtype=np.uint64)
-    high = (number >> _BITS) ^ key[1].astype(np.uint64)
-    return philox2x32(number & _LOW, high, int(key[0]))[0].reshape(shape)
+    words = []
+    for first, second in np.asarray(key, np.uint32).reshape(-1, 2):
+        high = (number >> _BITS) ^ second.astype(np.uint64)
+        words.append(philox2x32(number & _LOW, high, int(first))[0])
+    return np.array(words, np.uint32).reshape((*np.shape(key)[:-1], *shape))
 
 
 random_bits.no_vjp("random bits do not depend smoothly on their key")
 
 
+@random_bits.batch
+def _(size: int, mapped: tuple[bool, ...], key: Node, *, shape: tuple[int, ...]) -> Node:
+    return random_bits(key, shape=shape)
+
+
 @random_bits.at
 def _(r: Reader, index: tuple[Any, ...], key: TensorType, *, shape: tuple[int, ...]) -> Any:
     s = r.s
-    number: Any = 0
-    for position, size in zip(index, shape, strict=True):
+    lead, number = index[: key.rank - 1], 0
+    for position, size in zip(index[key.rank - 1 :], shape, strict=True):
         number = position if isinstance(number, int) else number * size + position
     if not shape:
         low, high = s.const(0, u32), s.const(0, u32)
@@ -81,8 +92,8 @@ def _(r: Reader, index: tuple[Any, ...], key: TensorType, *, shape: tuple[int, .
     else:
         wide = r.value(number, u64)
         low, high = s.cast(wide, u32), s.cast(s.shr(wide, s.const(32, u64)), u32)
-    round_key = r.read(0, (0,))
-    a, b = low, s.xor(high, r.read(0, (1,)))
+    round_key = r.read(0, (*lead, 0))
+    a, b = low, s.xor(high, r.read(0, (*lead, 1)))
     multiplier, shift = s.const(MULTIPLIER, u64), s.const(32, u64)
     for k in range(ROUNDS):
         product = s.mul(s.cast(a, u64), multiplier)

@@ -65,6 +65,9 @@ reduce_sum.combine(lambda s, running, element: s.add(running, element))
 reduce_sum.initial(lambda dtype: 0)
 
 
+reduce_sum.linear()
+
+
 @reduce_sum.vjp
 def _(ct: Node, out: Node, x: Node, *, axes: Ints) -> tuple[Node]:
     return (spread(ct, x.shape, axes),)

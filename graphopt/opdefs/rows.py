@@ -14,10 +14,20 @@ import numpy as np
 from graphopt.errors import DTypeError, ShapeError
 from graphopt.ir.graph import Node
 from graphopt.ir.types import DTYPES, NUMBERS, DType, TensorType, bf16, f16, f32, i32, i64, u32
-from graphopt.opdefs.elementwise import cast, eq, select
-from graphopt.opdefs.index import INDICES, add_at, add_rows, as_index, gather, positions, scatter_add
-from graphopt.opdefs.opdef import Loops, Reader, Sample, full, op
-from graphopt.opdefs.shape import concat, iota, reshape, reverse
+from graphopt.opdefs.elementwise import cast, eq, mul, select, sub
+from graphopt.opdefs.index import (
+    INDICES,
+    add_at,
+    add_rows,
+    as_index,
+    gather,
+    own_places,
+    own_rows,
+    positions,
+    scatter_add,
+)
+from graphopt.opdefs.opdef import Loops, Reader, Sample, all_mapped, full, op
+from graphopt.opdefs.shape import Mapped, concat, iota, reshape, reverse
 
 Values = Callable[[np.random.Generator, DType], list[np.ndarray]]
 
@@ -58,6 +68,18 @@ def gather_rows(x: TensorType, indices: TensorType) -> TensorType:
 @gather_rows.numpy
 def _(x: np.ndarray, indices: np.ndarray) -> np.ndarray:
     made: np.ndarray = gather.rules["numpy"](x, indices, axis=0)
+    return made
+
+
+gather_rows.linear((0,))
+
+
+@gather_rows.batch
+def _(size: int, mapped: Mapped, x: Node, indices: Node) -> Node:
+    """One table for all examples keeps the derivative that knows its rows."""
+    if not mapped[0]:
+        return gather_rows(x, indices)
+    made: Node = gather.rules["batch"](size, mapped, x, indices, axis=0)
     return made
 
 
@@ -107,6 +129,16 @@ def _(indices: np.ndarray, values: np.ndarray, *, shape: tuple[int, ...]) -> np.
     if out.size:
         add_rows(out, *positions(indices, shape[0]), values)
     return out
+
+
+row_tensor.linear((1,))
+
+
+@row_tensor.batch
+def _(size: int, mapped: Mapped, indices: Node, values: Node, *, shape: tuple[int, ...]) -> Node:
+    zeros = full(shape, 0, values.dtype)
+    made: Node = scatter_add.rules["batch"](size, (False, *mapped), zeros, indices, values, axis=0)
+    return made
 
 
 @row_tensor.vjp
@@ -178,6 +210,19 @@ def _(x: np.ndarray, indices: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return out
 
 
+scatter_set.linear((0, 2))
+
+
+@scatter_set.batch
+def _(size: int, mapped: Mapped, x: Node, indices: Node, rows: Node) -> Node:
+    """The tables of all examples as one, each example's indices into its own rows."""
+    x, indices, rows = all_mapped(size, mapped, (x, indices, rows))
+    table, places = own_rows(size, x, indices, 1)
+    count = indices.type.size
+    flat = reshape(rows, shape=(count, *rows.shape[2:]))
+    return reshape(scatter_set(table, reshape(places, shape=(count,)), flat), shape=x.shape)
+
+
 @scatter_set.vjp
 def _(ct: Node, out: Node, x: Node, indices: Node, rows: Node) -> tuple[Node, None, Node]:
     return scatter_set(ct, indices, full(rows.shape, 0, rows.dtype)), None, gather(ct, indices, axis=0)
@@ -224,6 +269,15 @@ def first_occurrence(indices: TensorType, *, size: int) -> TensorType:
 
 
 first_occurrence.no_vjp("its result is a position")
+
+
+@first_occurrence.batch
+def _(count: int, mapped: Mapped, indices: Node, *, size: int) -> Node:
+    """Indices of all examples into one axis, positions counted from each example's own first."""
+    places = reshape(own_places(count, indices, size), shape=(indices.type.size,))
+    first = reshape(first_occurrence(places, size=count * size), shape=indices.shape)
+    example = iota(shape=indices.shape, axis=0, dtype=i32)
+    return sub(first, mul(example, indices.shape[1]))
 
 
 @first_occurrence.numpy

@@ -16,10 +16,11 @@ from graphopt.errors import DTypeError, ShapeError
 from graphopt.ir.graph import Node
 from graphopt.ir.types import NUMBERS, DType, TensorType, bf16, bool_, f32, i32, u8
 from graphopt.opdefs.elementwise import select
-from graphopt.opdefs.opdef import Reader, Sample, full, op, opdef
+from graphopt.opdefs.opdef import Reader, Sample, all_mapped, full, op, opdef, repeated, shifted
 from graphopt.opdefs.scaffold import zero_of
 
 Ints = tuple[int, ...]
+Mapped = tuple[bool, ...]
 Index = tuple[Any, ...]
 
 
@@ -76,6 +77,14 @@ def _(x: np.ndarray, *, shape: Ints, axes: Ints) -> np.ndarray:
 @broadcast.at
 def _(r: Reader, index: Index, x: TensorType, *, shape: Ints, axes: Ints) -> Any:
     return r.read(0, tuple(index[axis] for axis in axes))
+
+
+@broadcast.batch
+def _(size: int, mapped: Mapped, x: Node, *, shape: Ints, axes: Ints) -> Node:
+    return broadcast(x, shape=(size, *shape), axes=(0, *shifted(axes)))
+
+
+broadcast.linear()
 
 
 @broadcast.vjp
@@ -150,6 +159,14 @@ def _(r: Reader, index: Index, x: TensorType, *, shape: Ints) -> Any:
     return r.read(0, tuple(source))
 
 
+@reshape.batch
+def _(size: int, mapped: Mapped, x: Node, *, shape: Ints) -> Node:
+    return reshape(x, shape=(size, *shape))
+
+
+reshape.linear()
+
+
 @reshape.vjp
 def _(ct: Node, out: Node, x: Node, *, shape: Ints) -> tuple[Node]:
     return (reshape(ct, shape=x.shape),)
@@ -187,6 +204,14 @@ def inverse(perm: Sequence[int]) -> Ints:
 @transpose.at
 def _(r: Reader, index: Index, x: TensorType, *, perm: Ints) -> Any:
     return r.read(0, tuple(index[k] for k in inverse(perm)))
+
+
+@transpose.batch
+def _(size: int, mapped: Mapped, x: Node, *, perm: Ints) -> Node:
+    return transpose(x, perm=(0, *shifted(perm)))
+
+
+transpose.linear()
 
 
 @transpose.vjp
@@ -238,6 +263,14 @@ def _shifted(index: Any, offset: int) -> Any:
 @slice_.at
 def _(r: Reader, index: Index, x: TensorType, *, start: Ints, stop: Ints, step: Ints) -> Any:
     return r.read(0, tuple(_shifted(_scaled(i, c), a) for i, a, c in zip(index, start, step, strict=True)))
+
+
+@slice_.batch
+def _(size: int, mapped: Mapped, x: Node, *, start: Ints, stop: Ints, step: Ints) -> Node:
+    return slice_(x, start=(0, *start), stop=(size, *stop), step=(1, *step))
+
+
+slice_.linear()
 
 
 @slice_.vjp
@@ -320,6 +353,21 @@ def _(
     return r.guard(holds, lambda: r.read(0, tuple(source)), r.read(1, ()))
 
 
+@pad.batch
+def _(size: int, mapped: Mapped, x: Node, value: Node, *, low: Ints, high: Ints, interior: Ints) -> Node:
+    """Examples with paddings of their own are padded with zeros and take their value where those are."""
+    wide = {"low": (0, *low), "high": (0, *high), "interior": (0, *interior)}
+    rows = x if mapped[0] else repeated(x, size)
+    if not mapped[1]:
+        return pad(rows, value, **wide)
+    inside = pad(full(rows.shape, 1, bool_), full((), 0, bool_), **wide)
+    padded = pad(rows, zero_of(x), **wide)
+    return select(inside, padded, broadcast(value, shape=padded.shape, axes=(0,)))
+
+
+pad.linear()
+
+
 @pad.vjp
 def _(
     ct: Node, out: Node, x: Node, value: Node, *, low: Ints, high: Ints, interior: Ints
@@ -391,6 +439,14 @@ def _(r: Reader, index: Index, *xs: TensorType, axis: int) -> Any:
     return r.s.const(0, xs[0].dtype) if value is None else value
 
 
+@concat.batch
+def _(size: int, mapped: Mapped, *xs: Node, axis: int) -> Node:
+    return concat(*all_mapped(size, mapped, xs), axis=axis + 1)
+
+
+concat.linear()
+
+
 @concat.vjp
 def _(ct: Node, out: Node, *xs: Node, axis: int) -> tuple[Node, ...]:
     parts, offset = [], 0
@@ -431,6 +487,14 @@ reverse.numpy(lambda x, *, axes: np.flip(x, axes))
 @reverse.at
 def _(r: Reader, index: Index, x: TensorType, *, axes: Ints) -> Any:
     return r.read(0, tuple(i * -1 + (x.shape[k] - 1) if k in axes else i for k, i in enumerate(index)))
+
+
+@reverse.batch
+def _(size: int, mapped: Mapped, x: Node, *, axes: Ints) -> Node:
+    return reverse(x, axes=shifted(axes))
+
+
+reverse.linear()
 
 
 @reverse.vjp
@@ -477,3 +541,6 @@ def _(r: Reader, index: Index, *, shape: Ints, axis: int, dtype: DType) -> Any:
 @iota.vjp
 def _(ct: Node, out: Node, *, shape: Ints, axis: int, dtype: DType) -> tuple[()]:
     return ()
+
+
+iota.no_batch("it has no inputs, so it is the same for all examples")

@@ -20,7 +20,7 @@ from graphopt.opdefs.conv import Padding, dilated
 from graphopt.opdefs.elementwise import add, mul
 from graphopt.opdefs.index import put_along_add, spread, take_along
 from graphopt.opdefs.linalg import accumulator
-from graphopt.opdefs.opdef import OpDef, Reader, Sample, broadcast_to, constant, op
+from graphopt.opdefs.opdef import OpDef, Reader, Sample, all_mapped, broadcast_to, constant, op
 from graphopt.opdefs.reduce import reduce_sum
 from graphopt.opdefs.shape import pad, reshape, slice_
 
@@ -139,6 +139,19 @@ def window_argmax(
 
 
 window_argmax.no_vjp("positions are integers")
+reduce_window_sum.linear()
+
+
+def _window_batch(op: OpDef) -> None:
+    """Windows cover trailing axes, so examples are one more leading axis."""
+
+    @op.batch
+    def _(size: int, mapped: tuple[bool, ...], *inputs: Node, **attrs: Any) -> Node:
+        return op(*all_mapped(size, mapped, inputs), **attrs)
+
+
+for _op in (reduce_window_sum, reduce_window_max, window_argmax):
+    _window_batch(_op)
 
 
 def lowest(dtype: DType) -> float:
@@ -350,6 +363,10 @@ def _unpool_values(
         along = np.arange(shape[lead + k]).reshape((-1,) + (1,) * (len(window) - 1 - k))
         flat = flat * n + along * w + rng.integers(0, w, shape)
     return [np.asarray(rng.integers(0, 5, shape)).astype(dtype.numpy), flat.astype(np.int32)]
+
+
+unpool.linear((0,))
+_window_batch(unpool)
 
 
 @unpool.numpy

@@ -119,6 +119,7 @@ from graphopt.ops.indexing import (
     unsorted_segment_sum,
     where,
 )
+from graphopt.ops.jacobian import jacfwd, jacrev, jvp, vjp
 from graphopt.ops.joining import (
     cat,
     chunk,
@@ -505,6 +506,7 @@ from graphopt.ops.state import (
     assign_add,
     assign_sub,
 )
+from graphopt.ops.vmap import vmap
 
 __all__ = [
     "Abs", "AccumulateNV2", "Acosh", "Add", "AddN", "Addcdiv", "Addcmul", "ArgMaxWithValue", "ArgMinWithValue",
@@ -541,7 +543,8 @@ __all__ = [
     "floormod", "fmod", "full", "full_like", "gather", "gather_d", "gather_elements", "gather_nd", "ge", "gelu",
     "ger", "get_grad", "glu", "grad", "greater", "greater_equal", "group_norm", "gt", "hardshrink", "hardsigmoid",
     "hardswish", "hardtanh", "hsigmoid", "hswish", "huber_loss", "hypot", "identity", "index_select", "inv", "invert",
-    "is_tensor", "isfinite", "isinf", "isnan", "kl_div", "l1_loss", "l2_normalize", "layer_norm", "le", "leaky_relu",
+    "is_tensor", "isfinite", "isinf", "isnan", "jacfwd", "jacrev", "jvp",
+    "kl_div", "l1_loss", "l2_normalize", "layer_norm", "le", "leaky_relu",
     "lerp", "less", "less_equal", "linspace", "log", "log10", "log1p", "log2", "log_softmax", "logical_and",
     "logical_not", "logical_or", "logical_xor", "logsigmoid", "logsumexp", "lt", "masked_fill", "matmul", "max",
     "max_pool2d", "maximum", "mean", "meshgrid", "min", "minimum", "mish", "mm", "mod", "moveaxis", "movedim",
@@ -557,7 +560,7 @@ __all__ = [
     "tensor_div", "tensor_dot", "tensor_mul", "tensor_pow", "tensor_scatter_add", "tensor_scatter_elements",
     "tensor_scatter_sub", "threshold", "tile", "transpose", "tril", "triu", "true_divide", "trunc", "truncate_mod",
     "tuple_to_array", "type_as", "unbind", "uniform", "unique", "unsorted_segment_sum", "unsqueeze", "unstack",
-    "value_and_grad", "var", "var_mean", "where", "xlogy", "zeros", "zeros_like",
+    "value_and_grad", "var", "var_mean", "vjp", "vmap", "where", "xlogy", "zeros", "zeros_like",
     "ApplyGradientDescent", "ApplyMomentum", "constexpr", "functional", "make_range", "operations", "tuple_len",
 ]  # fmt: skip
 

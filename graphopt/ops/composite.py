@@ -2,83 +2,35 @@
 
 from __future__ import annotations
 
-import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from graphopt import context
-from graphopt.common.api import Jitted
 from graphopt.common.checks import check_bool, found
-from graphopt.common.compiled import CompiledFunction
 from graphopt.common.parameter import Parameter, ParameterTuple
-from graphopt.common.row_tensor import RowTensor
-from graphopt.common.signature import check_call, is_cell, parameters_of, refuse_array
-from graphopt.common.tensor import Tensor, wrap_array
-from graphopt.common.trace import Trace, active
+from graphopt.common.signature import is_cell
 from graphopt.errors import layout
 from graphopt.ops.creation import ones_like as ones_like
 from graphopt.ops.creation import zeros_like as zeros_like
 from graphopt.ops.differentiate import NO_SENS, Differentiated, differentiate
+from graphopt.ops.traced import TracedFunction, function_name, kept
 from graphopt.where import here
 
 Weights = Parameter | Sequence[Parameter] | None
 
 
-class GradientFunction:
-    """A function of `fn`'s arguments (and the sensitivity) that gives gradients.
-
-    In GRAPH_MODE, and when `fn` is a `jit` function, it is compiled once per signature (`compile_cache`); in
-    PYNATIVE_MODE it runs at once. Inside a Cell or another gradient function it is traced along, so it can be
-    differentiated again.
-    """
+class GradientFunction(TracedFunction):
+    """A function of `fn`'s arguments (and the sensitivity) that gives gradients; see `TracedFunction` for how it runs."""
 
     def __init__(self, owner: str, fn: Any, weights: Weights, sens_param: bool, has_aux: bool = False):
-        self.fn = fn
+        super().__init__(owner, fn, f"gradient of {function_name(fn)}")
         self.weights = weights
-        self._owner = owner
         self._sens_param = sens_param
         self._has_aux = has_aux
-        self._steps: CompiledFunction | None = None
-        self.__name__ = f"gradient of {function_name(fn)}"
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not callable(self.fn):
-            raise TypeError(f"{self._owner}: fn must be a Cell or a function, found {found(self.fn)}")
-        if active() is not None:
-            return self._inline(*args, **kwargs)
-        if context.graph_mode() or isinstance(self.fn, Jitted):
-            return self.compile_cache(args, kwargs)
-        return self._at_once(args, kwargs)
-
-    @property
-    def compile_cache(self) -> CompiledFunction:
-        """The compiled signatures: `compiles`, `compilations`, `explain()`."""
-        if self._steps is None:
-            self._steps = CompiledFunction(self.__name__, self._inline, self._signature(), check=False)
-        return self._steps
-
-    def _signature(self) -> Any:
-        return parameters_of(self.fn.construct if is_cell(self.fn) else self.fn)
-
-    def _at_once(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Trace with values; Parameters change only when everything has succeeded."""
-        trace = Trace(self.__name__, concrete=True)
-        with trace.running():
-            result = _detached(self._inline(*args, **kwargs))
-        trace.commit()
-        return result
 
     def _inline(self, *args: Any, **kwargs: Any) -> Any:
         """The gradients, in the trace at hand."""
         args, kwargs, sens = self._take_sens(args, dict(kwargs))
-        signature = self._signature()
-        names = list(signature.parameters) if signature is not None else []
-        for k, value in enumerate([*args, *kwargs.values()]):
-            if isinstance(value, np.ndarray):
-                refuse_array(value, names[k] if k < len(names) else f"arg{k}", self.__name__)
-        check_call(function_name(self.fn), signature, args, kwargs)
+        self._check_arguments(args, kwargs)
         self._check(len(args) + len(kwargs))
         done = differentiate(self.fn, args, kwargs, self._wants, self._parameters(), sens, self._has_aux)
         return self._result(done)
@@ -112,25 +64,6 @@ class GradientFunction:
         raise NotImplementedError
 
 
-def _detached(value: Any) -> Any:
-    """A result of a concrete trace as plain Tensors on memory of their own."""
-    if isinstance(value, Tensor):
-        return wrap_array(value._value("result").copy()) if value._node is not None or value._is_parameter else value
-    if isinstance(value, RowTensor):
-        return value.map_parts(_detached)
-    if isinstance(value, (tuple, list)):
-        return type(value)(_detached(v) for v in value)
-    if isinstance(value, dict):
-        return {k: _detached(v) for k, v in value.items()}
-    return value
-
-
-def function_name(fn: Any) -> str:
-    """The name of a function, or the class of a Cell."""
-    name = getattr(fn, "__name__", None)
-    return name if isinstance(name, str) else type(fn).__name__
-
-
 def check_weights(owner: str, weights: Any) -> Weights:
     """A Parameter, or a tuple of Parameters, or None.
 
@@ -147,29 +80,7 @@ def check_weights(owner: str, weights: Any) -> Weights:
     return tuple(weights)
 
 
-def _kept(fn: Any, key: Any, make: Callable[[], GradientFunction]) -> GradientFunction:
-    """The gradient function that was made for `fn` before, or a new one: what it compiled is found again.
-
-    It lives on the function (or Cell, or a bound method's object) itself.
-    """
-    holder = fn
-    if isinstance(fn, types.MethodType):
-        holder, key = fn.__self__, (fn.__func__, key)
-    home = getattr(holder, "__dict__", None)
-    if home is None or isinstance(holder, type):
-        return make()
-    if "_gradient_functions" not in home:
-        try:
-            object.__setattr__(holder, "_gradient_functions", {})
-        except (AttributeError, TypeError):
-            return make()
-    known = holder._gradient_functions
-    if key not in known:
-        known[key] = make()
-    return known[key]
-
-
-def _identity(weights: Weights) -> Any:
+def identity_of(weights: Weights) -> Any:
     """A key for weights; the gradient function that is kept under it holds them, so ids stay theirs."""
     return tuple(map(id, weights)) if isinstance(weights, tuple) else id(weights)
 
@@ -207,7 +118,7 @@ class GradOperation:
     def __call__(self, fn: Any, weights: Weights = None) -> GradientFunction:
         chosen = check_weights("GradOperation", weights) if self.get_by_list else None
         flags = (self.get_all, self.get_by_list, self.sens_param)
-        return _kept(fn, ("GradOperation", flags, _identity(chosen)), lambda: _ByFlags(fn, chosen, *flags))
+        return kept(fn, ("GradOperation", flags, identity_of(chosen)), lambda: _ByFlags(fn, chosen, *flags))
 
     def __repr__(self) -> str:
         return f"GradOperation(get_all={self.get_all}, get_by_list={self.get_by_list}, sens_param={self.sens_param})"
@@ -295,8 +206,8 @@ def _by_position(
         raise ValueError(f"{owner}: grad_position and weights are both None; nothing to differentiate by")
     positions = _check_positions(owner, grad_position)
     chosen = check_weights(owner, weights)
-    key = (owner, positions, isinstance(grad_position, tuple), _identity(chosen), has_aux, return_ids, sens_param)
-    return _kept(fn, key, lambda: _ByPosition(owner, fn, positions, chosen, has_aux, return_ids, sens_param))
+    key = (owner, positions, isinstance(grad_position, tuple), identity_of(chosen), has_aux, return_ids, sens_param)
+    return kept(fn, key, lambda: _ByPosition(owner, fn, positions, chosen, has_aux, return_ids, sens_param))
 
 
 def _check_positions(owner: str, position: Any) -> tuple[int, ...] | None:

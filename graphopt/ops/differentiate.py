@@ -9,6 +9,7 @@ from typing import Any
 from graphopt.common.api import is_mutable
 from graphopt.common.branching import prepared
 from graphopt.common.checks import found
+from graphopt.common.hooks import hooked
 from graphopt.common.parameter import Parameter
 from graphopt.common.row_tensor import RowTensor, wrap_gradient
 from graphopt.common.signature import leaves
@@ -19,7 +20,8 @@ from graphopt.ir.graph import Node
 from graphopt.ir.types import bool_
 from graphopt.opdefs.elementwise import alias, stop_gradient
 from graphopt.opdefs.opdef import full
-from graphopt.passes.gradient import vjp
+from graphopt.passes.forward import jvp
+from graphopt.passes.gradient import Derivative, vjp
 from graphopt.where import here
 
 NO_SENS = object()
@@ -56,6 +58,66 @@ def differentiate(
 
     Errors: ShapeError, DTypeError when sens does not fit the output; ValueError when has_aux finds no tuple.
     """
+    done = call_apart(function, args, kwargs, wanted, weights)
+    main = main_output(done.output) if has_aux else done.output
+    results, cotangents = cotangents_of(main, sens, done.trace)
+    by_argument, by_weight = done.pull_back(results, cotangents)
+    return Differentiated(_without_aux_gradient(done.output, has_aux, done.trace), by_argument, by_weight)
+
+
+@dataclass(frozen=True)
+class Called:
+    """A call in a trace, ready to be differentiated.
+
+    output:     what the function returned. nodes: what the arguments asked for are in it, in order.
+    begun:      how many derivatives of one's own the trace had before. weights: Parameters, and their nodes by id.
+    """
+
+    trace: Trace
+    output: Any
+    begun: int
+    arguments: _Arguments
+    weights: Sequence[Parameter]
+    weight_nodes: Mapping[int, Node]
+
+    @property
+    def nodes(self) -> list[Node]:
+        return self.arguments.nodes
+
+    @property
+    def own(self) -> list[Derivative]:
+        """The derivatives of one's own that belong to the call."""
+        return self.trace.derivatives[self.begun :]
+
+    def pull_back(
+        self, results: Sequence[Node], cotangents: Sequence[Node | None]
+    ) -> tuple[tuple[tuple[int, Any], ...], tuple[Tensor | RowTensor, ...]]:
+        """((position, gradient) of the arguments asked for, gradients of the weights)."""
+        trace = self.trace
+        if not self.own:
+            results = trace.roll(results)
+        wrt = [*self.nodes, *self.weight_nodes.values()]
+        found = dict(zip(wrt, vjp(results, cotangents, wrt, self.own), strict=True))
+        tensors = {n: wrap_gradient(full(n.shape, 0, n.dtype) if g is None else g, trace) for n, g in found.items()}
+        by_weight = tuple(_weight_gradient(p, self.weight_nodes, tensors, trace) for p in self.weights)
+        return self.arguments.gradients(tensors), by_weight
+
+    def push_forward(self, results: Sequence[Node], tangents: Sequence[Node | None]) -> list[Node | None]:
+        """The tangents of `results`, given those of `nodes`."""
+        with self.trace.unwritten():  # derivatives of one's own run on placeholders; what they store is not kept
+            if not self.own:
+                results = self.trace.roll(results)
+            return jvp(results, self.nodes, tangents, lambda: self.own)
+
+
+def call_apart(
+    function: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    wanted: Callable[[int], bool],
+    weights: Sequence[Parameter] | None,
+) -> Called:
+    """Call `function` in the trace at hand so that its uses of arguments and Parameters can be told from others."""
     trace = active()
     assert trace is not None
     trace.watch(function)
@@ -65,19 +127,13 @@ def differentiate(
     named = {name: separate.take(len(args) + k, a) for k, (name, a) in enumerate(kwargs.items())}
     trainable = _distinct([p for p in weights or () if p.requires_grad])
     before = {id(p) for p in trace.parameters}
-    with trace.separate(trainable) as apart:
+    with trace.separate(trainable, lambda p, node: hooked(node, p, trace)) as apart:
         output = prepared(function)(*given, **named)
         by_parameter = {id(p): node for p, node in zip(trainable, apart, strict=True)}
-        main = _main_output(output) if has_aux else output
-        results, cotangents = _cotangents(main, sens, trace)
     if weights is None:
         weights = [p for p in trace.parameters if p.requires_grad and id(p) not in before]
         by_parameter = {id(p): leaf for p in weights if (leaf := trace.leaf_of(p)) is not None}
-    wrt = [*separate.nodes, *by_parameter.values()]
-    found = dict(zip(wrt, _pull_back(trace, begun, results, cotangents, wrt), strict=True))
-    tensors = {n: wrap_gradient(full(n.shape, 0, n.dtype) if g is None else g, trace) for n, g in found.items()}
-    by_weight = tuple(_weight_gradient(p, by_parameter, tensors, trace) for p in weights)
-    return Differentiated(_without_aux_gradient(output, has_aux, trace), separate.gradients(tensors), by_weight)
+    return Called(trace, output, begun, separate, weights, by_parameter)
 
 
 class _Arguments:
@@ -101,7 +157,7 @@ class _Arguments:
         if isinstance(value, Tensor) and not value._weak:
             node = alias(self._trace.node_of(value))
             self.nodes.append(node)
-            return wrap_node(node, self._trace), node
+            return wrap_node(hooked(node, value, self._trace), self._trace), node
         if isinstance(value, dict):
             pairs = {k: self._separate(v) for k, v in value.items()}
             return {k: p[0] for k, p in pairs.items()}, {k: p[1] for k, p in pairs.items()}
@@ -144,7 +200,7 @@ def _weight_gradient(
     return wrap_node(full(parameter.shape, 0, parameter.dtype), trace)
 
 
-def _main_output(output: Any) -> Any:
+def main_output(output: Any) -> Any:
     if not isinstance(output, tuple) or len(output) < 2:
         what = "has_aux: the function must return a tuple of 2 or more, the first of which is differentiated"
         raise ValueError(layout(f"{what}; found {type(output).__name__}", here()))
@@ -170,14 +226,14 @@ def _stopped(value: Any, trace: Trace) -> Any:
     return value
 
 
-def _cotangents(output: Any, sens: Any, trace: Trace) -> tuple[list[Node], list[Node]]:
+def cotangents_of(output: Any, sens: Any, trace: Trace) -> tuple[list[Node], list[Node]]:
     """The output's nodes and their cotangents: those of `sens`, or ones."""
     if sens is NO_SENS:
         nodes = [trace.node_of(t) for t in _numbers(output)]
         numbers = [n for n in nodes if n.dtype is not bool_]
         return numbers, [full(n.shape, 1, n.dtype) for n in numbers]
     pairs: list[tuple[Node, Node]] = []
-    _match(output, sens, "sens", trace, pairs)
+    match(output, sens, "sens", trace, pairs)
     return [p[0] for p in pairs], [p[1] for p in pairs]
 
 
@@ -192,15 +248,19 @@ def _numbers(output: Any) -> Iterator[Tensor]:
         yield from leaves(output)
 
 
-def _match(output: Any, sens: Any, path: str, trace: Trace, pairs: list[tuple[Node, Node]]) -> None:
+def match(
+    output: Any, sens: Any, path: str, trace: Trace, pairs: list[tuple[Node, Node]], whose: str = "the output"
+) -> None:
     """Pair the tensors of `output` with those of `sens`, which must have its structure.
+
+    whose: what `output` is called in errors.
 
     Errors: TypeError, DTypeError for another structure, kind or dtype; ShapeError for another shape.
     """
     if isinstance(output, Tensor):
-        _match_tensor(output, sens, path, trace, pairs)
+        _match_tensor(output, sens, path, trace, pairs, whose)
     elif isinstance(output, RowTensor):
-        _match_tensor(output.values, sens.values if isinstance(sens, RowTensor) else sens, path, trace, pairs)
+        _match_tensor(output.values, sens.values if isinstance(sens, RowTensor) else sens, path, trace, pairs, whose)
     elif isinstance(output, (tuple, list, dict)):
         items = list(output.values()) if isinstance(output, dict) else list(output)
         parts = list(sens.values()) if isinstance(sens, dict) else list(sens) if isinstance(sens, (tuple, list)) else None
@@ -209,16 +269,18 @@ def _match(output: Any, sens: Any, path: str, trace: Trace, pairs: list[tuple[No
             what = f"{path}: expected a tuple of {len(items)}, one for each output, found {found}"
             raise DTypeError(layout(what, here()))
         for k, (item, part) in enumerate(zip(items, parts, strict=True)):
-            _match(item, part, f"{path}[{k}]", trace, pairs)
+            match(item, part, f"{path}[{k}]", trace, pairs, whose)
 
 
-def _match_tensor(output: Tensor, sens: Any, path: str, trace: Trace, pairs: list[tuple[Node, Node]]) -> None:
+def _match_tensor(
+    output: Tensor, sens: Any, path: str, trace: Trace, pairs: list[tuple[Node, Node]], whose: str
+) -> None:
     if not isinstance(sens, Tensor) or sens._weak:
-        raise DTypeError(layout(f"{path}: expected a Tensor, {output._type} as the output, found {_kind(sens)}", here()))
+        raise DTypeError(layout(f"{path}: expected a Tensor, {output._type} as {whose}, found {_kind(sens)}", here()))
     if sens.shape != output.shape:
-        raise ShapeError(layout(f"{path}: expected shape {output.shape}, that of the output, found {sens.shape}", here()))
+        raise ShapeError(layout(f"{path}: expected shape {output.shape}, that of {whose}, found {sens.shape}", here()))
     if sens.dtype is not output.dtype:
-        raise DTypeError(layout(f"{path}: expected dtype {output.dtype!r}, that of the output, found {sens.dtype!r}", here()))
+        raise DTypeError(layout(f"{path}: expected dtype {output.dtype!r}, that of {whose}, found {sens.dtype!r}", here()))
     if output.dtype is not bool_:
         pairs.append((trace.node_of(output), trace.node_of(sens)))
 
@@ -227,20 +289,3 @@ def _kind(value: Any) -> str:
     if isinstance(value, Tensor):
         return "a Python float" if value._weak else "a Tensor"
     return found(value)
-
-
-def _pull_back(
-    trace: Trace, begun: int, results: Sequence[Node], cotangents: Sequence[Node], wrt: Sequence[Node]
-) -> list[Node | None]:
-    """Cotangents of `wrt`. Parts with a derivative of their own are asked for it, the latest first."""
-    own = trace.derivatives[begun:]
-    outputs, incoming = list(results) if own else trace.roll(results), list(cotangents)
-    for part in reversed(own):
-        arrived = vjp(outputs, incoming, part.outputs)
-        if all(ct is None for ct in arrived):
-            continue
-        for source, cotangent in zip(part.inputs, part.rule(arrived), strict=True):
-            if cotangent is not None:
-                outputs.append(source)
-                incoming.append(cotangent)
-    return vjp(outputs, incoming, wrt)

@@ -79,7 +79,7 @@ def run_passes(graph: Graph, passes: tuple[Pass, ...], switches: config.Config) 
         if step.name in switches.skip:
             continue
         before, count, start = graph, steps.count, perf_counter()
-        graph = _apply(step, before, steps)
+        graph = run_pass(step, before, steps)
         rows.append((step.name, perf_counter() - start, steps.count - count, _nodes(graph, switches)))
         if switches.verify:
             _check_pass(step, before, graph, switches, count, steps, stage)
@@ -106,7 +106,8 @@ def everywhere(run: Run, graph: Graph, steps: Steps) -> Graph:
     return run(rebuild(graph, change), steps)
 
 
-def _apply(step: Pass, graph: Graph, steps: Steps) -> Graph:
+def run_pass(step: Pass, graph: Graph, steps: Steps) -> Graph:
+    """One pass on a graph, and on the graphs inside its nodes."""
     return everywhere(step.run, graph, steps) if step.inside else step.run(graph, steps)
 
 
@@ -155,7 +156,7 @@ def _check_pass(
     low, high = 0, steps.count - count
     while low + 1 < high:
         middle = (low + high) // 2
-        if _problem(before, _apply(step, before, Steps(middle)), switches.verify) is None:
+        if _problem(before, run_pass(step, before, Steps(middle)), switches.verify) is None:
             low = middle
         else:
             high = middle

@@ -74,6 +74,24 @@ def show(
 
 @app.command()
 @reports_mistakes
+def check(
+    target: Annotated[str, typer.Argument(metavar="FILE:OBJECT", help="A Python file and the name of an object in it.")],
+    input: Annotated[
+        list[str] | None, typer.Option(metavar="TYPE", help="Type of one input, such as f32[64,784]; once per input.")
+    ] = None,
+) -> None:
+    """Run a network through every stage and compare: the traced graph's meaning, each pass, the loop interpreter, LLVM.
+
+    When two stages disagree, the one to blame is named, and the smallest graph is printed that shows it. OBJECT is
+    what `graphopt show` takes; inputs that are given by type are random.
+    """
+    from graphopt_tools.check import run_check
+
+    run_check(target, input or [])
+
+
+@app.command()
+@reports_mistakes
 def bench(
     workloads: Annotated[str, typer.Option(help="Comma-separated names, or all, matmul, optimizers.")] = "mlp,lenet5",
     peer: Annotated[

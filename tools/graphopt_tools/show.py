@@ -38,12 +38,15 @@ def run_show(target: str, stage: str | None, types: Sequence[str]) -> None:
 
 def graph_of(function: Callable[..., Any], inputs: Sequence[Any]) -> Graph:
     """The traced graph of a Cell or function; nothing is optimized or compiled on the way."""
-    name = getattr(function, "__name__", type(function).__name__)
-    traced = (
-        function.compile_cache if isinstance(function, nn.Cell) else CompiledFunction(name, function, parameters_of(function))
-    )
     with config.override(backend="numpy"):
-        return traced.graph(tuple(inputs), {})
+        return compiled_function(function).graph(tuple(inputs), {})
+
+
+def compiled_function(function: Callable[..., Any]) -> CompiledFunction:
+    """What traces and compiles a Cell or function."""
+    if isinstance(function, nn.Cell):
+        return function.compile_cache
+    return CompiledFunction(getattr(function, "__name__", type(function).__name__), function, parameters_of(function))
 
 
 def gradient_of(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,0 +1,126 @@
+"""Guarded steps: one more output says whether a step is sound, and where it is not, state keeps its value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from graphopt.ir.graph import Graph, Node
+from graphopt.ir.types import f32
+from graphopt.opdefs.bits import logical_not
+from graphopt.opdefs.elementwise import add, cast, eq, mul, select
+from graphopt.opdefs.opdef import constant, full, opdef
+from graphopt.opdefs.reduce import reduce_sum
+from graphopt.opdefs.rows import numbered, scatter_set
+
+_LEAVES = ("input", "state", "constant")
+_ROWS = ("row_tensor", "scatter_set")  # rows are moved, not computed
+_SAME = ("transpose", "reshape", "alias", "stop_gradient", "broadcast")  # their elements are their input's
+
+
+@dataclass(frozen=True)
+class _Test:
+    """A node that must be finite; only where `when`, a 0-d bool, holds, if there is one."""
+
+    node: Node
+    when: Node | None
+
+
+def guarded(graph: Graph) -> Graph:
+    """The graph with one more output: whether its float outputs and what its updates are computed from are finite.
+
+    When they are not, every state keeps its value. Tested are outputs, and the sums, convolutions and so on that
+    updates are elementwise functions of: gradients. A gradient that is a matrix product is not stored before its update,
+    so its operands are tested instead, and an operand whose sum is tested anyway (it is a bias' gradient) is not read
+    again. So a product that overflows although its operands are finite is not found, nor what an update's own
+    arithmetic makes.
+
+    Cost: 0.5 to 2 % of a training step (an MLP of 784-512-256-10, LeNet-5 and ResNet-20 on one thread); without the
+          detour over operands 30 % for the MLP.
+    """
+    tests = [_Test(o, None) for o in graph.outputs if o.dtype.is_float]
+    for leaf, value in graph.updates:
+        when, changed = _condition(leaf, value)
+        tests += [_Test(n, when) for n in _sources([changed])]
+    total = constant(0.0, f32)
+    for test in _stored(tests):
+        zero = _zero_if_finite(test.node)
+        if test.when is not None:
+            zero = select(test.when, zero, constant(0.0, f32))
+        total = add(total, zero)
+    sound = eq(total, constant(0.0, f32))
+    updates = tuple((s, v if v is s else _kept_unless(sound, s, v)) for s, v in graph.updates)
+    return replace(graph, outputs=(*graph.outputs, sound), updates=updates)
+
+
+def _kept_unless(sound: Node, leaf: Node, value: Node) -> Node:
+    """The update where the step is sound, else the state. Rows of a table: none are written, instead of all chosen."""
+    if value.op == "scatter_set" and value.inputs[0] is leaf:
+        _, indices, rows = value.inputs
+        places, size = numbered(indices, leaf.shape[0]), leaf.shape[0]
+        return scatter_set(leaf, select(sound, places, full(places.shape, size, places.dtype)), rows)
+    return select(sound, value, leaf)
+
+
+def _condition(leaf: Node, value: Node) -> tuple[Node | None, Node]:
+    """When an update changes its state at all, a 0-d bool or None for always, and what it is then."""
+    if value.op == "select":
+        chosen, ahead, other = value.inputs
+        scalar = chosen.inputs[0] if chosen.op == "broadcast" else chosen
+        if scalar.type.rank == 0 and other is leaf:
+            return scalar, ahead
+        if scalar.type.rank == 0 and ahead is leaf:
+            return logical_not(scalar), other
+    return None, value
+
+
+def _sources(values: Iterable[Node]) -> list[Node]:
+    """The float nodes that `values` are computed from element by element, which are no leaves."""
+    found: dict[Node, None] = {}
+    seen: set[Node] = set()
+    stack = list(values)
+    while stack:
+        node = stack.pop()
+        if node in seen or node.op in _LEAVES:
+            continue
+        seen.add(node)
+        if opdef(node.op).kind in ("elementwise", "movement") or node.op in _ROWS:
+            stack.extend(node.inputs)
+        elif node.dtype.is_float:
+            found[node] = None
+    return list(found)
+
+
+def _base(node: Node) -> Node:
+    """The node whose elements these are."""
+    while node.op in _SAME:
+        node = node.inputs[0]
+    return node
+
+
+def _stored(tests: Sequence[_Test]) -> list[_Test]:
+    """The tests on nodes that are stored anyway, each once."""
+    summed = {(_base(t.node.inputs[0]), t.when) for t in tests if t.node.op == "reduce_sum"}
+    found: dict[tuple[Node, Node | None], None] = {}
+    for test in tests:
+        if test.node.op != "dot_general":
+            found[test.node, test.when] = None
+            continue
+        for operand in map(_base, test.node.inputs):
+            known = (operand, test.when) in summed or (operand, None) in summed
+            if operand.op not in ("state", "constant") and operand.dtype.is_float and not known:
+                found[operand, test.when] = None
+    return [_Test(node, when) for node, when in found]
+
+
+def _zero_if_finite(node: Node) -> Node:
+    """A 0-d float32: 0 when all elements are finite, else NaN.
+
+    The leading axes are reduced first, as in the sum that makes a bias' gradient, so that it may share that kernel.
+    """
+    zeros = mul(node, 0.0)
+    if node.type.rank > 1:
+        zeros = reduce_sum(zeros, axes=tuple(range(node.type.rank - 1)))
+    if zeros.type.rank:
+        zeros = reduce_sum(zeros, axes=(0,))
+    return zeros if zeros.dtype is f32 else cast(zeros, dtype=f32)

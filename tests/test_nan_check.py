@@ -1,0 +1,277 @@
+"""check_nan="first": what made the first NaN or infinity is named, Parameters stay, sound steps are untouched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import graphopt as ms
+from graphopt import Parameter, Tensor, nn, ops
+from graphopt.errors import NonFiniteError
+from graphopt.ir.graph import Graph, input_node, state_node, walk
+from graphopt.ir.types import TensorType, f32, i32
+from graphopt.opdefs.evaluate import evaluate
+from graphopt.opdefs.linalg import matmul
+from graphopt.opdefs.reduce import reduce_sum
+from graphopt.opdefs.rows import scatter_set
+from graphopt.opdefs.shape import transpose
+from graphopt.passes.guard import guarded
+
+
+@pytest.fixture(params=[ms.PYNATIVE_MODE, ms.GRAPH_MODE], ids=["pynative", "graph"], autouse=True)
+def mode(request: pytest.FixtureRequest) -> Iterator[int]:
+    ms.set_context(mode=request.param, check_nan="first")
+    yield request.param
+    ms.set_context(mode=ms.PYNATIVE_MODE, check_nan="off")
+
+
+class Head(nn.Cell):
+    def __init__(self, rule: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.rule = rule
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.rule(x)
+
+
+class Net(nn.Cell):
+    def __init__(self, rule: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.dense = nn.Dense(3, 4)
+        self.head = Head(rule)
+
+    def construct(self, x: Tensor, label: Tensor) -> Tensor:
+        return ((self.head(self.dense(x)) - label) ** 2).mean()
+
+
+def data(scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(5, 3)).astype(np.float32) * np.float32(scale)
+    return Tensor(x), Tensor(np.zeros((5, 4), np.float32))
+
+
+def training(rule: Callable[[Tensor], Tensor]) -> nn.Cell:
+    net = Net(rule)
+    net.dense.bias.set_data(Tensor(np.zeros(4, np.float32)))
+    return nn.TrainOneStepCell(net, nn.Adam(net.trainable_params(), 0.1)).set_train()
+
+
+def values(step: nn.Cell) -> list[np.ndarray]:
+    return [p.asnumpy() for p in step.get_parameters()]
+
+
+def same(before: list[np.ndarray], step: nn.Cell) -> bool:
+    return all(np.array_equal(a, p.asnumpy()) for a, p in zip(before, step.get_parameters(), strict=True))
+
+
+def failure(call: Callable[[], Any]) -> list[str]:
+    with pytest.raises(FloatingPointError) as caught:
+        call()
+    assert isinstance(caught.value, NonFiniteError)
+    return str(caught.value).split("\n")
+
+
+def test_backward(mode: int) -> None:
+    """sqrt(h^2) is fine at 0, its derivative is not: 0 / 0 by way of an infinity."""
+    step = training(lambda h: ops.sqrt(h * h))
+    step(*data())
+    before, again = values(step), training(lambda h: ops.sqrt(h * h))
+    lines = failure(lambda: again(*data(0.0)))
+    assert lines[0].endswith("a gradient is not finite" if mode == ms.GRAPH_MODE else "a result is not finite")
+    assert lines[1].startswith("  called at test_nan_check.py:")
+    assert lines[2].startswith("  it begins with ") and " in head (backward): f32[5,4] 20 " in lines[2]
+    assert "from 0 to 0" in "".join(lines[3:5])
+    assert lines[-1] == "  all Parameters are as they were before the step"
+    step(*data())
+    assert not same(before, step)
+
+
+def test_parameters_stay_as_they_were() -> None:
+    step = training(lambda h: ops.log(h * h))
+    for _ in range(3):
+        step(*data())
+    before = values(step)
+    trained = [p for p in step.trainable_params() if p.dtype.is_float]
+    kept = [p.asnumpy() for p in trained]
+    for p in trained:
+        p.set_data(Tensor(np.zeros(p.shape, np.float32)))
+    zeroed = values(step)
+    lines = failure(lambda: step(*data()))
+    assert same(zeroed, step)
+    assert any("log at test_nan_check.py:" in line and "in head (forward)" in line for line in lines)
+    for p, value in zip(trained, kept, strict=True):
+        p.set_data(Tensor(value))
+    assert same(before, step)
+    assert np.isfinite(step(*data()).asnumpy())
+
+
+def test_forward_names_the_line_the_cell_and_the_ranges() -> None:
+    lines = failure(lambda: training(lambda h: ops.log(h - h))(*data()))
+    assert "it begins with log at test_nan_check.py:" in lines[2]
+    assert "in head (forward): f32[5,4] 20 infinite" in lines[2]
+    assert lines[3].startswith("    input 0: f32[5,4] from 0 to 0  = sub at test_nan_check.py:")
+    assert any("and becomes NaN in " in line for line in lines) or "infinite" in lines[2]
+
+
+def test_an_input_or_parameter_that_is_not_finite() -> None:
+    step = training(lambda h: h)
+    x, label = data()
+    bad = x.asnumpy().copy()
+    bad[1, 2] = np.nan
+    before = values(step)
+    lines = failure(lambda: step(Tensor(bad), label))
+    assert "1 NaN" in lines[2]
+    assert same(before, step)
+
+
+def test_a_constant_infinity_is_no_fault() -> None:
+    """A mask of -inf in front of a softmax is meant; a row of nothing else is not."""
+    mask = np.zeros((5, 4), bool)
+    mask[:, 1] = True
+
+    def masked(h: Tensor) -> Tensor:
+        return ops.softmax(ops.masked_fill(h, Tensor(mask), -np.inf), -1)
+
+    step = training(masked)
+    assert np.isfinite(step(*data()).asnumpy())
+    mask[3] = True
+    lines = failure(lambda: training(masked)(*data()))
+    assert "it begins with sub at test_nan_check.py:" in lines[2] and "4 NaN" in lines[2]
+
+
+def test_sound_steps_are_the_same_to_the_bit(mode: int) -> None:
+    ms.set_seed(3)
+    watched = training(ops.tanh)
+    losses = [watched(*data()).asnumpy() for _ in range(5)]
+    ms.set_context(check_nan="off")
+    ms.set_seed(3)
+    plain = training(ops.tanh)
+    assert losses == [plain(*data()).asnumpy() for _ in range(5)]
+    assert same(values(plain), watched)
+
+
+def test_switching_compiles_once_more_and_back_again_not(mode: int) -> None:
+    if mode == ms.PYNATIVE_MODE:
+        return
+    step = training(ops.tanh)
+    for chosen in ("first", "off", "first", "off"):
+        ms.set_context(check_nan=chosen)
+        step(*data())
+    assert step.compile_cache.compiles == 2
+    assert "check_nan: off" in step.compile_cache.explain()
+
+
+def test_a_loss_scale_that_skips_a_step_is_no_fault() -> None:
+    """An overflow that the loss scale takes care of changes the scale, and raises nothing."""
+    net = Net(lambda h: h)
+    scale = nn.DynamicLossScaleUpdateCell(2.0**127, 2, 1000)
+    step = nn.TrainOneStepWithLossScaleCell(net, nn.SGD(net.trainable_params(), 0.1), scale).set_train()
+    before = net.dense.weight.asnumpy()
+    x, label = data(1e3)
+    _, overflow, left = step(x, label)
+    assert bool(overflow) and float(left.asnumpy()) == 2.0**126
+    assert np.array_equal(net.dense.weight.asnumpy(), before)
+
+
+def test_inside_a_loop() -> None:
+    """The loop is named, with its line; its operands' ranges tell the rest."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+
+    def f(x: Tensor) -> Tensor:
+        return ms.control.fori_loop(0, 4, lambda i, s: ops.log(s), x)
+
+    assert np.isfinite(ms.vmap(f)(Tensor([1e30, 1e36])).asnumpy()).all()
+    lines = failure(lambda: ms.vmap(f)(Tensor([1e30, 2.0])))
+    assert "it begins with loop at test_nan_check.py:" in lines[2] and "input 0" in lines[3]
+
+
+def test_functions_and_gradients() -> None:
+    x = Tensor([0.0, 1.0])
+    assert "sqrt" in "".join(failure(lambda: ms.grad(ops.sqrt)(x)))
+    lines = failure(lambda: ms.jit(lambda a: 1.0 / a)(x)) if ms.get_context("mode") == ms.GRAPH_MODE else ["", "", "div"]
+    assert "div" in lines[2]
+    ms.grad(lambda a: ops.sqrt(a + 1))(x)
+
+
+def test_the_context_refuses_other_values() -> None:
+    with pytest.raises(ValueError, match="check_nan must be one of 'off', 'first', found 'all'"):
+        ms.set_context(check_nan="all")
+    with pytest.raises(TypeError, match="check_nan must be str"):
+        ms.set_context(check_nan=True)
+
+
+# the pass
+
+
+def guarded_step() -> tuple[Graph, list[np.ndarray], list[np.ndarray]]:
+    """w -= x^T d, b -= sum d: two gradients."""
+    x, d = input_node("x", TensorType(f32, (4, 3))), input_node("d", TensorType(f32, (4, 2)))
+    w, b = state_node("w", TensorType(f32, (3, 2))), state_node("b", TensorType(f32, (2,)))
+    loss = reduce_sum(d * d, axes=(0, 1))
+    updates = ((w, w - matmul(transpose(x, perm=(1, 0)), d)), (b, b - reduce_sum(d, axes=(0,))))
+    rng = np.random.default_rng(0)
+    inputs = [rng.normal(size=n.shape).astype(np.float32) for n in (x, d)]
+    state = [rng.normal(size=n.shape).astype(np.float32) for n in (w, b)]
+    return Graph("step", (x, d), (w, b), (loss,), updates), inputs, state
+
+
+def test_rows_of_a_table_are_not_chosen_from_the_whole_table() -> None:
+    """A step that reads a few rows of a large table writes as many where it is sound, and none where it is not."""
+    table, rows = state_node("table", TensorType(f32, (50, 3))), input_node("rows", TensorType(f32, (4, 3)))
+    indices = input_node("indices", TensorType(i32, (4,)))
+    loss = reduce_sum(rows, axes=(0, 1))
+    new = scatter_set(table, indices, rows - rows * loss)
+    made = guarded(Graph("step", (rows, indices), (table,), (loss,), ((table, new),)))
+    assert not [n for n in walk(made.roots) if n.op == "select" and n.shape == table.shape]
+    state = np.zeros((50, 3), np.float32)
+    values, places = np.ones((4, 3), np.float32), np.array([1, 7, 3, 49], np.int32)
+    assert evaluate(made, [values, places], [state])[-1] and (state[places] == -11).all() and not state[0].any()
+    values[2, 1] = np.inf
+    before = state.copy()
+    assert not evaluate(made, [values, places], [state])[-1] and np.array_equal(state, before)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("k", [0, 1])
+def test_guard(k: int, value: float) -> None:
+    graph, inputs, state = guarded_step()
+    made = guarded(graph)
+    before = [s.copy() for s in state]
+    assert evaluate(made, inputs, state)[-1]
+    assert not np.array_equal(before[0], state[0])
+    before = [s.copy() for s in state]
+    inputs[k][2, 1] = value
+    assert not evaluate(made, inputs, state)[-1]
+    assert all(np.array_equal(a, s) for a, s in zip(before, state, strict=True))
+
+
+def test_guard_reads_no_matrix_product() -> None:
+    """The weight's gradient may stay inside the kernel of its update: only the update uses it."""
+    graph, _, _ = guarded_step()
+    made = guarded(graph)
+    order = walk(made.roots)
+    (product,) = [n for n in order if n.op == "dot_general"]
+    assert [n.op for n in order if product in n.inputs] == ["sub"]
+    assert len([n for n in order if n.op == "reduce_sum" and n.inputs[0].op == "mul"]) <= 4
+
+
+def test_a_parameter_keeps_its_memory() -> None:
+    p = Parameter(Tensor([1.0, 2.0]), name="p")
+
+    class Assigns(nn.Cell):
+        def __init__(self) -> None:
+            super().__init__()
+            self.p = p
+
+        def construct(self, x: Tensor) -> Tensor:
+            ops.assign(self.p, x / x)
+            return x
+
+    cell = Assigns()
+    if ms.get_context("mode") == ms.PYNATIVE_MODE:
+        return
+    cell(Tensor([1.0, 2.0]))
+    assert p.asnumpy().tolist() == [1.0, 1.0]
