@@ -378,6 +378,29 @@ def test_per_example_gradients_of_weights() -> None:
             np.testing.assert_allclose(found.asnumpy()[k], expected.asnumpy(), rtol=1e-5, atol=1e-6)
 
 
+def test_gradients_that_are_rows() -> None:
+    """The gradient of a table of which a few rows are read: dense where rows differ from example to example."""
+    table = nn.EmbeddingLookup(10, 3)
+    (weight,) = table.trainable_params()
+    ids = np.array([[1, 2], [3, 3]], np.int32)
+    gradient = ms.grad(lambda i: (table(i) ** 2).sum(), None, weight)
+    expected = np.zeros((2, 10, 3), np.float32)
+    for k, i in np.ndindex(2, 2):
+        expected[k, ids[k, i]] += 2 * weight.asnumpy()[ids[k, i]]
+    close(ms.vmap(gradient)(Tensor(ids)), expected, 1e-6)
+    whole = ms.grad(lambda i: ms.vmap(lambda row: (table(row) ** 2).sum())(i).sum(), None, weight)(Tensor(ids))
+    assert isinstance(whole, ms.RowTensor)
+    close(whole.to_dense(), expected.sum(0), 1e-6)
+    _, back = ms.vjp(lambda i: (table(i) ** 2).sum(), Tensor(ids), weights=weight)
+    close(back(Tensor(1.0))[1].to_dense(), expected.sum(0), 1e-6)
+    _, slope = ms.jvp(lambda s: gradient(Tensor(ids[0])).to_dense() * s, Tensor(2.0), Tensor(1.0))
+    close(slope, expected[0], 1e-6)
+    _, slope = ms.jvp(
+        lambda s: ms.grad(lambda i: (table(i) ** 2).sum() * s, None, weight)(Tensor(ids[0])), Tensor(2.0), Tensor(1.0)
+    )
+    close(slope, expected[0], 1e-6)
+
+
 def test_parameters_may_be_assigned_what_is_the_same_for_all() -> None:
     p = Parameter(Tensor([0.0]), name="p")
 

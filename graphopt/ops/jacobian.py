@@ -22,7 +22,7 @@ from graphopt.opdefs.opdef import full, repeated
 from graphopt.opdefs.shape import iota, reshape, transpose
 from graphopt.ops.composite import Weights, check_weights, identity_of
 from graphopt.ops.differentiate import Called, call_apart, cotangents_of, main_output, match
-from graphopt.ops.traced import TracedFunction, at_once, detached, function_name, kept
+from graphopt.ops.traced import TracedFunction, at_once, dense, detached, function_name, kept
 from graphopt.ops.vmap import keep_derivatives
 from graphopt.passes.batch import Examples
 from graphopt.passes.gradient import vjp as pull
@@ -185,7 +185,7 @@ class _Jvp(TracedFunction):
             match(point, direction, f"jvp: v[{k}]", trace, pairs, "the input")
         done = call_apart(self.fn, tuple(map(_as_mutable, inputs)), {}, lambda position: True, ())
         tangents = [trace.node_of(t) for t in leaves(v)]
-        main = main_output(done.output) if self._has_aux else done.output
+        main = dense(main_output(done.output) if self._has_aux else done.output)
         results = [trace.node_of(t) for t in leaves(main)]
         pushed = done.push_forward(results, tangents)
         filled = (full(n.shape, 0, n.dtype) if t is None else t for n, t in zip(results, pushed, strict=True))
@@ -290,7 +290,7 @@ class _Jacobian(TracedFunction):
                 raise DTypeError(layout(what, here()))
         done = call_apart(self.fn, args, kwargs, self._positions.__contains__, ())
         trace = done.trace
-        main = main_output(done.output) if self._has_aux else done.output
+        main = dense(main_output(done.output) if self._has_aux else done.output)
         results = [trace.node_of(t) for t in leaves(main)]
         if not done.own:
             results = trace.roll(results)

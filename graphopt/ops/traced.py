@@ -95,6 +95,17 @@ def detached(value: Any) -> Any:
     return value
 
 
+def dense(value: Any) -> Any:
+    """A nested result with its RowTensors as Tensors: one whose rows differ from example to example, or move, is none."""
+    if isinstance(value, RowTensor):
+        return value.to_dense()
+    if isinstance(value, (tuple, list)):
+        return type(value)(dense(v) for v in value)
+    if isinstance(value, dict):
+        return {k: dense(v) for k, v in value.items()}
+    return value
+
+
 def function_name(fn: Any) -> str:
     """The name of a function, or the class of a Cell."""
     name = getattr(fn, "__name__", None)

@@ -16,7 +16,7 @@ from graphopt.ir.graph import Node, input_node
 from graphopt.opdefs.opdef import repeated
 from graphopt.opdefs.reduce import reduce_and
 from graphopt.opdefs.shape import along, concat, reshape, transpose
-from graphopt.ops.traced import TracedFunction, function_name, kept
+from graphopt.ops.traced import TracedFunction, dense, function_name, kept
 from graphopt.passes.batch import Examples
 from graphopt.where import here
 
@@ -114,7 +114,7 @@ class _Vmapped(TracedFunction):
         examples, begun, before = Examples(next(iter(sizes))), len(trace.derivatives), trace.current
         asked = len(trace.results)
         trace.watch(self.fn)
-        output = prepared(self.fn)(*(_one(v, axis, examples, trace) for axis, v in zip(axes, args, strict=True)))
+        output = dense(prepared(self.fn)(*(_one(v, axis, examples, trace) for axis, v in zip(axes, args, strict=True))))
         nodes = [trace.node_of(t) for t in leaves(output)]
         every = examples.of(nodes)
         self._check_writes(trace, before, examples)
