@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.common.branching import prepared
+from graphopt.common.dispatch import OTHERWISE, Shortcut, shortcut
 from graphopt.common.journal import note
 from graphopt.common.parameter import Parameter
 from graphopt.common.row_tensor import RowTensor
@@ -37,7 +38,7 @@ class Compilation:
 
 
 @dataclass(eq=False)
-class _Entry:
+class Entry:
     """A compiled signature: what it was traced with, and what it ran over."""
 
     names: tuple[str, ...]
@@ -54,6 +55,7 @@ class _Entry:
     choices: tuple[tuple[Callable[[], Any], str, Any], ...]
     results: tuple[str, ...]
     epoch: int
+    shortcut: Shortcut | None = None
 
     def stale(self) -> bool:
         """Whether something the trace read has changed for good."""
@@ -105,14 +107,16 @@ class CompiledFunction:
         self._function = function
         self._signature = signature
         self._check = check
-        self._entries: dict[Any, list[_Entry]] = {}
+        self._entries: dict[Any, list[Entry]] = {}
         self._by_value: set[Any] = set()
-        self._last: _Entry | None = None
+        self._last: Entry | None = None
         self._rewrites = False
+        self.shortcut: Shortcut | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: the function, nothing compiled."""
-        fresh: dict[str, Any] = {"compilations": [], "_entries": {}, "_by_value": set(), "_last": None}
+        fresh: dict[str, Any] = {"compilations": [], "_entries": {}, "_by_value": set()}
+        fresh |= {"_last": None, "shortcut": None}
         return self.__dict__ | fresh
 
     @property
@@ -130,14 +134,24 @@ class CompiledFunction:
         return "\n".join(map(str, self.compilations)) or "not compiled yet"
 
     def __call__(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        tried = self.shortcut
+        if tried is not None and not kwargs:
+            done = tried(args)
+            if done is not OTHERWISE:
+                return done
         entry, arrays = self.entry(args, kwargs)
-        return entry.run(arrays)
+        done = entry.run(arrays)
+        if not kwargs:
+            if entry.shortcut is None or entry.shortcut is tried:
+                entry.shortcut = shortcut(entry, args)
+            self.shortcut = entry.shortcut
+        return done
 
     def graph(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Graph:
         """The traced graph for these arguments, before optimization."""
         return self.entry(args, kwargs)[0].graph
 
-    def entry(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[_Entry, list[np.ndarray]]:
+    def entry(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Entry, list[np.ndarray]]:
         """The compiled signature of these arguments, compiled now if it is new, and the arrays to run it on."""
         key, arrays = self._describe(args, kwargs, True)
         if key in self._by_value:
@@ -166,8 +180,8 @@ class CompiledFunction:
         return _positional_names(self._signature, len(args))
 
     def _compile(
-        self, key: Any, arrays: list[np.ndarray], args: Sequence[Any], kwargs: Mapping[str, Any], dropped: list[_Entry]
-    ) -> tuple[_Entry, list[np.ndarray]]:
+        self, key: Any, arrays: list[np.ndarray], args: Sequence[Any], kwargs: Mapping[str, Any], dropped: list[Entry]
+    ) -> tuple[Entry, list[np.ndarray]]:
         start = time.perf_counter()
         if self._check:
             check_call(self.name, self._signature, args, kwargs)
@@ -188,7 +202,7 @@ class CompiledFunction:
         self.compilations.append(Compilation(self.compiles + 1, reason, f"({signature})", seconds))
         return entry, arrays
 
-    def _trace_as_needed(self, key: Any, args: Sequence[Any], kwargs: Mapping[str, Any], floats: bool) -> _Entry:
+    def _trace_as_needed(self, key: Any, args: Sequence[Any], kwargs: Mapping[str, Any], floats: bool) -> Entry:
         """Trace the functions as they are; when a Tensor turns out to be a condition, trace their rewritten twins."""
         try:
             return self._trace(key, args, kwargs, floats)
@@ -198,7 +212,7 @@ class CompiledFunction:
         self._rewrites = True
         return self._trace(key, args, kwargs, floats)
 
-    def _trace(self, key: Any, args: Sequence[Any], kwargs: Mapping[str, Any], floats: bool) -> _Entry:
+    def _trace(self, key: Any, args: Sequence[Any], kwargs: Mapping[str, Any], floats: bool) -> Entry:
         trace = Trace(self.name, rewrites=self._rewrites)
         names = self._names(args)
         at = epoch()
@@ -210,7 +224,7 @@ class CompiledFunction:
             named = {n: traced(v, n, trace, floats) for n, v in kwargs.items()}
             template = Template(prepared(self._function)(*given, **named), trace, self.name)
         graph = trace.graph([*template.nodes, *(flag for flag, _ in trace.results)])
-        return _Entry(
+        return Entry(
             names=(*names, *kwargs),
             key=key,
             floats=floats,
@@ -227,7 +241,7 @@ class CompiledFunction:
             choices=tuple((ask, what, answer) for ask, (what, answer) in trace.choices.items()),
         )
 
-    def _reason(self, entry: _Entry, dropped: list[_Entry]) -> str:
+    def _reason(self, entry: Entry, dropped: list[Entry]) -> str:
         """Why the entries there were did not do."""
         if self._last is None:
             return "first call"

@@ -15,6 +15,7 @@ from graphopt.common.border import told
 from graphopt.common.branching import prepared
 from graphopt.common.compiled import CompiledFunction
 from graphopt.common.derivative import with_derivative
+from graphopt.common.dispatch import OTHERWISE
 from graphopt.common.dtype import bfloat16, float16, float32
 from graphopt.common.journal import UndoneOnError
 from graphopt.common.parameter import PARAMETER_NAME_DEFAULT, Parameter, ParameterTuple
@@ -76,6 +77,7 @@ class Cell:
     _traced = False
     _computing = False
     _scope_name = ""
+    _steps: CompiledFunction | None = None
     _wants_tensors: tuple[str, ...] = ()
     _unnamed: tuple[str, ...] = ()  # children that do not show in the paths of Cells
 
@@ -90,7 +92,7 @@ class Cell:
         self._inputs: tuple[Any, ...] | None = None
         self._pre_hooks: dict[int, tuple[Callable[..., Any], bool]] = {}
         self._forward_hooks: dict[int, tuple[Callable[..., Any], bool]] = {}
-        self._steps: CompiledFunction | None = None
+        self._steps = None
         self.param_prefix = ""
         if flags:
             self.add_flags(**flags)
@@ -206,6 +208,11 @@ class Cell:
         raise NotImplementedError(f"{type(self).__name__}: define construct(self, ...)")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        steps = self._steps
+        if steps is not None and steps.shortcut is not None and not kwargs and active() is None and context.graph_mode():
+            done = steps.shortcut(args)
+            if done is not OTHERWISE:
+                return done
         if "_params" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__}: call super().__init__() in __init__")
         token = enter_cell(self._scope_name)

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from string import Template
 
+from .buffers import DATA_FIELD
+
 SIZE, PATIENCE, STARTED = 0, 8, 16  # threads; rounds that an idle worker spins before it sleeps; workers to be joined
 GENERATION, JOB = 128, 136
 SLEEPERS = 256
@@ -31,7 +33,7 @@ RECORD_BYTES = SIGNALS + 10 * LINE_BYTES
 MAX_WIDTH = 1 << 10
 
 TABLE = "graphopt_team_functions"
-"""The one exported name: pointers to start, stop, run, spin, barrier."""
+"""The one exported name: pointers to start, stop, run, spin, barrier, call, many."""
 
 _HOT_ROUNDS = 256  # the first rounds of waiting do not pause: threads that arrive together leave within 0.1 us
 _YIELD_ROUNDS = 512  # then the processor is offered to others: the thread waited for may need this very one
@@ -90,7 +92,7 @@ define internal void @mode_leave(i64 %old) alwaysinline nounwind {
 """
 
 _TEXT = Template("""
-@$TABLE = constant [5 x ptr] [ptr @start, ptr @stop, ptr @run, ptr @spin, ptr @barrier]
+@$TABLE = constant [7 x ptr] [ptr @start, ptr @stop, ptr @run, ptr @spin, ptr @barrier, ptr @call, ptr @many]
 
 declare i32 @pthread_create(ptr, ptr, ptr, ptr)
 declare i32 @pthread_join(i64, ptr)
@@ -266,6 +268,82 @@ done:
   ret void
 }
 
+; Run a job on array objects. The record: the job, how many of its words are addresses of arrays, and which ones.
+define internal void @call(ptr %record, ptr %objects) nounwind {
+entry:
+  %job = load ptr, ptr %record
+  %count_at = getelementptr i64, ptr %record, i64 1
+  %count = load i64, ptr %count_at
+  %slots = getelementptr i64, ptr %record, i64 2
+  br label %each
+each:
+  %i = phi i64 [ 0, %entry ], [ %next, %place ]
+  %more = icmp ult i64 %i, %count
+  br i1 %more, label %place, label %go
+place:
+  %object_at = getelementptr ptr, ptr %objects, i64 %i
+  %object = load ptr, ptr %object_at
+  %field = getelementptr i8, ptr %object, i64 $DATA_FIELD
+  %data = load ptr, ptr %field
+  %slot_at = getelementptr i64, ptr %slots, i64 %i
+  %slot = load i64, ptr %slot_at
+  %word = getelementptr ptr, ptr %job, i64 %slot
+  store ptr %data, ptr %word
+  %next = add i64 %i, 1
+  br label %each
+go:
+  call void @run(ptr %job)
+  ret void
+}
+
+; A step that is many steps. Its table: the step, how many times, words in a thread's own table, how many of these move
+; from step to step, and which ones; then where they point, step by step; then each thread's own table.
+define internal void @many(i64 %thread, i64 %team, ptr %block, ptr %arena, ptr %scratch, ptr %record) nounwind {
+entry:
+  %step = load ptr, ptr %block
+  %steps_at = getelementptr i64, ptr %block, i64 1
+  %steps = load i64, ptr %steps_at
+  %width_at = getelementptr i64, ptr %block, i64 2
+  %width = load i64, ptr %width_at
+  %count_at = getelementptr i64, ptr %block, i64 3
+  %count = load i64, ptr %count_at
+  %slots = getelementptr i64, ptr %block, i64 4
+  %moving = getelementptr i64, ptr %slots, i64 %count
+  %total = mul i64 %steps, %count
+  %tables = getelementptr i64, ptr %moving, i64 %total
+  %before = mul i64 %thread, %width
+  %table = getelementptr i64, ptr %tables, i64 %before
+  br label %loop
+loop:
+  %s = phi i64 [ 0, %entry ], [ %s_next, %again ]
+  %first = mul i64 %s, %count
+  %row = getelementptr i64, ptr %moving, i64 %first
+  br label %each
+each:
+  %i = phi i64 [ 0, %loop ], [ %next, %place ]
+  %more = icmp ult i64 %i, %count
+  br i1 %more, label %place, label %go
+place:
+  %from = getelementptr i64, ptr %row, i64 %i
+  %data = load i64, ptr %from
+  %slot_at = getelementptr i64, ptr %slots, i64 %i
+  %slot = load i64, ptr %slot_at
+  %word = getelementptr i64, ptr %table, i64 %slot
+  store i64 %data, ptr %word
+  %next = add i64 %i, 1
+  br label %each
+go:
+  call void %step(i64 %thread, i64 %team, ptr %table, ptr %arena, ptr %scratch, ptr %record)
+  %s_next = add i64 %s, 1
+  %last = icmp eq i64 %s_next, %steps
+  br i1 %last, label %done, label %again
+again:
+  call void @barrier(ptr %record)
+  br label %loop
+done:
+  ret void
+}
+
 define internal ptr @worker(ptr %record) nounwind {
 entry:
   %ignored = call i64 @mode_enter()
@@ -409,6 +487,6 @@ def team_ir(architecture: str) -> str:
         "PATIENCE": PATIENCE, "STARTED": STARTED, "GENERATION": GENERATION, "JOB": JOB, "SLEEPERS": SLEEPERS,
         "MUTEX": MUTEX, "CONDITION": CONDITION, "ATTRIBUTES": ATTRIBUTES, "RECORDS": RECORDS,
         "RECORD_BYTES": RECORD_BYTES, "NUMBER": NUMBER, "HANDLE": HANDLE, "PASSED": PASSED, "DONE": DONE,
-        "SIGNALS": SIGNALS, "LINE_BYTES": LINE_BYTES,
+        "SIGNALS": SIGNALS, "LINE_BYTES": LINE_BYTES, "DATA_FIELD": DATA_FIELD,
     }  # fmt: skip
     return _MODE.get(architecture, _NO_MODE) + _TEXT.substitute(words)

@@ -39,13 +39,19 @@ _held: list[Team] = []  # teams whose lock the forking thread took
 
 @dataclass(frozen=True, slots=True)
 class Native:
-    """The team's native functions: run(job) returns when all threads are done; barrier is an address."""
+    """The team's native functions: run(job) returns when all threads are done; barrier and many are addresses.
+
+    call(record, objects) runs a job on array objects: `objects` holds the addresses of the objects, 8 bytes each; the
+    record says where in the job the addresses of their memory belong. many is a step that is many steps, see `native`.
+    """
 
     start: Callable[[int, int], int]
     stop: Callable[[int], None]
     run: Callable[[int], None]
     spin: Callable[[int], None]
+    call: Callable[[int, bytes], None]
     barrier: int
+    many: int
     keep: Loaded
 
 
@@ -114,14 +120,16 @@ def _functions() -> Native:
         code = compile_ir(ir, target, ("always_inliner", *LIGHT))
         _disks[0].put(key, code)
     loaded = load(code, native.TABLE)
-    start, stop, run, spin, barrier = (ctypes.c_uint64 * 5).from_address(loaded.address)
+    start, stop, run, spin, barrier, call, many = (ctypes.c_uint64 * 7).from_address(loaded.address)
     word = ctypes.c_uint64
     return Native(
         start=ctypes.CFUNCTYPE(word, word, word)(start),
         stop=ctypes.CFUNCTYPE(None, word)(stop),
         run=ctypes.CFUNCTYPE(None, word)(run),
         spin=ctypes.CFUNCTYPE(None, word)(spin),
+        call=ctypes.CFUNCTYPE(None, word, ctypes.c_char_p)(call),
         barrier=barrier,
+        many=many,
         keep=loaded,
     )
 
