@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.common.branching import prepared
-from graphopt.common.dispatch import OTHERWISE, Shortcut, shortcut
+from graphopt.common.dispatch import OTHERWISE, Shortcut, run_many, shortcut
 from graphopt.common.journal import note
 from graphopt.common.parameter import Parameter
 from graphopt.common.row_tensor import RowTensor
@@ -146,6 +146,21 @@ class CompiledFunction:
                 entry.shortcut = shortcut(entry, args)
             self.shortcut = entry.shortcut
         return done
+
+    def run_many(self, rows: Sequence[Sequence[Any]]) -> Any:
+        """Call with each row as arguments: the last one's result. Rows of one signature are one native call."""
+        result: Any = None
+        while rows:
+            entry, arrays = self.entry(rows[0], {})
+            count, result = run_many(entry, rows)
+            if not count:
+                count, result = 1, entry.run(arrays)
+            rows = rows[count:]
+        return result
+
+    def asks_the_host(self, args: Sequence[Any]) -> bool:
+        """Whether calls like this one may run other code from time to time, as the host says before each."""
+        return bool(self.entry(args, {})[0].choices)
 
     def graph(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Graph:
         """The traced graph for these arguments, before optimization."""

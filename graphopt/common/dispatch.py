@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphopt.common.journal import noting
+from graphopt.common.journal import note, noting
 from graphopt.common.parameter import Parameter
 from graphopt.common.tensor import Tensor, epoch
 from graphopt.ir.types import DType
@@ -63,6 +63,37 @@ def shortcut(entry: Entry, args: Sequence[Any]) -> Shortcut | None:
     return call
 
 
+def run_many(entry: Entry, rows: Sequence[Sequence[Any]]) -> tuple[int, Any]:
+    """Call with each of the first rows as arguments, as many as look like rows[0], which `entry` was just found for: how
+    many these are, and the last one's result. One native call where no check on the host stands between two steps.
+
+    Errors: those of a call; arguments that are out of range are found before the first step.
+    """
+    first: list[np.ndarray] = []
+    wanted = [_wanted(value, entry.floats) for value in rows[0]]
+    executable = entry.compiled.executable
+    if executable is None or entry.guards or entry.choices or not _collect(rows[0], wanted, first):
+        return 0, None
+    given = [first]
+    for row in rows[1:]:
+        arrays: list[np.ndarray] = []
+        if len(row) != len(wanted) or not _collect(row, wanted, arrays):
+            break
+        given.append(arrays)
+    columns = list(zip(*given, strict=True))
+    for k, check in entry.checks:
+        try:
+            check(np.stack(columns[k]))
+        except Exception:
+            for array in columns[k]:
+                check(array)
+            raise
+    for parameter in entry.parameters:
+        note(parameter)
+    state = [p._data() for p in entry.parameters]
+    return len(given), entry.template.fill(executable.run_many(len(given), columns, state, last=True))
+
+
 def _collect(args: Sequence[Any], wanted: Sequence[Any], arrays: list[np.ndarray]) -> bool:
     """Append the arrays of the arguments; whether all of them are as wanted."""
     for value, want in zip(args, wanted, strict=True):
@@ -99,4 +130,4 @@ def _wanted(value: Any, floats: bool) -> Any:
     return _NOTHING
 
 
-__all__ = ["OTHERWISE", "Shortcut", "shortcut"]
+__all__ = ["OTHERWISE", "Shortcut", "run_many", "shortcut"]

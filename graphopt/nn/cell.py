@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -308,6 +308,16 @@ class Cell:
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Trace and compile for these arguments without running."""
         self._compiled().entry(args, kwargs)
+
+    def _run_many(self, rows: Sequence[Sequence[Any]]) -> Any:
+        """Call with each row as arguments, in as few native calls as possible: the last one's result."""
+        token = enter_cell(self._scope_name)
+        try:
+            return self._compiled().run_many(rows)
+        except Exception as error:
+            raise told(error, self.construct, rows[0], {}, self._label()) from error.__cause__
+        finally:
+            leave_cell(token)
 
     def compile_and_run(self, *args: Any, **kwargs: Any) -> Any:
         """Compile for these arguments, in whatever mode, and run."""

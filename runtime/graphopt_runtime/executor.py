@@ -137,11 +137,12 @@ class Executable:
         return call
 
     def run_many(
-        self, steps: int, inputs: Sequence[Column], state: Sequence[np.ndarray]
+        self, steps: int, inputs: Sequence[Column], state: Sequence[np.ndarray], last: bool = False
     ) -> list[np.ndarray]:
         """Perform that many steps one after the other in native code: the outputs of all, stacked along a new first axis.
 
         inputs: for each input an array of shape (steps, ...), or one array per step, of the input's dtype and shape
+        last:   only the outputs of the last step, in their own shapes; there must be a step then
         Errors: ValueError naming the first input that does not fit; TypeError for what is no array.
         """
         columns = [self._column(k, steps, column) for k, column in enumerate(inputs)]
@@ -149,14 +150,17 @@ class Executable:
             raise ValueError(f"{self.program.name}: expects {len(self._inputs)} inputs, found {len(columns)}")
         if self._verify:
             self._check("state", state)
-        outputs = [np.empty((steps, *shape), dtype) for _, shape, dtype in self._outputs]
+        if last and not steps:
+            raise ValueError(f"{self.program.name}: no steps, so there is no last one")
+        outputs = [np.empty(shape if last else (steps, *shape), dtype) for _, shape, dtype in self._outputs]
         if self._copies:
             for k in range(steps):
                 for output, value in zip(outputs, self.run([c[k] for c in columns], state), strict=True):
-                    output[k] = value
+                    output[... if last else k] = value
             return outputs
         bound = self._bound_to(state)
-        moving = np.array([_addresses(c, steps) for c in (*columns, *outputs)], np.uint64)
+        written = [[address(o)] * steps if last else _addresses(o, steps) for o in outputs]
+        moving = np.array([*(_addresses(c, steps) for c in columns), *written], np.uint64)
         moving = moving.reshape(len(columns) + len(outputs), steps)
         done, chunk = 0, 1
         while done < steps:
