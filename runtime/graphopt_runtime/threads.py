@@ -113,7 +113,7 @@ def functions() -> Native:
 @cache
 def _functions() -> Native:
     target = host()
-    ir = native.team_ir(target.triple.split("-")[0])
+    ir = native.team_ir(target.triple)
     key = key_of("team", version(), target.triple, target.cpu, target.features, ir)
     code = _disks[0].get(key)
     if code is None:
