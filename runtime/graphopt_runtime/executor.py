@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from array import array
@@ -19,7 +20,7 @@ from .buffers import FIELD_WORKS, Arena, address, aligned_empty, dtype_of
 from .engine import load
 from .limits import width
 from .native import LINE_BYTES
-from .program import BufferSpec, Program
+from .program import BufferSpec, Program, time_words
 from .threads import JOB_WORDS, Team, functions
 
 Column = np.ndarray | Sequence[np.ndarray]
@@ -62,8 +63,9 @@ class Executable:
         self.program = program
         self.width = width(threads) if program.parallel else 1
         self._verify = verify
-        self._run = functions().run
-        self._loaded = load(program.code, program.entry, {"graphopt_barrier": functions().barrier})
+        team = functions()
+        self._run = team.run
+        self._loaded = load(program.code, program.entry, {"graphopt_barrier": team.barrier, "graphopt_mark": team.mark})
         self._constants = _constants(program)
         slots = list(enumerate(program.buffers, JOB_WORDS))
         self._inputs = [slot for slot, spec in slots if spec.kind == "input"]
@@ -183,6 +185,22 @@ class Executable:
         own = [*table, *[0] * (width - len(table))] * bound.team.width
         head = [functions().many, *bound.job[1:JOB_WORDS], bound.job[0], len(moving), width, len(slots), *slots]
         return np.concatenate([np.array(head, np.uint64), moving.reshape(-1), np.array(own, np.uint64)])
+
+    def times(self, inputs: Sequence[np.ndarray], state: Sequence[np.ndarray]) -> np.ndarray:
+        """Perform one step that measures itself: for each call the nanoseconds that thread 0 waited before it and that it
+        took, and how long it waited at the end.
+
+        Errors: ValueError when the program does not measure itself.
+        """
+        if self.program.times_at < 0:
+            what = "its program does not measure itself; compile it with timed=True, or use Compiled.profile"
+            raise ValueError(f"{self.program.name}: {what}")
+        memory = self._bound_to(state).memory[1]
+        words = time_words(len(self.program.calls))
+        kept = np.ctypeslib.as_array((ctypes.c_int64 * words).from_address(memory.address + self.program.times_at))
+        kept[:] = 0
+        self.run(inputs, state)
+        return kept[1:].copy()
 
     @property
     def arena_bytes(self) -> int:

@@ -40,7 +40,7 @@ RECORD_BYTES = SIGNALS + 10 * LINE_BYTES
 MAX_WIDTH = 1 << 10
 
 TABLE = "graphopt_team_functions"
-"""The one exported name: pointers to start, stop, run, spin, barrier, call, many."""
+"""The one exported name: pointers to start, stop, run, spin, barrier, call, many, mark."""
 
 
 _HOT_ROUNDS = 256  # the first rounds of waiting do not pause: threads that arrive together leave within 0.1 us
@@ -124,7 +124,7 @@ define internal void @rouse(ptr %word) alwaysinline nounwind {
 """
 
 _TEXT = Template("""
-@$TABLE = constant [7 x ptr] [ptr @start, ptr @stop, ptr @run, ptr @spin, ptr @barrier, ptr @call, ptr @many]
+@$TABLE = constant [8 x ptr] [ptr @start, ptr @stop, ptr @run, ptr @spin, ptr @barrier, ptr @call, ptr @many, ptr @mark]
 
 declare i32 @pthread_create(ptr, ptr, ptr, ptr)
 declare i32 @pthread_join(i64, ptr)
@@ -140,6 +140,7 @@ declare i32 @pthread_cond_wait(ptr, ptr)
 declare i32 @pthread_cond_broadcast(ptr)
 declare i32 @pthread_cond_destroy(ptr)
 declare i32 @sched_yield()
+declare i32 @clock_gettime(i32, ptr)
 $DECLARE_PAUSE
 $SLEEP
 
@@ -243,6 +244,27 @@ send:
   %next_signal = add i64 %signal, $LINE_BYTES
   br label %round
 done:
+  ret void
+}
+
+; graphopt_mark, for steps that are profiled: add the nanoseconds since the last mark to a counter. The first word holds
+; the time of the last mark, the counters follow.
+define internal void @mark(ptr %times, i64 %counter) nounwind {
+  %clock = alloca [2 x i64]
+  %ignored = call i32 @clock_gettime(i32 $MONOTONIC, ptr %clock)
+  %seconds = load i64, ptr %clock
+  %rest_at = getelementptr i64, ptr %clock, i64 1
+  %rest = load i64, ptr %rest_at
+  %billions = mul i64 %seconds, 1000000000
+  %now = add i64 %billions, %rest
+  %before = load i64, ptr %times
+  store i64 %now, ptr %times
+  %passed = sub i64 %now, %before
+  %counters = getelementptr i64, ptr %times, i64 1
+  %counter_at = getelementptr i64, ptr %counters, i64 %counter
+  %sum = load i64, ptr %counter_at
+  %more = add i64 %sum, %passed
+  store i64 %more, ptr %counter_at
   ret void
 }
 
@@ -541,10 +563,12 @@ def team_ir(triple: str) -> str:
     declare, pause = _PAUSE.get(architecture, ("", ""))
     words: dict[str, object] = {
         "DECLARE_PAUSE": declare, "PAUSE": pause, "TABLE": TABLE, "HOT_ROUNDS": _HOT_ROUNDS,
-        "SLEEP": _NO_REST if futex is None else _REST.substitute(FUTEX=futex, SLEEP_NS=_SLEEP_NS), "ASLEEP": ASLEEP, "IDLE_MASK": _IDLE_YIELD - 1, "STACK_BYTES": _STACK_BYTES,
+        "SLEEP": _NO_REST if futex is None else _REST.substitute(FUTEX=futex, SLEEP_NS=_SLEEP_NS),
+        "ASLEEP": ASLEEP, "IDLE_MASK": _IDLE_YIELD - 1, "STACK_BYTES": _STACK_BYTES,
         "PATIENCE": PATIENCE, "STARTED": STARTED, "GENERATION": GENERATION, "JOB": JOB, "SLEEPERS": SLEEPERS,
         "MUTEX": MUTEX, "CONDITION": CONDITION, "ATTRIBUTES": ATTRIBUTES, "RECORDS": RECORDS,
         "RECORD_BYTES": RECORD_BYTES, "NUMBER": NUMBER, "HANDLE": HANDLE, "PASSED": PASSED, "DONE": DONE,
         "SIGNALS": SIGNALS, "LINE_BYTES": LINE_BYTES, "DATA_FIELD": DATA_FIELD,
+        "MONOTONIC": 6 if "darwin" in triple else 1,
     }  # fmt: skip
     return _MODE.get(architecture, _NO_MODE) + _TEXT.substitute(words)

@@ -39,7 +39,7 @@ _held: list[Team] = []  # teams whose lock the forking thread took
 
 @dataclass(frozen=True, slots=True)
 class Native:
-    """The team's native functions: run(job) returns when all threads are done; barrier and many are addresses.
+    """The team's native functions: run(job) returns when all threads are done; barrier, many and mark are addresses.
 
     call(record, objects) runs a job on array objects: `objects` holds the addresses of the objects, 8 bytes each; the
     record says where in the job the addresses of their memory belong. many is a step that is many steps, see `native`.
@@ -52,6 +52,7 @@ class Native:
     call: Callable[[int, bytes], None]
     barrier: int
     many: int
+    mark: int
     keep: Loaded
 
 
@@ -120,7 +121,7 @@ def _functions() -> Native:
         code = compile_ir(ir, target, ("always_inliner", *LIGHT))
         _disks[0].put(key, code)
     loaded = load(code, native.TABLE)
-    start, stop, run, spin, barrier, call, many = (ctypes.c_uint64 * 7).from_address(loaded.address)
+    start, stop, run, spin, barrier, call, many, mark = (ctypes.c_uint64 * 8).from_address(loaded.address)
     word = ctypes.c_uint64
     return Native(
         start=ctypes.CFUNCTYPE(word, word, word)(start),
@@ -130,6 +131,7 @@ def _functions() -> Native:
         call=ctypes.CFUNCTYPE(None, word, ctypes.c_char_p)(call),
         barrier=barrier,
         many=many,
+        mark=mark,
         keep=loaded,
     )
 
