@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from graphopt.ir.graph import Graph, Node, walk
+from graphopt.kernel.barriers import place_barriers
 from graphopt.kernel.contract import lower_contraction
 from graphopt.kernel.loops import Buffer, Kernel, reads_and_writes
 from graphopt.kernel.lower import Lowering, lower_loops
@@ -74,6 +75,7 @@ class Step:
     plan:     arena offsets of the others
     parallel: per kernel, whether the team shares it (otherwise thread 0 runs it alone)
     barriers: per kernel, whether a barrier stands before it
+    spared:   per kernel, the team sizes that do without that barrier, as bits; see `place_barriers`
     items:    the kernels in their branches and loops
     waits:    branches and loops with a barrier before they begin; loops with one before they read the test's result are
               in `test_waits`
@@ -86,6 +88,7 @@ class Step:
     plan: MemoryPlan
     parallel: tuple[bool, ...]
     barriers: tuple[bool, ...]
+    spared: tuple[int, ...]
     items: tuple[Item, ...]
     waits: frozenset[Item] = frozenset()
     test_waits: frozenset[Item] = frozenset()
@@ -100,7 +103,11 @@ def lower_graph(graph: Graph, machine: Machine) -> Step:
     parallel = tuple(k.work >= _TEAM_WORK and k.extent > 1 for k in kernels)
     plan = _plan(items, {buffer for buffer, _, _ in assembly.args})
     barriers = Barriers(plan, {k for k, team in zip(kernels, parallel, strict=True) if team}, windows_of(items))
-    barriers.sequence(items)
+    if items == kernels:
+        before, spared = place_barriers(kernels, parallel, plan)
+    else:
+        barriers.sequence(items)
+        before, spared = tuple(k in barriers.before for k in kernels), (0,) * len(kernels)
     return Step(
         graph=whole.graph,
         groups=tuple(assembly.groups),
@@ -108,7 +115,8 @@ def lower_graph(graph: Graph, machine: Machine) -> Step:
         args=tuple(assembly.args),
         plan=plan,
         parallel=parallel,
-        barriers=tuple(k in barriers.before for k in kernels),
+        barriers=before,
+        spared=spared,
         items=items,
         waits=frozenset(barriers.before - set(kernels)),
         test_waits=frozenset(barriers.before_test),
@@ -348,6 +356,8 @@ class Barriers:
     """A barrier stands before what touches memory that something else has touched since the last barrier, when one of the
     two writes it, unless thread 0 runs both.
 
+    Slices are not compared, as `graphopt.kernel.barriers` does for steps without branches and loops.
+
     before: kernels, branches and loops with a barrier before them; before_test: loops with one before each reading of
             their test's result.
 
@@ -444,16 +454,9 @@ def _controls(items: Sequence[Item]) -> Iterator[Choose | Repeat]:
             yield from _controls((*i.test, *i.body))
 
 
-def place_barriers(kernels: Sequence[Kernel], parallel: Sequence[bool], plan: MemoryPlan) -> tuple[bool, ...]:
-    """Per kernel of a step without branches and loops, whether a barrier stands before it; see `Barriers`."""
-    barriers = Barriers(plan, {k for k, team in zip(kernels, parallel, strict=True) if team}, {})
-    barriers.sequence(kernels)
-    return tuple(k in barriers.before for k in kernels)
-
-
 def constant_bytes(step: Step) -> tuple[bytes, ...]:
     """The values of the constant arguments, in binding order."""
     return tuple(np.ascontiguousarray(n.attrs["value"]).tobytes() for _, kind, n in step.args if kind == "constant")
 
 
-__all__ = ["Barriers", "Choose", "Item", "Repeat", "Step", "Window", "constant_bytes", "lower_graph", "place_barriers"]
+__all__ = ["Barriers", "Choose", "Item", "Repeat", "Step", "Window", "constant_bytes", "lower_graph"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from graphopt.errors import CompileError
+from graphopt.kernel.barriers import LARGER, TEAMS
 from graphopt.kernel.loops import Buffer, Kernel, signature
 from graphopt.kernel.machine import Machine
 from graphopt.kernel.step import Choose, Item, Repeat, Step, kernels_of, windows_of
@@ -49,6 +50,7 @@ class _Writer:
         self.names = names
         self.shared = {k for k, team in zip(step.kernels, step.parallel, strict=True) if team}
         self.guarded = {k for k, barrier in zip(step.kernels, step.barriers, strict=True) if barrier}
+        self.spared = dict(zip(step.kernels, step.spared, strict=True))
         self.pointers: dict[Buffer, str] = {}
         self.head: list[str] = []
         self.lines: list[str] = []
@@ -56,7 +58,8 @@ class _Writer:
 
     def text(self) -> list[str]:
         self._place()
-        self.head.append("  %first = icmp eq i64 %thread, 0")
+        self.head += ["  %first = icmp eq i64 %thread, 0", f"  %small = icmp ule i64 %team, {TEAMS}"]
+        self.head += [f"  %kind = select i1 %small, i64 %team, i64 {LARGER}", "  %size = shl i64 1, %kind"]
         if self.times_at >= 0:
             self.lines.append(f"  %times = getelementptr inbounds i8, ptr %scratch, i64 {self.times_at}")
             self._mark(0)
@@ -113,8 +116,23 @@ class _Writer:
     def _jump(self, label: str) -> None:
         self.lines.append(f"  br label %{label}")
 
-    def _barrier(self) -> None:
+    def _barrier(self, spared: int = 0) -> None:
+        """A barrier, left out by teams of the sizes that `spared` has bits for."""
+        wait, on = self._label("wait"), self._label("on")
+        if spared:
+            self.lines.append(f"  %{wait}.s = and i64 %size, {spared}")
+            self.lines.append(f"  %{wait}.i = icmp eq i64 %{wait}.s, 0")
+            self.lines.append(f"  br i1 %{wait}.i, label %{wait}, label %{on}")
+            self._open(wait)
         self.lines.append("  call void @graphopt_barrier(ptr %barrier)")
+        if spared:
+            self._jump(on)
+            self._open(on)
+
+    def _mark_wait(self, items: Sequence[Item]) -> None:
+        """The time since the last mark was spent waiting for what these items begin with."""
+        kernel = next(kernels_of(items), None)
+        self._mark(2 * (len(self.numbers) - 1 if kernel is None else self.numbers[kernel]))
 
     def _alone(self, item: Item) -> bool:
         return not any(k in self.shared for k in kernels_of([item]))
@@ -132,8 +150,8 @@ class _Writer:
                 self._open(done)
                 done = None
             if waits:
-                self._barrier()
-                self._mark(2 * self.numbers[next(kernels_of([item]))])
+                self._barrier(self.spared[item] if isinstance(item, Kernel) else 0)
+                self._mark_wait([item])
             if mine and not alone and done is None:
                 then, done = self._label("alone"), self._label("all")
                 self.lines.append(f"  br i1 %first, label %{then}, label %{done}")
@@ -187,7 +205,7 @@ class _Writer:
             self._sequence(item.test, alone)
             if item in self.step.test_waits:
                 self._barrier()
-                self._mark(2 * self.numbers[next(kernels_of(item.test))])
+                self._mark_wait(item.test)
             self.lines.append(f"  br i1 {self._flag(item.goes_on)}, label %{body}, label %{done}")
             self._open(body)
         self._rows(item, count, most)

@@ -14,6 +14,7 @@ from time import perf_counter
 from weakref import WeakSet
 
 import numpy as np
+from numpy import ndarray
 
 from . import threads as team_threads
 from .buffers import FIELD_WORKS, Arena, address, aligned_empty, dtype_of
@@ -84,7 +85,7 @@ class Executable:
         Errors: TypeError for what is no array; with `verify`, ValueError naming the buffer that does not fit; without,
                 dtypes and shapes are not looked at.
         """
-        arrays = [v if type(v) is np.ndarray else self._array(k, v) for k, v in enumerate(inputs)]
+        arrays = [v if type(v) is ndarray else self._array(k, v) for k, v in enumerate(inputs)]
         if self._verify:
             self._check("input", arrays)
             self._check("state", state)
@@ -217,7 +218,7 @@ class Executable:
     def _bind(self, state: Sequence[np.ndarray]) -> _Bound:
         """Prepare a job with the addresses of these state arrays, taking memory and threads if none were taken yet."""
         for k, value in enumerate(state):
-            if not isinstance(value, np.ndarray):
+            if not isinstance(value, ndarray):
                 name = self.program.buffers[self._states[k] - JOB_WORDS].name if k < len(self._states) else k
                 raise TypeError(f"{self.program.name}: state {name!r} must be a numpy array, found {value!r}")
         with _binding:
@@ -255,7 +256,7 @@ class Executable:
 
         Errors: TypeError for anything else.
         """
-        if isinstance(value, np.ndarray):
+        if isinstance(value, ndarray):
             return value
         if k >= len(self._inputs):
             raise ValueError(f"{self.program.name}: expects {len(self._inputs)} inputs, found more")
@@ -270,10 +271,10 @@ class Executable:
         if k >= len(self._inputs):
             raise ValueError(f"{self.program.name}: expects {len(self._inputs)} inputs, found more")
         spec = self.program.buffers[self._inputs[k] - JOB_WORDS]
-        if isinstance(column, np.ndarray):
+        if isinstance(column, ndarray):
             self._check_fit(spec, column, (steps, *spec.shape))
             return column
-        arrays = [v if type(v) is np.ndarray else self._array(k, v) for v in column]
+        arrays = [v if type(v) is ndarray else self._array(k, v) for v in column]
         for value in arrays:
             self._check_fit(spec, value, spec.shape)
         if len(arrays) != steps:
@@ -298,7 +299,7 @@ class Executable:
 
 def _addresses(column: Column, steps: int) -> np.ndarray | list[int]:
     """Where each step's array begins."""
-    if isinstance(column, np.ndarray):
+    if isinstance(column, ndarray):
         each = column.nbytes // max(steps, 1)
         return np.uint64(address(column)) + np.arange(steps, dtype=np.uint64) * np.uint64(each)
     return [address(value) for value in column]
