@@ -94,9 +94,25 @@ def test_two_threads_and_waiting(measured: Any) -> None:
     for _ in range(3):
         times = timed.times(arrays, copies)
         plain.run(arrays, others)
-    assert times.shape == (2 * len(program.calls) + 1,) and (times >= 0).all() and times.sum() > 0
+    count = len(program.calls)
+    assert times.shape == (3 * count + 1,) and (times >= 0).all() and times.sum() > 0
+    assert times[2 * count + 1 :].tolist() == [1] * count
     assert all(not times[2 * k] for k, call in enumerate(program.calls) if not call.barrier)
     assert all(a.tobytes() == b.tobytes() for a, b in zip(copies, others, strict=True)), "clocks change no bits"
+
+
+def test_kernels_of_a_loop_are_counted_and_their_work_with_them() -> None:
+    @ms.jit
+    def power(x: Any) -> Any:
+        return ops.ForiLoop()(0, 7, lambda k, y: ops.tanh(y @ x), x)
+
+    x = Tensor(np.eye(48, dtype=np.float32))
+    with config.override(threads=1):
+        entry, arrays = power.compile_cache.entry((x,), {})
+    profile = entry.compiled.profile(arrays, [], 0.1)
+    assert 7 in {k.runs for k in profile.kernels}
+    dense = max(profile.kernels, key=lambda k: k.call.flops)
+    assert dense.gflops == pytest.approx(7 * dense.call.flops / dense.seconds / 1e9)
 
 
 def test_a_plain_step_has_no_times(measured: Any) -> None:

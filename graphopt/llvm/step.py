@@ -129,6 +129,15 @@ class _Writer:
             self._jump(on)
             self._open(on)
 
+    def _count(self, kernel: Kernel) -> None:
+        """One more run of this kernel, in a step that measures itself."""
+        if self.times_at >= 0:
+            name, word = f"%{self._label('runs')}", 2 + 2 * len(self.numbers) + self.numbers[kernel]
+            self.lines.append(f"  {name}.p = getelementptr inbounds i64, ptr %times, i64 {word}")
+            self.lines.append(f"  {name} = load i64, ptr {name}.p")
+            self.lines.append(f"  {name}.n = add i64 {name}, 1")
+            self.lines.append(f"  store i64 {name}.n, ptr {name}.p")
+
     def _mark_wait(self, items: Sequence[Item]) -> None:
         """The time since the last mark was spent waiting for what these items begin with."""
         kernel = next(kernels_of(items), None)
@@ -167,6 +176,7 @@ class _Writer:
             pointers = "".join(f", ptr {self.pointers[b]}" for b in item.params)
             self.lines.append(f"  call void @{self.names[item]}({share}{pointers})")
             self._mark(2 * self.numbers[item] + 1)
+            self._count(item)
         elif isinstance(item, Choose):
             self._choose(item, alone)
         else:

@@ -189,7 +189,7 @@ class Executable:
 
     def times(self, inputs: Sequence[np.ndarray], state: Sequence[np.ndarray]) -> np.ndarray:
         """Perform one step that measures itself: for each call the nanoseconds that thread 0 waited before it and that it
-        took, and how long it waited at the end.
+        took; then how long it waited at the end; then how often each call ran (in loops more than once).
 
         Errors: ValueError when the program does not measure itself.
         """

@@ -21,27 +21,28 @@ class KernelTime:
     """A kernel's share of a step, by the clock of thread 0.
 
     number:  its place in the order of execution. call: what is known about it without running it.
-    seconds: in the kernel. wait_seconds: at the barrier before it.
+    seconds: in the kernel. wait_seconds: at the barrier before it. runs: how often a step runs it, in loops not once.
     """
 
     number: int
     call: Call
     seconds: float
     wait_seconds: float
+    runs: float = 1.0
 
     @property
     def gflops(self) -> float:
         """10^9 floating-point operations per second."""
-        return self.call.flops / self.seconds / 1e9 if self.seconds else 0.0
+        return self.runs * self.call.flops / self.seconds / 1e9 if self.seconds else 0.0
 
     @property
     def gbytes(self) -> float:
         """10^9 bytes per second, every buffer counted once."""
-        return self.call.bytes / self.seconds / 1e9 if self.seconds else 0.0
+        return self.runs * self.call.bytes / self.seconds / 1e9 if self.seconds else 0.0
 
     def roofline(self, gflops: float, gbytes: float) -> float:
         """The time that a machine of these speeds needs at least, over the time it took; above 1 for what lies in caches."""
-        least = max(self.call.flops / gflops, self.call.bytes / gbytes) / 1e9
+        least = self.runs * max(self.call.flops / gflops, self.call.bytes / gbytes) / 1e9
         return least / self.seconds if self.seconds else 0.0
 
 
@@ -81,7 +82,7 @@ class Profile:
             row = {
                 "number": k.number, "kernel": k.call.kernel, "cell": k.call.cell, "where": k.call.where,
                 "seconds": k.seconds, "wait_seconds": k.wait_seconds, "share": k.seconds / self.seconds,
-                "flops": k.call.flops, "bytes": k.call.bytes, "extent": k.call.extent,
+                "flops": k.call.flops, "bytes": k.call.bytes, "extent": k.call.extent, "runs": k.runs,
                 "gflops_per_second": k.gflops, "gbytes_per_second": k.gbytes,
             }  # fmt: skip
             if gflops and gbytes:
@@ -110,11 +111,12 @@ def profile(
             start = perf_counter()
             call(inputs)
             whole.append(perf_counter() - start)
-    middle = _middle(np.stack(taken)) * 1e-9
-    pairs = middle[:-1].reshape(-1, 2)
+    calls = timed.program.calls
+    rows = np.stack(taken)
+    middle = _middle(rows[:, : 2 * len(calls) + 1]) * 1e-9
+    runs = rows[:, 2 * len(calls) + 1 :].mean(axis=0)
     kernels = tuple(
-        KernelTime(k, c, float(took), float(waited))
-        for k, (c, (waited, took)) in enumerate(zip(timed.program.calls, pairs, strict=True))
+        KernelTime(k, c, float(middle[2 * k + 1]), float(middle[2 * k]), float(runs[k])) for k, c in enumerate(calls)
     )
     step = float(_middle(np.array(whole)[:, None])[0])
     return Profile(plain.program.name, plain.width, len(taken), kernels, float(middle[-1]), step)

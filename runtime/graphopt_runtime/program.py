@@ -77,8 +77,8 @@ class Program:
     arena_bytes, scratch_bytes: shared by the team; for each thread alone
     parallel:  False when thread 0 runs the step alone
     times_at:  of a step that measures itself, where in a thread's scratch its times are: the time of the last mark, then
-               for each call the nanoseconds of waiting before it and of running it, and of waiting at the end; -1 for
-               other steps
+               for each call the nanoseconds of waiting before it and of running it, and of waiting at the end,
+               then how often each call ran; -1 for other steps
     entry:     the native function `void entry(i64 thread, i64 team, ptr args, ptr arena, ptr scratch, ptr barrier)`
     code:      object code for the machine it was compiled for
     """
@@ -113,7 +113,7 @@ class Program:
 
 def time_words(calls: int) -> int:
     """Words of 8 bytes that the times of a step with so many calls take."""
-    return 2 + 2 * calls
+    return 2 + 3 * calls
 
 
 def to_bytes(program: Program) -> bytes:

@@ -69,7 +69,8 @@ def profile_table(found: Profile, speeds: Speeds) -> Table:
             origin(k.call),
         )
     table.add_section()
-    flops, moved = (sum(getattr(k.call, what) for k in found.kernels) / found.seconds / 1e9 for what in ("flops", "bytes"))
+    work = (sum(k.runs * getattr(k.call, what) for k in found.kernels) for what in ("flops", "bytes"))
+    flops, moved = (amount / found.seconds / 1e9 for amount in work)
     total = (f"{found.seconds * 1e6:.1f}", "100.0", f"{found.wait_seconds * 1e6:.1f}", f"{flops:.1f}", f"{moved:.1f}")
     table.add_row("total, with waiting", *total)
     return table
