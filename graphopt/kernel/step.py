@@ -23,7 +23,9 @@ from graphopt.passes.fuse import Group, dims_of, follow, fuse, materialise, stor
 from graphopt.passes.memory import MemoryPlan, lifetimes, plan_memory
 from graphopt.passes.order import Schedule, order
 
-_TEAM_WORK = 6000.0  # instructions below which a kernel is quicker on one thread than with a barrier (about 1 us)
+_TEAM_WORK = 6000.0  # instructions (2.4 us) below which one thread is as quick: a barrier costs 0.2 us, and data cross
+_START_WORK = 1.5  # times as many, for all kernels together: a job costs 1.3 us more on two threads than on one
+_DENSE_RATE = 2.2  # the multiply-adds of a contraction run so many times as fast as other instructions
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,7 +102,7 @@ def lower_graph(graph: Graph, machine: Machine) -> Step:
     whole = assembly.whole(graph)
     items = tuple(whole.items)
     kernels = tuple(kernels_of(items))
-    parallel = tuple(k.work >= _TEAM_WORK and k.extent > 1 for k in kernels)
+    parallel = _shared(items)
     plan = _plan(items, {buffer for buffer, _, _ in assembly.args})
     barriers = Barriers(plan, {k for k, team in zip(kernels, parallel, strict=True) if team}, windows_of(items))
     if items == kernels:
@@ -121,6 +123,24 @@ def lower_graph(graph: Graph, machine: Machine) -> Step:
         waits=frozenset(barriers.before - set(kernels)),
         test_waits=frozenset(barriers.before_test),
     )
+
+
+def _shared(items: Sequence[Item]) -> tuple[bool, ...]:
+    """For each kernel, whether a team is quicker with it than one thread; none of them when all together, of which those
+    in loops count for many, are not worth the team's start.
+    """
+    kernels = tuple(kernels_of(items))
+    chosen = tuple(k.extent > 1 and _instructions(k) >= _TEAM_WORK for k in kernels)
+    total = sum(_instructions(k) for k, team in zip(kernels, chosen, strict=True) if team)
+    worth = total >= _START_WORK * _TEAM_WORK or kernels != tuple(items)
+    return chosen if worth else (False,) * len(kernels)
+
+
+def _instructions(kernel: Kernel) -> float:
+    """Instructions of ordinary speed; for a contraction, by its multiply-adds, as its tiles share what they load."""
+    if kernel.flops and any(n.op in ("dot_general", "conv_general") for n in kernel.nodes):
+        return min(kernel.work, kernel.flops / (2 * kernel.width) / _DENSE_RATE)
+    return kernel.work
 
 
 def kernels_of(items: Sequence[Item]) -> Iterator[Kernel]:
