@@ -114,7 +114,7 @@ def compile_graph(graph: Graph, target: Target | None = None) -> Compiled:
     if program is None:
         program = compile_program(graph, chosen)
         store.put(key, to_bytes(program))
-    executable = Executable(program, threads=switches.threads or None, verify=switches.verify > 0)
+    executable = Executable(program, threads=switches.threads or None, verify=switches.verify > 0, flexible=True)
     seconds = perf_counter() - start
     if switches.debug >= 1:
         origin = "disk cache" if cached else "compiled"

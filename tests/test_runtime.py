@@ -152,6 +152,23 @@ def test_barriers_order_every_write_before_every_read(program: Program, team: in
     assert state[0].tolist() == [44, 44]
 
 
+@pytest.mark.parametrize("team", [2, 3, 8])
+def test_a_flexible_step_is_run_by_all_or_by_its_caller_alone(program: Program, team: int) -> None:
+    executable, state = Executable(program, team, flexible=True), [np.zeros(2, np.int64)]
+    sizes = set()
+    for k in range(600):
+        (out,) = executable.run([np.array(5)], state)
+        size = team if out[0] == expected_total(5, team) else 1
+        assert out[:size].tolist() == [expected_total(5, size)] * size
+        sizes.add(size)
+        if k % 50 == 0:
+            time.sleep(0.001)  # the workers fall asleep: nobody waits for them
+    assert 1 in sizes and state[0].tolist() == [600, 600]
+    (many,) = executable.run_many(100, [np.full(100, 5)], state)
+    assert {int(v) for v in many[:, 0]} <= {expected_total(5, 1), expected_total(5, team)}
+    assert state[0].tolist() == [700, 700]
+
+
 def test_threads_start_with_the_first_parallel_run_only(tmp_path: Path) -> None:
     body = """
     tasks = lambda: len(os.listdir("/proc/self/task"))

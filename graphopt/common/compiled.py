@@ -125,7 +125,7 @@ class CompiledFunction:
         return len(self.compilations)
 
     @property
-    def last(self) -> _Entry | None:
+    def last(self) -> Entry | None:
         """The compiled signature that was used last; None before the first call."""
         return self._last
 

@@ -22,12 +22,14 @@ from .engine import load
 from .limits import width
 from .native import LINE_BYTES
 from .program import BufferSpec, Program, time_words
-from .threads import JOB_WORDS, Team, functions
+from .threads import FOREVER, JOB_WORDS, Team, functions, rounds_of
 
 Column = np.ndarray | Sequence[np.ndarray]
 Caller = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
 _NATIVE_SECONDS = 0.05  # how long one native call of many steps lasts at most, but for one step: signals wait that long
+_GFLOPS, _GBYTES = 50.0, 20.0  # a thread's ordinary speed: operations and bytes per nanosecond
+_LEAST_NS, _MOST_NS = 1_500.0, 100_000.0  # threads that are awake come within 0.3 us, sleepers within 60 us
 _binding = threading.RLock()
 _all: WeakSet[Executable] = WeakSet()
 _held: list[threading.RLock] = []  # what the forking thread took
@@ -55,15 +57,20 @@ class Executable:
     after the other. A fork waits for the end of a step.
     """
 
-    def __init__(self, program: Program, threads: int | None = None, verify: bool = False) -> None:
+    def __init__(
+        self, program: Program, threads: int | None = None, verify: bool = False, flexible: bool = False
+    ) -> None:
         """Load the program's code.
 
         threads: 0 or None lets the environment and the machine decide; verify: look at the arrays of every run
+        flexible: a run may be the caller's alone when the other threads do not come at once, the sooner the smaller the
+                 step; for steps whose results do not depend on the size of the team
         Errors:  EngineError when the code does not link; ValueError for a number of threads that cannot be.
         """
         self.program = program
         self.width = width(threads) if program.parallel else 1
         self._verify = verify
+        self._flexible = flexible
         team = functions()
         self._run = team.run
         self._loaded = load(program.code, program.entry, {"graphopt_barrier": team.barrier, "graphopt_mark": team.mark})
@@ -235,7 +242,8 @@ class Executable:
         team = team_threads.team(self.width) if self.width > 1 else _alone
         stride = _stride(self.program)
         arena, scratch = Arena(self.program.arena_bytes), Arena(stride * team.width)
-        head = [self._loaded.address, team.address, arena.address, scratch.address, stride]
+        rounds = rounds_of(_waiting_ns(self.program)) if self._flexible and team.width > 1 else FOREVER
+        head = [self._loaded.address, team.address, arena.address, scratch.address, stride, rounds]
         job = array("Q", head + [0] * len(self.program.buffers))
         constants = iter(self._constants)
         for slot, spec in enumerate(self.program.buffers, JOB_WORDS):
@@ -275,8 +283,10 @@ class Executable:
             self._check_fit(spec, column, (steps, *spec.shape))
             return column
         arrays = [v if type(v) is ndarray else self._array(k, v) for v in column]
+        dtype, shape = dtype_of(spec.dtype), spec.shape
         for value in arrays:
-            self._check_fit(spec, value, spec.shape)
+            if value.dtype != dtype or value.shape != shape or not value.flags.c_contiguous:
+                self._check_fit(spec, value, shape)
         if len(arrays) != steps:
             raise ValueError(f"{self.program.name}: input {spec.name!r} must be given {steps} times, found {len(arrays)}")
         return arrays
@@ -303,6 +313,12 @@ def _addresses(column: Column, steps: int) -> np.ndarray | list[int]:
         each = column.nbytes // max(steps, 1)
         return np.uint64(address(column)) + np.arange(steps, dtype=np.uint64) * np.uint64(each)
     return [address(value) for value in column]
+
+
+def _waiting_ns(program: Program) -> float:
+    """How long a step waits for its team: a part of the time that the team could save, up to what a sleeper needs to wake."""
+    shared = sum(max(c.flops / _GFLOPS, c.bytes / _GBYTES) for c in program.calls if c.extent > 1)
+    return min(max(shared / 4, _LEAST_NS), _MOST_NS)
 
 
 def _stride(program: Program) -> int:

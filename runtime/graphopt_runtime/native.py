@@ -9,6 +9,10 @@ sides write one word and read the other's in sequential consistency, hence no wa
 the sleeper, or the sleeper sees the new generation before it waits. A worker that is done stores the generation into
 its own record, where the caller waits for it.
 
+A job may say how long its caller waits for the workers to come: they announce themselves in their records, and the caller
+then stores in `go` twice the generation, or one more when it has waited long enough: the workers let that job pass, and
+the caller runs it as a team of one. So a small step never waits for a thread that sleeps or has no processor.
+
 The barrier is the dissemination barrier of Hensgen, Finkel and Manber (1988): in round k every thread signals the one
 2^k further on and waits for its own signal. Signals are counters, so nothing is ever reset; no two threads write one
 word, and the widest team needs ten rounds.
@@ -24,17 +28,19 @@ from __future__ import annotations
 from string import Template
 
 from .buffers import DATA_FIELD
+from .native_steps import STEPS
 
 SIZE, PATIENCE, STARTED = 0, 8, 16  # threads; rounds that an idle worker spins before it sleeps; workers to be joined
-GENERATION, JOB = 128, 136
+SOLO = 24  # the record of a team of one, for jobs that the workers let pass
+GENERATION, JOB, GO = 128, 136, 144
 SLEEPERS = 256
 MUTEX, CONDITION, ATTRIBUTES = 384, 640, 896  # opaque to us: 256 bytes each, the largest libc needs 64
 RECORDS = 1152  # one for each thread
 
-# A record: team, number, pthread_t and barriers passed; then the generation done; then whether the thread sleeps over a
-# word it waits for, on a line that others can read at any time since it seldom changes; then the signals, a line for each
-# round.
-NUMBER, HANDLE, PASSED, DONE, ASLEEP, SIGNALS = 8, 16, 24, 128, 256, 384
+# A record: team, number, pthread_t and barriers passed; then the generation done, and the one come for; then whether the
+# thread sleeps over a word it waits for, on a line that others can read at any time since it seldom changes; then the
+# signals, a line for each round.
+NUMBER, HANDLE, PASSED, DONE, COME, ASLEEP, SIGNALS = 8, 16, 24, 128, 136, 256, 384
 LINE_BYTES = 128
 RECORD_BYTES = SIGNALS + 10 * LINE_BYTES
 MAX_WIDTH = 1 << 10
@@ -247,28 +253,8 @@ done:
   ret void
 }
 
-; graphopt_mark, for steps that are profiled: add the nanoseconds since the last mark to a counter. The first word holds
-; the time of the last mark, the counters follow.
-define internal void @mark(ptr %times, i64 %counter) nounwind {
-  %clock = alloca [2 x i64]
-  %ignored = call i32 @clock_gettime(i32 $MONOTONIC, ptr %clock)
-  %seconds = load i64, ptr %clock
-  %rest_at = getelementptr i64, ptr %clock, i64 1
-  %rest = load i64, ptr %rest_at
-  %billions = mul i64 %seconds, 1000000000
-  %now = add i64 %billions, %rest
-  %before = load i64, ptr %times
-  store i64 %now, ptr %times
-  %passed = sub i64 %now, %before
-  %counters = getelementptr i64, ptr %times, i64 1
-  %counter_at = getelementptr i64, ptr %counters, i64 %counter
-  %sum = load i64, ptr %counter_at
-  %more = add i64 %sum, %passed
-  store i64 %more, ptr %counter_at
-  ret void
-}
-
-; A job: function, team, arena, scratch, bytes of scratch per thread, then the table of arguments.
+; A job: function, team, arena, scratch, bytes of scratch per thread, rounds to wait for the workers (-1: as long as it
+; takes), then the table of arguments.
 define internal void @perform(ptr %job, ptr %record, i64 %thread) alwaysinline nounwind {
   %function = load ptr, ptr %job
   %team = load ptr, ptr %record
@@ -281,7 +267,7 @@ define internal void @perform(ptr %job, ptr %record, i64 %thread) alwaysinline n
   %stride = load i64, ptr %stride_at
   %offset = mul i64 %stride, %thread
   %scratch = getelementptr i8, ptr %all_scratch, i64 %offset
-  %args = getelementptr i8, ptr %job, i64 40
+  %args = getelementptr i8, ptr %job, i64 48
   call void %function(i64 %thread, i64 %size, ptr %args, ptr %arena, ptr %scratch, ptr %record)
   ret void
 }
@@ -309,6 +295,67 @@ done:
   ret i64 %next
 }
 
+; Whether all workers have come for a generation before the rounds are over.
+define internal i1 @gather(ptr %team, i64 %generation, i64 %rounds) nounwind {
+entry:
+  %size = load i64, ptr %team
+  %records = getelementptr i8, ptr %team, i64 $RECORDS
+  %forever = icmp eq i64 %rounds, -1
+  br i1 %forever, label %all, label %each
+each:
+  %i = phi i64 [ 1, %entry ], [ %i_next, %here ]
+  %spent = phi i64 [ 0, %entry ], [ %round, %here ]
+  %more = icmp ult i64 %i, %size
+  br i1 %more, label %begin, label %all
+begin:
+  %offset = mul i64 %i, $RECORD_BYTES
+  %record = getelementptr i8, ptr %records, i64 %offset
+  %come_at = getelementptr i8, ptr %record, i64 $COME
+  br label %watch
+watch:
+  %round = phi i64 [ %spent, %begin ], [ %next, %again ]
+  %come = load atomic i64, ptr %come_at acquire, align 8
+  %there = icmp eq i64 %come, %generation
+  br i1 %there, label %here, label %again
+again:
+  $PAUSE
+  %next = add i64 %round, 1
+  %over = icmp ugt i64 %next, %rounds
+  br i1 %over, label %none, label %watch
+here:
+  %i_next = add i64 %i, 1
+  br label %each
+all:
+  ret i1 true
+none:
+  ret i1 false
+}
+
+; Tell the workers whether a generation is theirs.
+define internal void @decide(ptr %team, i64 %generation, i1 %yes) nounwind {
+entry:
+  %size = load i64, ptr %team
+  %records = getelementptr i8, ptr %team, i64 $RECORDS
+  %go_at = getelementptr i8, ptr %team, i64 $GO
+  %double = shl i64 %generation, 1
+  %no = xor i1 %yes, true
+  %wide = zext i1 %no to i64
+  %word = add i64 %double, %wide
+  br label %each
+each:
+  %i = phi i64 [ 1, %entry ], [ %next, %tell ]
+  %more = icmp ult i64 %i, %size
+  br i1 %more, label %tell, label %done
+tell:
+  %offset = mul i64 %i, $RECORD_BYTES
+  %record = getelementptr i8, ptr %records, i64 %offset
+  call void @advance(ptr %go_at, i64 %word, ptr %record)
+  %next = add i64 %i, 1
+  br label %each
+done:
+  ret void
+}
+
 define internal void @run(ptr %job) nounwind {
 entry:
   %mode = call i64 @mode_enter()
@@ -325,10 +372,21 @@ fork:
   %patience_at = getelementptr i8, ptr %team, i64 $PATIENCE
   %patience = load i64, ptr %patience_at
   %generation = call i64 @publish(ptr %team, ptr %job)
+  %rounds_at = getelementptr i8, ptr %job, i64 40
+  %rounds = load i64, ptr %rounds_at
+  %come = call i1 @gather(ptr %team, i64 %generation, i64 %rounds)
+  call void @decide(ptr %team, i64 %generation, i1 %come)
+  br i1 %come, label %together, label %apart
+apart:
+  %solo_at = getelementptr i8, ptr %team, i64 $SOLO
+  %solo = load ptr, ptr %solo_at
+  call void @perform(ptr %job, ptr %solo, i64 0)
+  br label %done
+together:
   call void @perform(ptr %job, ptr %own, i64 0)
   br label %each
 each:
-  %i = phi i64 [ 1, %fork ], [ %i_next, %join ]
+  %i = phi i64 [ 1, %together ], [ %i_next, %join ]
   %more = icmp ult i64 %i, %size
   br i1 %more, label %join, label %done
 join:
@@ -343,82 +401,6 @@ done:
   ret void
 }
 
-; Run a job on array objects. The record: the job, how many of its words are addresses of arrays, and which ones.
-define internal void @call(ptr %record, ptr %objects) nounwind {
-entry:
-  %job = load ptr, ptr %record
-  %count_at = getelementptr i64, ptr %record, i64 1
-  %count = load i64, ptr %count_at
-  %slots = getelementptr i64, ptr %record, i64 2
-  br label %each
-each:
-  %i = phi i64 [ 0, %entry ], [ %next, %place ]
-  %more = icmp ult i64 %i, %count
-  br i1 %more, label %place, label %go
-place:
-  %object_at = getelementptr ptr, ptr %objects, i64 %i
-  %object = load ptr, ptr %object_at
-  %field = getelementptr i8, ptr %object, i64 $DATA_FIELD
-  %data = load ptr, ptr %field
-  %slot_at = getelementptr i64, ptr %slots, i64 %i
-  %slot = load i64, ptr %slot_at
-  %word = getelementptr ptr, ptr %job, i64 %slot
-  store ptr %data, ptr %word
-  %next = add i64 %i, 1
-  br label %each
-go:
-  call void @run(ptr %job)
-  ret void
-}
-
-; A step that is many steps. Its table: the step, how many times, words in a thread's own table, how many of these move
-; from step to step, and which ones; then where they point, step by step; then each thread's own table.
-define internal void @many(i64 %thread, i64 %team, ptr %block, ptr %arena, ptr %scratch, ptr %record) nounwind {
-entry:
-  %step = load ptr, ptr %block
-  %steps_at = getelementptr i64, ptr %block, i64 1
-  %steps = load i64, ptr %steps_at
-  %width_at = getelementptr i64, ptr %block, i64 2
-  %width = load i64, ptr %width_at
-  %count_at = getelementptr i64, ptr %block, i64 3
-  %count = load i64, ptr %count_at
-  %slots = getelementptr i64, ptr %block, i64 4
-  %moving = getelementptr i64, ptr %slots, i64 %count
-  %total = mul i64 %steps, %count
-  %tables = getelementptr i64, ptr %moving, i64 %total
-  %before = mul i64 %thread, %width
-  %table = getelementptr i64, ptr %tables, i64 %before
-  br label %loop
-loop:
-  %s = phi i64 [ 0, %entry ], [ %s_next, %again ]
-  %first = mul i64 %s, %count
-  %row = getelementptr i64, ptr %moving, i64 %first
-  br label %each
-each:
-  %i = phi i64 [ 0, %loop ], [ %next, %place ]
-  %more = icmp ult i64 %i, %count
-  br i1 %more, label %place, label %go
-place:
-  %from = getelementptr i64, ptr %row, i64 %i
-  %data = load i64, ptr %from
-  %slot_at = getelementptr i64, ptr %slots, i64 %i
-  %slot = load i64, ptr %slot_at
-  %word = getelementptr i64, ptr %table, i64 %slot
-  store i64 %data, ptr %word
-  %next = add i64 %i, 1
-  br label %each
-go:
-  call void %step(i64 %thread, i64 %team, ptr %table, ptr %arena, ptr %scratch, ptr %record)
-  %s_next = add i64 %s, 1
-  %last = icmp eq i64 %s_next, %steps
-  br i1 %last, label %done, label %again
-again:
-  call void @barrier(ptr %record)
-  br label %loop
-done:
-  ret void
-}
-
 define internal ptr @worker(ptr %record) nounwind {
 entry:
   %ignored = call i64 @mode_enter()
@@ -426,6 +408,8 @@ entry:
   %number_at = getelementptr i8, ptr %record, i64 $NUMBER
   %number = load i64, ptr %number_at
   %done_at = getelementptr i8, ptr %record, i64 $DONE
+  %come_at = getelementptr i8, ptr %record, i64 $COME
+  %go_at = getelementptr i8, ptr %team, i64 $GO
   %generation_at = getelementptr i8, ptr %team, i64 $GENERATION
   %job_at = getelementptr i8, ptr %team, i64 $JOB
   %sleepers_at = getelementptr i8, ptr %team, i64 $SLEEPERS
@@ -436,7 +420,7 @@ entry:
   %caller = getelementptr i8, ptr %team, i64 $RECORDS
   br label %idle
 idle:
-  %seen = phi i64 [ 0, %entry ], [ %current, %work ]
+  %seen = phi i64 [ 0, %entry ], [ %current, %work ], [ %current, %go ]
   br label %watch
 watch:
   %round = phi i64 [ 0, %idle ], [ %next, %yield ], [ %next, %pause ]
@@ -474,6 +458,13 @@ rise:
   br label %go
 go:
   %current = phi i64 [ %spun, %watch ], [ %slept, %rise ]
+  store atomic i64 %current, ptr %come_at release, align 8
+  %double = shl i64 %current, 1
+  call void @await(ptr %go_at, i64 %double, i64 %patience, ptr %record)
+  %word = load atomic i64, ptr %go_at acquire, align 8
+  %mine = icmp eq i64 %word, %double
+  br i1 %mine, label %take, label %idle
+take:
   %job = load ptr, ptr %job_at
   %stop = icmp eq ptr %job, null
   br i1 %stop, label %done, label %work
@@ -528,6 +519,7 @@ entry:
   %started_at = getelementptr i8, ptr %team, i64 $STARTED
   %started = load i64, ptr %started_at
   %generation = call i64 @publish(ptr %team, ptr null)
+  call void @decide(ptr %team, i64 %generation, i1 true)
   %records = getelementptr i8, ptr %team, i64 $RECORDS
   br label %loop
 loop:
@@ -567,8 +559,9 @@ def team_ir(triple: str) -> str:
         "ASLEEP": ASLEEP, "IDLE_MASK": _IDLE_YIELD - 1, "STACK_BYTES": _STACK_BYTES,
         "PATIENCE": PATIENCE, "STARTED": STARTED, "GENERATION": GENERATION, "JOB": JOB, "SLEEPERS": SLEEPERS,
         "MUTEX": MUTEX, "CONDITION": CONDITION, "ATTRIBUTES": ATTRIBUTES, "RECORDS": RECORDS,
-        "RECORD_BYTES": RECORD_BYTES, "NUMBER": NUMBER, "HANDLE": HANDLE, "PASSED": PASSED, "DONE": DONE,
+        "RECORD_BYTES": RECORD_BYTES, "NUMBER": NUMBER, "HANDLE": HANDLE, "PASSED": PASSED, "DONE": DONE, "COME": COME,
+        "SOLO": SOLO, "GO": GO,
         "SIGNALS": SIGNALS, "LINE_BYTES": LINE_BYTES, "DATA_FIELD": DATA_FIELD,
         "MONOTONIC": 6 if "darwin" in triple else 1,
     }  # fmt: skip
-    return _MODE.get(architecture, _NO_MODE) + _TEXT.substitute(words)
+    return _MODE.get(architecture, _NO_MODE) + _TEXT.substitute(words) + STEPS.substitute(words)

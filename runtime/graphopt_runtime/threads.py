@@ -24,8 +24,12 @@ from .buffers import aligned_empty
 from .cache import Cache, key_of
 from .engine import LIGHT, Loaded, compile_ir, host, load, version
 
-JOB_WORDS = 5
-"""Words of a job before its table of arguments: function, team, arena, scratch, bytes of scratch per thread."""
+JOB_WORDS = 6
+"""Words of a job before its table of arguments: function, team, arena, scratch, bytes of scratch per thread, rounds of
+waiting for the workers, or FOREVER.
+"""
+
+FOREVER = (1 << 64) - 1
 
 _IDLE_NS = 60_000  # how long an idle worker spins before it sleeps
 _EXIT_SECONDS = 5.0  # how long the end of the process waits for a step that another thread still runs
@@ -62,10 +66,11 @@ class Team:
     `running` says whether the workers were started; a team of one has none and always runs.
     """
 
-    __slots__ = ("_memory", "address", "lock", "running", "width")
+    __slots__ = ("_memory", "_solo", "address", "lock", "running", "width")
 
     def __init__(self, width: int = 1) -> None:
-        nbytes = native.RECORDS + native.RECORD_BYTES * width
+        self._solo = native.RECORDS + native.RECORD_BYTES * width
+        nbytes = self._solo + native.LINE_BYTES + native.RECORD_BYTES
         self._memory = aligned_empty((nbytes // 8,), np.dtype(np.int64), native.LINE_BYTES)
         self.address: int = self._memory.ctypes.data
         self.width = width
@@ -78,6 +83,10 @@ class Team:
         self._memory[:] = 0
         self._memory[native.SIZE // 8] = 1
         self._memory[native.RECORDS // 8] = self.address
+        solo = self.address + self._solo
+        self._memory[native.SOLO // 8] = solo + native.LINE_BYTES
+        self._memory[self._solo // 8 + native.SIZE // 8] = 1
+        self._memory[(self._solo + native.LINE_BYTES) // 8] = solo
 
     def start(self) -> None:
         """Start the workers; the team is narrower than asked for when the system has no more threads to give."""
@@ -147,6 +156,11 @@ def _patience() -> int:
         spin(rounds)
         times.append(perf_counter_ns() - before)
     return max(1, _IDLE_NS * rounds // max(min(times), 1))
+
+
+def rounds_of(nanoseconds: float) -> int:
+    """Rounds of waiting that last about so long."""
+    return int(_patience() * nanoseconds / _IDLE_NS)
 
 
 def team(width: int) -> Team:
