@@ -28,7 +28,8 @@ from graphopt_runtime import engine
 from graphopt_runtime.cache import Cache, key_of
 from graphopt_runtime.engine import Target
 from graphopt_runtime.executor import Executable
-from graphopt_runtime.program import BufferSpec, Call, Program, from_bytes, to_bytes
+from graphopt_runtime.profile import Profile, profile
+from graphopt_runtime.program import BufferSpec, Call, Program, from_bytes, time_words, to_bytes
 from graphopt_runtime.threads import use_cache
 
 ENTRY = "step"
@@ -47,6 +48,7 @@ class Compiled:
     cached: bool
     executable: Executable | None
     step: Step | None = None
+    target: Target | None = None
 
     @property
     def program(self) -> Program | None:
@@ -69,6 +71,18 @@ class Compiled:
         if self.step is not None:
             return run_loops(self.step, inputs, state)
         return evaluate(self.graph, inputs, state)
+
+    def profile(self, inputs: Sequence[np.ndarray], state: Sequence[np.ndarray], seconds: float = 1.0) -> Profile:
+        """Where a step's time goes, kernel by kernel, measured for about `seconds` on copies of the arrays of `state`.
+
+        The kernels are compiled once more, with clocks between them. Arrays are as for `run`.
+        Errors: ValueError for a backend other than llvm, which has no kernels to time.
+        """
+        if self.executable is None:
+            raise ValueError(f"{self.graph.name}: only native code has a profile, the backend is another (GRAPHOPT_BACKEND)")
+        program = compile_program(self.graph, self.target or engine.host(), timed=True)
+        timed = Executable(program, threads=self.executable.width)
+        return profile(timed, self.executable, inputs, state, seconds)
 
 
 @memoize
@@ -101,7 +115,7 @@ def compile_graph(graph: Graph, target: Target | None = None) -> Compiled:
     if program is None:
         program = compile_program(graph, chosen)
         store.put(key, to_bytes(program))
-    executable = Executable(program, threads=switches.threads or None, verify=switches.verify > 0)
+    executable = Executable(program, threads=switches.threads or None, verify=switches.verify > 0, flexible=True)
     seconds = perf_counter() - start
     if switches.debug >= 1:
         origin = "disk cache" if cached else "compiled"
@@ -110,7 +124,7 @@ def compile_graph(graph: Graph, target: Target | None = None) -> Compiled:
             f"{sum(c.barrier for c in program.calls)} barriers, arena {program.arena_bytes} bytes",
             file=sys.stderr,
         )
-    return Compiled(graph, seconds, cached, executable)
+    return Compiled(graph, seconds, cached, executable, target=chosen)
 
 
 @memoize
@@ -133,13 +147,13 @@ def _from_disk(store: Cache, key: str) -> Program | None:
         return None
 
 
-def compile_program(graph: Graph, target: Target) -> Program:
-    """Every stage from graph to object code."""
+def compile_program(graph: Graph, target: Target, timed: bool = False) -> Program:
+    """Every stage from graph to object code; `timed` puts clocks between the kernels."""
     machine = machine_of(target)
     step = lower_graph(optimize(graph), machine)
     _trace_stages(graph.name, step, target)
     with engine.Assembly(target) as modules:
-        modules.add(module_text(step, target, modules.add))
+        modules.add(module_text(step, target, modules.add, 0 if timed else -1))
         code = modules.code()
     return Program(
         name=graph.name,
@@ -148,10 +162,11 @@ def compile_program(graph: Graph, target: Target) -> Program:
         aliases=(),
         calls=tuple(_call(step, k) for k in range(len(step.kernels))),
         arena_bytes=step.plan.arena_bytes,
-        scratch_bytes=0,
+        scratch_bytes=8 * time_words(len(step.kernels)) if timed else 0,
         parallel=any(step.parallel),
         entry=ENTRY,
         code=code,
+        times_at=0 if timed else -1,
     )
 
 
@@ -171,9 +186,11 @@ def _call(step: Step, k: int) -> Call:
     )
 
 
-def module_text(step: Step, target: Target, part: Callable[[str], None] | None = None) -> str:
-    """The LLVM module of a step; with `part`, the last one, after `part` was given the others."""
-    return emit_step(ENTRY, step, machine_of(target), target.triple, part)
+def module_text(
+    step: Step, target: Target, part: Callable[[str], None] | None = None, times_at: int = -1
+) -> str:
+    """The LLVM module of a step; with `part`, the last one, after `part` was given the others. times_at: see `emit_step`."""
+    return emit_step(ENTRY, step, machine_of(target), target.triple, part, times_at)
 
 
 def _trace_stages(name: str, step: Step, target: Target) -> None:

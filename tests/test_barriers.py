@@ -14,10 +14,13 @@ from graphopt.compile import run_loops
 from graphopt.ir.graph import Graph
 from graphopt.kernel import run as interpreter
 from graphopt.kernel import step as stepping
+from graphopt.kernel.barriers import LARGER, TEAMS, place_barriers
 from graphopt.kernel.loops import Buffer, For, Kernel, Load, Store, expressions, loaded, statements
 from graphopt.kernel.step import Step
+from graphopt.opdefs.linalg import matmul
+from graphopt.opdefs.reduce import reduce_sum
 from tests.graphs import graphs, values
-from tests.steps import GRAPHS, arguments, lowered, mlp_step
+from tests.steps import GRAPHS, arguments, leaf, lowered, mlp_step, rows
 
 Span = tuple[str, int, int]
 
@@ -55,8 +58,17 @@ def _meet(a: set[Span], b: set[Span]) -> bool:
     return any(m == n and p < s and r < q for m, p, q in a for n, r, s in b)
 
 
+def standing(step: Step, team: int = 99) -> list[bool]:
+    """The barriers that a team of that size waits at."""
+    bit = team if team <= TEAMS else LARGER
+    return [b and not s >> bit & 1 for b, s in zip(step.barriers, step.spared, strict=True)]
+
+
 def unguarded(step: Step, barriers: Sequence[bool]) -> list[tuple[int, int]]:
-    """Pairs of kernels that depend on each other, may run on different threads, and have no barrier between them."""
+    """Pairs of kernels that depend on each other, may run on different threads, and have no barrier between them.
+
+    What a large team must not have.
+    """
     memory = [touched(step, k) for k in step.kernels]
     found = []
     for j in range(len(step.kernels)):
@@ -76,18 +88,17 @@ def without(barriers: Sequence[bool], k: int) -> list[bool]:
 @pytest.mark.parametrize("name", GRAPHS)
 def test_dependent_kernels_have_a_barrier_between_them_and_none_is_idle(name: str, shared: None) -> None:
     step = lowered(GRAPHS[name]())
-    assert unguarded(step, step.barriers) == []
-    for k, barrier in enumerate(step.barriers):
-        assert not barrier or unguarded(step, without(step.barriers, k)), (
-            f"the barrier before kernel {k} guards nothing"
-        )
+    barriers = standing(step)
+    assert unguarded(step, barriers) == []
+    for k, barrier in enumerate(barriers):
+        assert not barrier or unguarded(step, without(barriers, k)), f"the barrier before kernel {k} guards nothing"
 
 
 def test_a_step_needs_its_barriers(shared: None) -> None:
     """The check itself can fail: this step has barriers, and each of them is missed."""
     step = lowered(mlp_step())
-    assert sum(step.parallel) >= 6 and sum(step.barriers) >= 4
-    assert len(unguarded(step, [False] * len(step.kernels))) > sum(step.barriers)
+    assert sum(step.parallel) >= 6 and sum(standing(step)) >= 4
+    assert len(unguarded(step, [False] * len(step.kernels))) > sum(standing(step))
 
 
 def test_thread_0_waits_for_nobody_when_it_runs_everything() -> None:
@@ -100,8 +111,9 @@ def test_mixed_ownership_has_barriers_where_the_owner_changes() -> None:
     step = lowered(mlp_step())
     for k in range(len(step.kernels)):
         parallel = tuple(n == k for n in range(len(step.kernels)))
-        barriers = stepping.place_barriers(step.kernels, parallel, step.plan)
-        mixed = replace(step, parallel=parallel, barriers=barriers)
+        placed, spared = place_barriers(step.kernels, parallel, step.plan)
+        mixed = replace(step, parallel=parallel, barriers=placed, spared=spared)
+        barriers = standing(mixed)
         assert unguarded(mixed, barriers) == []
         for n, barrier in enumerate(barriers):
             assert not barrier or unguarded(mixed, without(barriers, n))
@@ -111,8 +123,9 @@ def test_mixed_ownership_has_barriers_where_the_owner_changes() -> None:
 def test_barriers_of_random_graphs(graph: Graph) -> None:
     step = lowered(graph)
     parallel = tuple(k.extent > 1 for k in step.kernels)
-    barriers = stepping.place_barriers(step.kernels, parallel, step.plan)
-    assert unguarded(replace(step, parallel=parallel), barriers) == []
+    barriers, spared = place_barriers(step.kernels, parallel, step.plan)
+    step = replace(step, parallel=parallel, barriers=barriers, spared=spared)
+    assert unguarded(step, standing(step)) == []
 
 
 # inside a kernel: iterations of parallel loops do not meet
@@ -197,3 +210,105 @@ def test_iterations_of_random_graphs_touch_memory_of_their_own(graph: Graph) -> 
     leaves = values(graph)
     with pytest.MonkeyPatch.context() as patch:
         check_iterations(lowered(graph), patch, ([leaves[n] for n in graph.inputs], [leaves[n] for n in graph.state]))
+
+
+# small teams: slices of the same memory, and which bytes each thread really touches
+
+
+class Slices(Tracer):
+    """Records for each iteration of each parallel loop which elements it touches; `made` lists all kernels' in order."""
+
+    made: list[Slices] = []
+
+    def __init__(self, kernel: Kernel, arrays: Sequence[np.ndarray]):
+        super().__init__(kernel, arrays)
+        self.sizes: dict[int, int] = {}
+        Slices.made.append(self)
+
+    def _loop(self, s: For) -> None:
+        if s.kind == "par":
+            self.sizes[self.loops + 1] = s.var.size
+        super()._loop(s)
+
+    def threads(self, iteration: tuple[int, int] | None, team: int) -> int:
+        """Who runs an iteration, as bits."""
+        if iteration is None:
+            return (1 << team) - 1
+        loop, k = iteration
+        size = self.sizes[loop]
+        return sum(1 << t for t in range(team) if size * t // team <= k < size * (t + 1) // team)
+
+    def masks(self, step: Step, parallel: bool, team: int, places: dict[Buffer, int], total: int) -> list[np.ndarray]:
+        """For each byte of memory, the threads that read it and those that write it."""
+        masks = [np.zeros(total, np.int64), np.zeros(total, np.int64)]
+        reads = [((b, k), i) for (b, k), who in self.readers.items() for i in who]
+        for mask, touched in zip(masks, (reads, list(self.writer.items())), strict=True):
+            for (buffer, element), iteration in touched:
+                size = buffer.dtype.itemsize
+                at = places[buffer] + element * size
+                mask[at : at + size] |= self.threads(iteration, team) if parallel else 1
+        return masks
+
+
+def meetings(step: Step, team: int, barriers: Sequence[bool], found: Sequence[Slices]) -> list[tuple[int, int]]:
+    """Pairs of kernels without a barrier between them of which one writes a byte that another thread touches in the other."""
+    places = {b: at for b, at in step.plan.offsets.items() if isinstance(b, Buffer)}
+    total = step.plan.arena_bytes + 64
+    for b, _, _ in step.args:
+        places[b], total = total, total + max(b.size, 1) * b.dtype.itemsize
+    masks = [s.masks(step, p, team, places, total) for s, p in zip(found, step.parallel, strict=True)]
+    pairs = []
+    for j in range(len(found)):
+        for i in range(j):
+            if any(barriers[i + 1 : j + 1]):
+                continue
+            (r, w), (q, v) = masks[i], masks[j]
+            both = [(w, q), (w, v), (r, v)]
+            if any(((a != 0) & (b != 0) & ((a | b) & ((a | b) - 1) != 0)).any() for a, b in both):
+                pairs.append((i, j))
+    return pairs
+
+
+def traced(step: Step, graph: Graph, arrays: tuple[list[np.ndarray], list[np.ndarray]]) -> list[Slices]:
+    Slices.made = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter, "Interpreter", Slices)
+        run_loops(step, *arrays)
+    return Slices.made
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_no_byte_crosses_threads_without_a_barrier_in_any_small_team(name: str, shared: None) -> None:
+    graph = GRAPHS[name]()
+    step = lowered(graph)
+    step = replace(step, parallel=tuple(k.extent > 1 for k in step.kernels))
+    barriers, spared = place_barriers(step.kernels, step.parallel, step.plan)
+    step = replace(step, barriers=barriers, spared=spared)
+    found = traced(step, graph, arguments(graph))
+    for team in range(2, TEAMS + 1):
+        assert meetings(step, team, standing(step, team), found) == []
+        if any(step.barriers):
+            assert meetings(step, team, [False] * len(found), found), "the check itself can fail"
+
+
+@settings(max_examples=40)
+@given(graphs(steps=10))
+def test_no_byte_crosses_threads_in_random_graphs(graph: Graph) -> None:
+    step, leaves = lowered(graph), values(graph)
+    parallel = tuple(k.extent > 1 for k in step.kernels)
+    barriers, spared = place_barriers(step.kernels, parallel, step.plan)
+    step = replace(step, parallel=parallel, barriers=barriers, spared=spared)
+    found = traced(step, graph, ([leaves[n] for n in graph.inputs], [leaves[n] for n in graph.state]))
+    for team in (2, 3, 5, 8):
+        assert meetings(step, team, standing(step, team), found) == []
+
+
+def test_kernels_that_divide_rows_alike_need_no_barrier(shared: None) -> None:
+    """Row after row: softmax of a product's rows; and a step whose slices are alike for some teams only."""
+    x, w = leaf("x", 48, 32), leaf("w", 32, 64)  # tiles of 6 rows
+    h = matmul(x, w)
+    y = h / rows(reduce_sum(h, axes=(1,)), h.shape)
+    step = lowered(Graph("rows", (x, w), (), (y,)))
+    assert sum(step.parallel) >= 2
+    assert sum(standing(step, 2)) < sum(standing(step)), "two threads meet the same rows"
+    assert [sum(standing(step, t)) for t in range(2, TEAMS + 1)] != [0] * (TEAMS - 1), "three threads do not"

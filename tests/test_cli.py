@@ -101,7 +101,10 @@ def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "tiny_network.py"
 
 
-@pytest.mark.parametrize("command", ["", "demo", "show", "check", "bench", "doctor", "cache", "cache info", "cache clear"])
+COMMANDS = ["", "demo", "show", "check", "profile", "bench", "doctor", "cache", "cache info", "cache clear"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help(command: str) -> None:
     result = invoke(*command.split(), "--help")
     assert result.exit_code == 0 and "Usage" in result.output

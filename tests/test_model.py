@@ -89,6 +89,67 @@ def test_stop_sink_and_initial_epoch() -> None:
     assert len(record.losses) == 4
 
 
+@pytest.mark.parametrize("size", [-1, 3])
+def test_a_sunk_epoch_is_one_step_to_callbacks_and_the_same_training(size: int) -> None:
+    class Counter(Record):
+        def on_train_step_end(self, run_context) -> None:
+            super().on_train_step_end(run_context)
+            steps.append(run_context.original_args().cur_step_num)
+
+    trained, steps = [], []
+    for sink in (False, True):
+        ms.set_seed(3)
+        model, record = make(), Counter()
+        epoch = 4 if size == -1 else size
+        with in_mode(ms.GRAPH_MODE):
+            if sink:
+                del steps[:]
+                model.train(4, problem().batch(16), callbacks=record, dataset_sink_mode=True, sink_size=size)
+                assert steps == [epoch * k for k in (1, 2, 3, 4)]
+                assert record.moments.count("on_train_step_begin") == record.moments.count("on_train_epoch_end") == 4
+            else:
+                model.train(epoch, problem().batch(16), callbacks=record)  # 4 rows in an epoch
+            assert model.train_network.compile_cache.compiles == 1
+        trained.append(([p.asnumpy() for p in model.train_network.get_parameters()], record.losses))
+    (plain, losses), (sunk, last) = trained
+    assert all(np.array_equal(a, b) for a, b in zip(plain, sunk, strict=True))
+    assert last == losses[epoch - 1 :: epoch]
+
+
+def test_a_sunk_epoch_in_pieces_and_with_a_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for rows, data in ((4096, 60), (3, 60), (1, 60)):
+        monkeypatch.setattr("graphopt.train.model._WAITING_ROWS", rows)
+        ms.set_seed(5)
+        model = make()
+        with in_mode(ms.GRAPH_MODE):
+            model.train(2, problem(data).batch(16), dataset_sink_mode=True)  # 16, 16, 16 and 12
+        found.append([p.asnumpy() for p in model.train_network.get_parameters()])
+    assert all(np.array_equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+
+
+def test_a_sunk_epoch_of_an_iterable_without_length_and_with_guards() -> None:
+    net = nn.Dense(2, 2)
+    model = Model(net, nn.MSELoss(), nn.SGD(net.trainable_params(), [0.1] * 5))
+    x = Tensor(np.ones((2, 2), np.float32))
+    with in_mode(ms.GRAPH_MODE):
+        model.train(1, iter([(x, x)] * 3), dataset_sink_mode=True)
+        with pytest.raises(RuntimeError, match="learning_rate"):
+            model.train(1, [(x, x)] * 3, dataset_sink_mode=True)
+
+
+def test_labels_out_of_range_in_a_sunk_epoch_change_nothing() -> None:
+    ms.set_seed(1)
+    net = nn.Dense(2, 2)
+    loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
+    model = Model(net, loss, nn.SGD(net.trainable_params(), 0.1))
+    x, good, bad = Tensor(np.ones((2, 2), np.float32)), Tensor([0, 1], ms.int32), Tensor([0, 7], ms.int32)
+    before = [p.asnumpy() for p in net.get_parameters()]
+    with in_mode(ms.GRAPH_MODE), pytest.raises(ValueError, match="7 at position 1 is outside"):
+        model.train(1, [(x, good), (x, good), (x, bad)], dataset_sink_mode=True)
+    assert all(np.array_equal(a, p.asnumpy()) for a, p in zip(before, net.get_parameters(), strict=True))
+
+
 def test_training_state_of_the_network_is_set() -> None:
     class Probe(nn.Cell):
         def construct(self, x):

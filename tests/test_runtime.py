@@ -142,7 +142,7 @@ def a_hang_ends_the_run() -> Iterator[None]:
 # ---- teams
 
 
-@pytest.mark.parametrize("team", [1, 2, 3, 4])
+@pytest.mark.parametrize("team", [1, 2, 3, 4, 8])
 def test_barriers_order_every_write_before_every_read(program: Program, team: int) -> None:
     executable = Executable(program, team)
     state = [np.zeros(2, np.int64)]
@@ -150,6 +150,23 @@ def test_barriers_order_every_write_before_every_read(program: Program, team: in
         (out,) = executable.run([np.array(rounds)], state)
         assert out[:team].tolist() == [expected_total(rounds, team)] * team
     assert state[0].tolist() == [44, 44]
+
+
+@pytest.mark.parametrize("team", [2, 3, 8])
+def test_a_flexible_step_is_run_by_all_or_by_its_caller_alone(program: Program, team: int) -> None:
+    executable, state = Executable(program, team, flexible=True), [np.zeros(2, np.int64)]
+    sizes = set()
+    for k in range(600):
+        (out,) = executable.run([np.array(5)], state)
+        size = team if out[0] == expected_total(5, team) else 1
+        assert out[:size].tolist() == [expected_total(5, size)] * size
+        sizes.add(size)
+        if k % 50 == 0:
+            time.sleep(0.001)  # the workers fall asleep: nobody waits for them
+    assert 1 in sizes and state[0].tolist() == [600, 600]
+    (many,) = executable.run_many(100, [np.full(100, 5)], state)
+    assert {int(v) for v in many[:, 0]} <= {expected_total(5, 1), expected_total(5, team)}
+    assert state[0].tolist() == [700, 700]
 
 
 def test_threads_start_with_the_first_parallel_run_only(tmp_path: Path) -> None:
@@ -474,6 +491,55 @@ def test_constants_state_and_outputs_that_are_copies() -> None:
     assert first.tolist() == [13.0]
 
 
+@pytest.mark.parametrize("verify", [False, True])
+def test_numpy_scalars_are_inputs_of_shape_0_and_nothing_else(verify: bool) -> None:
+    executable, w = Executable(axpy_program(), verify=verify), np.array([1], np.float32)
+    assert executable.run([np.float32(2)], [w])[0].tolist() == [7.0]
+    for wrong in (2.0, np.float64(2), None, [2.0]):
+        with pytest.raises(TypeError, match=r"axpy: input 'x' must be a numpy array float32\[\], found"):
+            executable.run([wrong], [w])  # type: ignore[list-item]
+    with pytest.raises((TypeError, ValueError), match="axpy: state"):
+        executable.run([np.float32(2)], [np.float32(1)])  # type: ignore[list-item]
+    assert w.tolist() == [7.0]
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_a_caller_is_run_for_one_state(program: Program, verify: bool) -> None:
+    executable = Executable(program, 2, verify)
+    state, other = [np.zeros(2, np.int64)], [np.zeros(2, np.int64)]
+    call = executable.caller(state)
+    kept = [call([np.array(k)])[0] for k in range(5)]
+    executable.run([np.array(3)], other)  # other state in between
+    kept.append(call([np.array(5)])[0])
+    assert [out[:2].tolist() for out in kept] == [[expected_total(k, 2)] * 2 for k in range(6)]
+    assert (state[0].tolist(), other[0].tolist()) == ([6, 6], [1, 1])
+
+
+@pytest.mark.parametrize("team", [1, 2, 3])
+@pytest.mark.parametrize("stacked", [True, False])
+def test_many_steps_are_as_many_runs(program: Program, team: int, stacked: bool) -> None:
+    executable, state = Executable(program, team), [np.zeros(2, np.int64)]
+    rounds = np.arange(70)
+    column = rounds if stacked else [np.array(k) for k in rounds]
+    (out,) = executable.run_many(70, [column], state)  # type: ignore[list-item]
+    assert out.shape == (70, 8)
+    assert out[:, :team].tolist() == [[expected_total(int(k), team)] * team for k in rounds]
+    assert state[0].tolist() == [70, 70]
+    assert executable.run_many(0, [rounds[:0]], state)[0].shape == (0, 8)
+    executable.run([np.array(3)], state)
+    assert state[0].tolist() == [71, 71]
+
+
+def test_many_steps_with_copies_and_what_they_refuse() -> None:
+    executable, w = Executable(axpy_program()), np.array([1], np.float32)
+    seen, again = executable.run_many(3, [[np.float32(2), np.array(3, np.float32), np.float32(4)]], [w])  # type: ignore[list-item]
+    assert (seen.tolist(), again.tolist(), w.tolist()) == ([[7.0], [16.0], [28.0]], [2.0, 3.0, 4.0], [28.0])
+    for wrong in ([np.zeros(2, np.float32)], [np.zeros(3)], [[np.float32(1)] * 2], [[np.zeros(1, np.float32)] * 3], [], [[]] * 2):
+        with pytest.raises(ValueError, match="axpy: "):
+            executable.run_many(3, wrong, [w])
+    assert w.tolist() == [28.0]
+
+
 def test_verify_names_the_array_that_does_not_fit() -> None:
     executable = Executable(axpy_program(), verify=True)
     x, w = np.array(2, np.float32), np.array([1], np.float32)
@@ -536,14 +602,14 @@ def test_code_is_for_the_target_that_was_named(cpu: str, features: str, register
 @pytest.mark.parametrize(
     ("triple", "features", "words"),
     [
-        ("x86_64-unknown-linux-gnu", "", ("pause", "ldmxcsr", "sched_yield")),
+        ("x86_64-unknown-linux-gnu", "", ("pause", "ldmxcsr", "sched_yield", "syscall")),
         ("aarch64-unknown-linux-gnu", "", ("yield", "stlr", "ldar", "fpcr")),
         ("arm64-apple-darwin", "", ("yield", "stlr", "ldar")),
-        ("riscv64-unknown-linux-gnu", "+a", ("fence", "sched_yield")),
+        ("riscv64-unknown-linux-gnu", "+a", ("fence", "syscall")),
     ],
 )
 def test_the_team_compiles_for_other_machines(triple: str, features: str, words: tuple[str, ...]) -> None:
-    ir = native.team_ir(triple.split("-")[0])
+    ir = native.team_ir(triple)
     text = engine.assembly(ir, engine.Target(triple, "", features), ("always_inliner", *engine.LIGHT)).lower()
     assert all(word in text for word in words)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from graphopt.common import nan_check
 from graphopt.common.branching import prepared
+from graphopt.common.dispatch import OTHERWISE, Shortcut, run_many, shortcut
 from graphopt.common.journal import note
 from graphopt.common.parameter import Parameter
 from graphopt.common.row_tensor import RowTensor
@@ -39,7 +40,7 @@ class Compilation:
 
 
 @dataclass(eq=False)
-class _Entry:
+class Entry:
     """A compiled signature: what it was traced with, and what it ran over."""
 
     names: tuple[str, ...]
@@ -57,6 +58,7 @@ class _Entry:
     results: tuple[str, ...]
     epoch: int
     checked: bool
+    shortcut: Shortcut | None = None
 
     def stale(self) -> bool:
         """Whether something the trace read has changed for good."""
@@ -124,14 +126,16 @@ class CompiledFunction:
         self._function = function
         self._signature = signature
         self._check = check
-        self._entries: dict[Any, list[_Entry]] = {}
+        self._entries: dict[Any, list[Entry]] = {}
         self._by_value: set[Any] = set()
-        self._last: _Entry | None = None
+        self._last: Entry | None = None
         self._rewrites = False
+        self.shortcut: Shortcut | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: the function, nothing compiled."""
-        fresh: dict[str, Any] = {"compilations": [], "_entries": {}, "_by_value": set(), "_last": None}
+        fresh: dict[str, Any] = {"compilations": [], "_entries": {}, "_by_value": set()}
+        fresh |= {"_last": None, "shortcut": None}
         return self.__dict__ | fresh
 
     @property
@@ -140,7 +144,7 @@ class CompiledFunction:
         return len(self.compilations)
 
     @property
-    def last(self) -> _Entry | None:
+    def last(self) -> Entry | None:
         """The compiled signature that was used last; None before the first call."""
         return self._last
 
@@ -149,14 +153,39 @@ class CompiledFunction:
         return "\n".join(map(str, self.compilations)) or "not compiled yet"
 
     def __call__(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        tried = self.shortcut
+        if tried is not None and not kwargs:
+            done = tried(args)
+            if done is not OTHERWISE:
+                return done
         entry, arrays = self.entry(args, kwargs)
-        return entry.run(arrays)
+        done = entry.run(arrays)
+        if not kwargs:
+            if entry.shortcut is None or entry.shortcut is tried:
+                entry.shortcut = shortcut(entry, args)
+            self.shortcut = entry.shortcut
+        return done
+
+    def run_many(self, rows: Sequence[Sequence[Any]]) -> Any:
+        """Call with each row as arguments: the last one's result. Rows of one signature are one native call."""
+        result: Any = None
+        while rows:
+            entry, arrays = self.entry(rows[0], {})
+            count, result = run_many(entry, rows)
+            if not count:
+                count, result = 1, entry.run(arrays)
+            rows = rows[count:]
+        return result
+
+    def asks_the_host(self, args: Sequence[Any]) -> bool:
+        """Whether calls like this one may run other code from time to time, as the host says before each."""
+        return bool(self.entry(args, {})[0].choices)
 
     def graph(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Graph:
         """The traced graph for these arguments, before optimization."""
         return self.entry(args, kwargs)[0].graph
 
-    def entry(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[_Entry, list[np.ndarray]]:
+    def entry(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Entry, list[np.ndarray]]:
         """The compiled signature of these arguments, compiled now if it is new, and the arrays to run it on."""
         key, arrays = self._describe(args, kwargs, True)
         if key in self._by_value:
@@ -185,8 +214,8 @@ class CompiledFunction:
         return _positional_names(self._signature, len(args))
 
     def _compile(
-        self, key: Any, arrays: list[np.ndarray], args: Sequence[Any], kwargs: Mapping[str, Any], dropped: list[_Entry]
-    ) -> tuple[_Entry, list[np.ndarray]]:
+        self, key: Any, arrays: list[np.ndarray], args: Sequence[Any], kwargs: Mapping[str, Any], dropped: list[Entry]
+    ) -> tuple[Entry, list[np.ndarray]]:
         start = time.perf_counter()
         if self._check:
             check_call(self.name, self._signature, args, kwargs)
@@ -207,7 +236,7 @@ class CompiledFunction:
         self.compilations.append(Compilation(self.compiles + 1, reason, f"({signature})", seconds))
         return entry, arrays
 
-    def _trace_as_needed(self, key: Any, args: Sequence[Any], kwargs: Mapping[str, Any], floats: bool) -> _Entry:
+    def _trace_as_needed(self, key: Any, args: Sequence[Any], kwargs: Mapping[str, Any], floats: bool) -> Entry:
         """Trace the functions as they are; when a Tensor turns out to be a condition, trace their rewritten twins."""
         try:
             return self._trace(key, args, kwargs, floats)
@@ -217,7 +246,7 @@ class CompiledFunction:
         self._rewrites = True
         return self._trace(key, args, kwargs, floats)
 
-    def _trace(self, key: Any, args: Sequence[Any], kwargs: Mapping[str, Any], floats: bool) -> _Entry:
+    def _trace(self, key: Any, args: Sequence[Any], kwargs: Mapping[str, Any], floats: bool) -> Entry:
         trace = Trace(self.name, rewrites=self._rewrites)
         names = self._names(args)
         at = epoch()
@@ -230,7 +259,7 @@ class CompiledFunction:
             template = Template(prepared(self._function)(*given, **named), trace, self.name)
         graph = trace.graph([*template.nodes, *(flag for flag, _ in trace.results)])
         checked = nan_check.mode() == "first"
-        return _Entry(
+        return Entry(
             names=(*names, *kwargs),
             key=key,
             floats=floats,
@@ -248,7 +277,7 @@ class CompiledFunction:
             choices=tuple((ask, what, answer) for ask, (what, answer) in trace.choices.items()),
         )
 
-    def _reason(self, entry: _Entry, dropped: list[_Entry]) -> str:
+    def _reason(self, entry: Entry, dropped: list[Entry]) -> str:
         """Why the entries there were did not do."""
         if self._last is None:
             return "first call"

@@ -45,3 +45,8 @@ def note(parameter: Parameter) -> None:
     former = _journal.get()
     if former is not None and id(parameter) not in former:
         former[id(parameter)] = (parameter, parameter._data().copy())
+
+
+def noting() -> bool:
+    """Whether a call that runs op by op is under way and wants to hear of writes."""
+    return _journal.get() is not None

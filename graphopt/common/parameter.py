@@ -10,9 +10,8 @@ import numpy as np
 
 from graphopt.common.dtype import check_dtype
 from graphopt.common.journal import note
-from graphopt.common.tensor import Tensor, bump, to_array, to_tensor, wrap_array, wrap_node
+from graphopt.common.tensor import Tensor, bump, to_array, to_tensor, type_of, wrap_array, wrap_node
 from graphopt.common.trace import active, needs_value
-from graphopt.ir.types import TensorType, dtype_of
 from graphopt_runtime.buffers import aligned_empty
 
 PARAMETER_NAME_DEFAULT = "Parameter"
@@ -178,7 +177,7 @@ class Parameter(Tensor):
         storage = aligned_empty(array.shape, array.dtype)
         storage[...] = array
         self._array = storage
-        self._type = TensorType(dtype_of(array.dtype), array.shape)
+        self._type = type_of(array)
         self._structure_changed()
 
     def init_data(self, *_: Any, **__: Any) -> Parameter:

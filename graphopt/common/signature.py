@@ -11,7 +11,7 @@ import numpy as np
 from graphopt.common.checks import found as shown
 from graphopt.common.checks import meant
 from graphopt.common.row_tensor import RowTensor
-from graphopt.common.tensor import Tensor, wrap_array, wrap_node
+from graphopt.common.tensor import Tensor, type_like, wrap_node, wrap_typed
 from graphopt.common.trace import Trace
 from graphopt.errors import DTypeError, layout
 from graphopt.ir.graph import Node
@@ -108,20 +108,23 @@ def _like(original: Any, items: list[Any]) -> Any:
 
 
 class Template:
-    """The structure of a result: which tensors of the graph stand where, and everything else as it is."""
+    """The structure of a result: which tensors of the graph stand where, and everything else as it is.
+
+    fill: arrays, one for each of `nodes`, of their types -> the result, its tensors on these arrays.
+    """
 
     def __init__(self, result: Any, trace: Trace, owner: str):
         self.nodes: list[Node] = []
         self._owner = owner
-        self._shape = self._take(result, trace)
+        self.fill: Callable[[Sequence[np.ndarray]], Any] = self._take(result, trace)
 
     def _take(self, value: Any, trace: Trace) -> Callable[[Sequence[np.ndarray]], Any]:
         if isinstance(value, Tensor):
             if value._trace is not trace and not value._is_parameter:
                 return lambda arrays: value
             self.nodes.append(trace.node_of(value))
-            k = len(self.nodes) - 1
-            return lambda arrays: wrap_array(arrays[k])
+            k, kind = len(self.nodes) - 1, type_like(self.nodes[-1].type)
+            return lambda arrays: wrap_typed(arrays[k], kind)
         if isinstance(value, (tuple, list)):
             parts = [self._take(v, trace) for v in value]
             return lambda arrays: _like(value, [part(arrays) for part in parts])
@@ -134,10 +137,6 @@ class Template:
         if isinstance(value, np.ndarray):
             raise DTypeError(layout(f"{self._owner}: returned a numpy array; a traced function returns Tensors", here()))
         return lambda arrays: value
-
-    def fill(self, arrays: Sequence[np.ndarray]) -> Any:
-        """The result, its tensors on these arrays (one for each of `nodes`)."""
-        return self._shape(arrays)
 
 
 def leaves(value: Any) -> Iterator[Tensor]:

@@ -37,6 +37,26 @@ def bump() -> None:
     _epoch += 1
 
 
+_types: dict[tuple[np.dtype, tuple[int, ...]], TensorType] = {}
+_MANY_TYPES = 1 << 14  # then the table is begun anew: shapes may come from data
+
+
+def type_of(array: np.ndarray) -> TensorType:
+    """The type of an array's Tensor: one object for equal types, as long as there are not too many.
+
+    Errors: TypeError for a dtype that graphopt does not have.
+    """
+    known = _types.get((array.dtype, array.shape))
+    return type_like(TensorType(dtype_of(array.dtype), array.shape)) if known is None else known
+
+
+def type_like(kind: TensorType) -> TensorType:
+    """The object that `type_of` gives for arrays of this type."""
+    if len(_types) >= _MANY_TYPES:
+        _types.clear()
+    return _types.setdefault((kind.dtype.numpy, kind.shape), kind)
+
+
 class Tensor(Attached):
     """An n-dimensional array of one dtype.
 
@@ -61,10 +81,10 @@ class Tensor(Attached):
 
     _type: TensorType
     _array: np.ndarray | None
-    _node: Node | None
-    _trace: Trace | None
-    _weak: bool
-    _captured: bool
+    _node: Node | None = None
+    _trace: Trace | None = None
+    _weak = False
+    _captured = False
     _draw: Callable[..., Tensor]  # common.initializer.initializer, put here by common/__init__.py
 
     def __init__(self, input_data: Any = None, dtype: Any = None, shape: Any = None, init: Any = None, const_arg: bool = False):
@@ -79,12 +99,8 @@ class Tensor(Attached):
         self._bind(array)
 
     def _bind(self, array: np.ndarray) -> None:
+        self._type = type_of(array)
         self._array = array
-        self._type = TensorType(dtype_of(array.dtype), array.shape)
-        self._node = None
-        self._trace = None
-        self._weak = False
-        self._captured = False
 
     @staticmethod
     def from_numpy(array: np.ndarray) -> Tensor:
@@ -340,23 +356,33 @@ def _holds_float64(data: Any) -> bool:
     return isinstance(data, (np.ndarray, np.generic)) and data.dtype == np.float64
 
 
+_new = Tensor.__new__
+
+
 def wrap_array(array: np.ndarray) -> Tensor:
     """A Tensor on this C-contiguous array, which is not copied."""
-    tensor = Tensor.__new__(Tensor)
-    tensor._bind(array)
+    tensor = _new(Tensor)
+    tensor._type = type_of(array)
+    tensor._array = array
+    return tensor
+
+
+def wrap_typed(array: np.ndarray, kind: TensorType) -> Tensor:
+    """The same when the array's type is known already, as `type_of` or `type_like` gave it."""
+    tensor = _new(Tensor)
+    tensor._type = kind
+    tensor._array = array
     return tensor
 
 
 def wrap_node(node: Node, trace: Trace, weak: bool = False) -> Tensor:
     """The Tensor that stands for a node of a trace, with its value in a concrete one."""
     trace.compute((node,))
-    tensor = Tensor.__new__(Tensor)
+    tensor = _new(Tensor)
     tensor._type = node.type
     tensor._array = trace.values.get(node)
     tensor._node = node
     tensor._trace = trace
-    tensor._weak = False
-    tensor._captured = False
     return as_scalar(tensor) if weak else tensor
 
 

@@ -1,108 +1,185 @@
-"""Where the threads of a team must wait for one another."""
+"""Where barriers stand: only where one thread's data meet another's.
+
+A kernel's parallel loops are divided the same way every time: of `size` iterations, thread t of T has those from
+size * t // T to size * (t + 1) // T. So the bytes that a thread can touch are known for every team, as intervals: interval
+arithmetic over the index with the loop variable in the thread's range. Kernels that divide the rows of a buffer alike
+need no barrier between them; whether they do can depend on the size of the team (16 and 64 rows are cut alike for 4
+threads, not for 3), so every size up to TEAMS is decided for itself.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from graphopt.kernel.items import Choose, Item, Repeat, controls_of, kernels_of
-from graphopt.kernel.loops import Buffer, Kernel, reads_and_writes
+import numpy as np
+
+from graphopt.ir.index import Atom, Index, Loaded, Quotient, Var
+from graphopt.kernel.loops import Buffer, Expr, For, If, Kernel, Load, Stmt, Store, expressions, loaded, statements
 from graphopt.passes.memory import MemoryPlan
 
-Touch = tuple[Buffer, bool, bool]  # a buffer, whether it is written, whether by the team
+TEAMS = 8
+"""Up to this many threads slices are compared; larger teams have a barrier wherever two kernels touch the same memory."""
+
+LARGER = 63
+"""Stands for all larger teams."""
+
+_OUTSIDE = 1 << 44  # bytes from one buffer outside of the arena to the next
+_SIZES = tuple(range(2, TEAMS + 1))
+Bounds = tuple[np.ndarray, np.ndarray]
+Terms = tuple[tuple[Atom, int], ...]
 
 
-class Barriers:
-    """A barrier stands before what touches memory that something else has touched since the last barrier, when one of the
-    two writes it, unless thread 0 runs both.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Touch:
+    """What a kernel does to a buffer, which has the bytes start to end of a memory in which all buffers lie.
 
-    before: kernels, branches and loops with a barrier before them; before_test: loops with one before each reading of
-            their test's result.
-
-    Cost: O(kernels x buffers touched since a barrier); loops are gone through until nothing new is found.
+    first, last: the elements that a thread touches, and one more, in bytes; [team size - 2, thread]
+    kernel, team, write: which kernel; whether it is shared; whether it writes them
     """
 
-    def __init__(self, plan: MemoryPlan, team: set[Kernel], windows: dict[Buffer, Buffer]):
-        self.plan = plan
-        self.team = team
-        self.windows = windows
-        self.before: set[Item] = set()
-        self.before_test: set[Item] = set()
-        self.pending: dict[Touch, None] = {}
+    start: int
+    end: int
+    first: np.ndarray
+    last: np.ndarray
+    kernel: int
+    team: bool
+    write: bool
 
-    def shared(self, item: Item) -> bool:
-        """Does the team take part in it?"""
-        return any(k in self.team for k in kernels_of([item]))
 
-    def sequence(self, items: Sequence[Item]) -> None:
-        for i in items:
-            if isinstance(i, Kernel) or not self.shared(i):
-                self._touch(i, self.before, self._all(i))
-            elif isinstance(i, Choose):
-                self._touch(i, self.before, [(i.pred, False, True)])
-                start = self.pending
-                self.sequence(i.then)
-                after, self.pending = self.pending, start
-                self.sequence(i.other)
-                self.pending = after | self.pending
+def place_barriers(
+    kernels: Sequence[Kernel], parallel: Sequence[bool], plan: MemoryPlan
+) -> tuple[tuple[bool, ...], tuple[int, ...]]:
+    """(whether a barrier stands before each kernel, the team sizes that do without it: bit T for T threads, bit 63 for all
+    above TEAMS).
+
+    A barrier stands before a kernel that touches memory which another kernel has touched since the last barrier, when
+    one of the two writes it and they are, or may be, different threads.
+    Cost: O(kernels x buffers touched since a barrier).
+    """
+    if not any(parallel):
+        return (False,) * len(kernels), (0,) * len(kernels)
+    places: dict[Buffer, int] = {b: at for b, at in plan.offsets.items() if isinstance(b, Buffer)}
+    since = dict.fromkeys((*_SIZES, LARGER), 0)  # the kernel behind each team's last barrier
+    pending: list[_Touch] = []
+    barriers: list[bool] = []
+    spared: list[int] = []
+    for k, kernel in enumerate(kernels):
+        mine = _touches(kernel, k, parallel[k], places)
+        clashes = [
+            (a.kernel, _meetings(a, b))
+            for b in mine
+            for a in pending
+            if a.start < b.end and b.start < a.end and (a.write or b.write) and (a.team or b.team)
+        ]
+        needed = 0
+        for size, begin in since.items():
+            if any(begin <= before and (size == LARGER or meet[size - 2]) for before, meet in clashes):
+                needed |= 1 << size
+                since[size] = k
+        barriers.append(bool(needed))
+        spared.append(sum(1 << s for s in since if not needed >> s & 1) if needed else 0)
+        oldest = min(since.values())
+        pending = [a for a in pending if a.kernel >= oldest] + mine if needed else pending + mine
+    return tuple(barriers), tuple(spared)
+
+
+def _meetings(a: _Touch, b: _Touch) -> np.ndarray:
+    """For each team size up to TEAMS, whether a byte of one thread's interval in `a` lies in another thread's in `b`."""
+    low, high = a.first[:, :, None], a.last[:, :, None]
+    other_low, other_high = b.first[:, None, :], b.last[:, None, :]
+    meet = (low < other_high) & (other_low < high) & (low < high) & (other_low < other_high)
+    meet[:, range(TEAMS), range(TEAMS)] = False
+    return np.asarray(meet.any(axis=(1, 2)))
+
+
+def _touches(kernel: Kernel, number: int, team: bool, places: dict[Buffer, int]) -> list[_Touch]:
+    """Every buffer that a kernel touches, apart for each of its outermost statements.
+
+    places: where buffers begin; those outside of the arena get places of their own behind it.
+    """
+    found: list[_Touch] = []
+    for s in kernel.body:
+        share: dict[Var, Bounds] = {}
+        idle = np.arange(TEAMS)[None, :] >= (np.array(_SIZES)[:, None] if team else 1)
+        if team and isinstance(s, For) and s.kind == "par":
+            share[s.var] = _slices(s.var.size)
+            idle = idle | (share[s.var][1] < share[s.var][0])
+        hulls: dict[tuple[Buffer, bool], tuple[Any, Any]] = {}
+        for (buffer, write, terms), (least, greatest) in _accesses([s]).items():
+            low, high = 0, buffer.size - 1
+            if _is_known(terms):
+                low, high = _bounds(terms, share)
+                low, high = low + least, high + greatest
+            known = hulls.get((buffer, write))
+            hull = (low, high) if known is None else (np.minimum(known[0], low), np.maximum(known[1], high))
+            hulls[buffer, write] = hull
+        for (buffer, write), (low, high) in hulls.items():
+            start = places.setdefault(buffer, _OUTSIDE * (1 + len(places)))
+            size = buffer.dtype.itemsize
+            first, last = np.where(idle, 0, start + low * size), np.where(idle, 0, start + (high + 1) * size)
+            found.append(_Touch(start, start + buffer.size * size, first, last, number, team, write))
+    return found
+
+
+def _slices(size: int) -> Bounds:
+    """First and last iteration of each thread, [team size - 2, thread]; the last is below the first where there is none."""
+    teams = np.array(_SIZES)[:, None]
+    threads = np.minimum(np.arange(TEAMS)[None, :], teams - 1)
+    return size * threads // teams, size * (threads + 1) // teams - 1
+
+
+def _accesses(body: Sequence[Stmt]) -> dict[tuple[Buffer, bool, Terms], tuple[int, int]]:
+    """What parameters are read or written at: (buffer, whether written, varying part of the index) -> least and greatest
+    constant part.
+    """
+    found: dict[tuple[Buffer, bool, Terms], tuple[int, int]] = {}
+
+    def add(buffer: Buffer, i: Index, write: bool) -> None:
+        low, high = found.get((buffer, write, i.terms), (i.const, i.const))
+        found[buffer, write, i.terms] = (min(low, i.const), max(high, i.const))
+
+    seen: set[int] = set()
+    for s in statements(body):
+        values: list[Expr] = []
+        if isinstance(s, Store):
+            values = [s.value, *loaded(s.index)]
+            if not s.buffer.local:
+                add(s.buffer, s.index, True)
+        elif isinstance(s, If):
+            values = [s.condition]
+        for v in values:
+            for e in expressions(v, seen):
+                if isinstance(e, Load) and not e.buffer.local:
+                    add(e.buffer, e.index, False)
+    return found
+
+
+def _is_known(terms: Terms) -> bool:
+    """Whether an index depends on loop variables alone."""
+    return all(isinstance(a, Var) or (not isinstance(a, Loaded) and _is_known(a.index.terms)) for a, _ in terms)
+
+
+def _bounds(terms: Terms, share: dict[Var, Bounds]) -> tuple[Any, Any]:
+    """Least and greatest value of a sum: numbers, or arrays of one for each team and thread."""
+    low: Any = 0
+    high: Any = 0
+    for atom, c in terms:
+        assert not isinstance(atom, Loaded)
+        if isinstance(atom, Var):
+            a, b = share.get(atom, atom.range)
+        else:
+            a, b = _bounds(atom.index.terms, share)
+            a, b = a + atom.index.const, b + atom.index.const
+            first, last = a // atom.by, b // atom.by
+            if isinstance(atom, Quotient):
+                a, b = first, last
             else:
-                self._repeat(i)
-
-    def _repeat(self, loop: Repeat) -> None:
-        ends = [(loop.trips, False, True)] if loop.trips is not None else []
-        self._touch(loop, self.before, ends + ([(loop.count, True, False)] if loop.count is not None else []))
-        while True:
-            start, found = self.pending, len(self.before) + len(self.before_test)
-            self.sequence(loop.test)
-            if loop.goes_on is not None:
-                self._touch(loop, self.before_test, [(loop.goes_on, False, True)])
-            leaving = self.pending
-            self.sequence(loop.body)
-            self.pending = start | self.pending
-            if self.pending.keys() == start.keys() and found == len(self.before) + len(self.before_test):
-                break
-        self.pending = leaving if loop.goes_on is not None else self.pending
-        if loop.count is not None:
-            self.pending = self.pending | {(self._base(loop.count), True, False): None}
-
-    def _all(self, item: Item) -> list[Touch]:
-        """What a kernel touches, or a branch or loop that thread 0 runs alone."""
-        found: dict[Touch, None] = {}
-        for k in kernels_of([item]):
-            reads, writes = reads_and_writes(k.body)
-            found.update({(b, b in writes, k in self.team): None for b in reads | writes})
-        if not isinstance(item, Kernel):
-            for inner in controls_of([item]):
-                read = [inner.pred] if isinstance(inner, Choose) else [inner.trips, inner.goes_on]
-                found.update({(b, False, False): None for b in read if b is not None})
-                if isinstance(inner, Repeat) and inner.count is not None:
-                    found[inner.count, True, False] = None
-        return list(found)
-
-    def _touch(self, item: Item, barriers: set[Item], mine: Sequence[Touch]) -> None:
-        mine = [(self._base(b), w, t) for b, w, t in mine]
-        if item in barriers or any(
-            (w or v) and (team or t) and self._overlap(a, b) for b, w, team in mine for a, v, t in self.pending
-        ):
-            barriers.add(item)
-            self.pending = {}
-        self.pending = self.pending | dict.fromkeys(mine)
-
-    def _base(self, b: Buffer) -> Buffer:
-        while b in self.windows:
-            b = self.windows[b]
-        return b
-
-    def _overlap(self, a: Buffer, b: Buffer) -> bool:
-        if a is b:
-            return True
-        x, y = self.plan.offsets.get(a), self.plan.offsets.get(b)
-        if x is None or y is None:
-            return False
-        return x < y + b.size * b.dtype.itemsize and y < x + a.size * a.dtype.itemsize
+                one = first == last
+                a, b = np.where(one, a % atom.by, 0), np.where(one, b % atom.by, atom.by - 1)
+        low, high = low + c * (a if c > 0 else b), high + c * (b if c > 0 else a)
+    return low, high
 
 
-def place_barriers(kernels: Sequence[Kernel], parallel: Sequence[bool], plan: MemoryPlan) -> tuple[bool, ...]:
-    """Per kernel of a step without branches and loops, whether a barrier stands before it; see `Barriers`."""
-    barriers = Barriers(plan, {k for k, team in zip(kernels, parallel, strict=True) if team}, {})
-    barriers.sequence(kernels)
-    return tuple(k in barriers.before for k in kernels)
+__all__ = ["LARGER", "TEAMS", "place_barriers"]

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from graphopt.ir.graph import Graph, Node, walk
-from graphopt.kernel.barriers import Barriers, place_barriers
+from graphopt.kernel.barriers import place_barriers
 from graphopt.kernel.contract import lower_contraction
 from graphopt.kernel.items import Choose, Item, Repeat, Window, kernels_of, windows_of
 from graphopt.kernel.loops import Buffer, Kernel, reads_and_writes
 from graphopt.kernel.lower import Lowering, lower_loops
 from graphopt.kernel.machine import Machine
+from graphopt.kernel.nested_barriers import Barriers
 from graphopt.kernel.nests import copy_kernel, lower_kernel, zero_kernel
 from graphopt.kernel.small import Places, is_small, lower_small
 from graphopt.opdefs.control import parts_of
@@ -25,7 +26,9 @@ from graphopt.passes.fuse import Group, dims_of, follow, fuse, materialise, stor
 from graphopt.passes.memory import MemoryPlan, lifetimes, plan_memory
 from graphopt.passes.order import Schedule, order
 
-_TEAM_WORK = 6000.0  # instructions below which a kernel is quicker on one thread than with a barrier (about 1 us)
+_TEAM_WORK = 6000.0  # instructions (2.4 us) below which one thread is as quick: a barrier costs 0.2 us, and data cross
+_START_WORK = 1.5  # times as many, for all kernels together: a job costs 1.3 us more on two threads than on one
+_DENSE_RATE = 2.2  # the multiply-adds of a contraction run so many times as fast as other instructions
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +39,7 @@ class Step:
     plan:     arena offsets of the others
     parallel: per kernel, whether the team shares it (otherwise thread 0 runs it alone)
     barriers: per kernel, whether a barrier stands before it
+    spared:   per kernel, the team sizes that do without that barrier, as bits; see `place_barriers`
     items:    the kernels in their branches and loops
     graphs:   the graph and those inside it, as they were lowered, each with its groups
     waits:    branches and loops with a barrier before they begin; loops with one before they read the test's result are
@@ -49,6 +53,7 @@ class Step:
     plan: MemoryPlan
     parallel: tuple[bool, ...]
     barriers: tuple[bool, ...]
+    spared: tuple[int, ...]
     items: tuple[Item, ...]
     graphs: tuple[tuple[Graph, tuple[Group, ...]], ...] = ()
     waits: frozenset[Item] = frozenset()
@@ -61,10 +66,14 @@ def lower_graph(graph: Graph, machine: Machine) -> Step:
     whole = assembly.whole(graph)
     items = tuple(whole.items)
     kernels = tuple(kernels_of(items))
-    parallel = tuple(k.work >= _TEAM_WORK and k.extent > 1 for k in kernels)
+    parallel = _shared(items)
     plan = _plan(items, {buffer for buffer, _, _ in assembly.args})
     barriers = Barriers(plan, {k for k, team in zip(kernels, parallel, strict=True) if team}, windows_of(items))
-    barriers.sequence(items)
+    if items == kernels:
+        before, spared = place_barriers(kernels, parallel, plan)
+    else:
+        barriers.sequence(items)
+        before, spared = tuple(k in barriers.before for k in kernels), (0,) * len(kernels)
     return Step(
         graph=whole.graph,
         groups=tuple([g for _, groups in assembly.graphs for g in groups]),
@@ -72,12 +81,31 @@ def lower_graph(graph: Graph, machine: Machine) -> Step:
         args=tuple(assembly.args),
         plan=plan,
         parallel=parallel,
-        barriers=tuple(k in barriers.before for k in kernels),
+        barriers=before,
+        spared=spared,
         items=items,
         graphs=tuple(assembly.graphs),
         waits=frozenset(barriers.before - set(kernels)),
         test_waits=frozenset(barriers.before_test),
     )
+
+
+def _shared(items: Sequence[Item]) -> tuple[bool, ...]:
+    """For each kernel, whether a team is quicker with it than one thread; none of them when all together, of which those
+    in loops count for many, are not worth the team's start.
+    """
+    kernels = tuple(kernels_of(items))
+    chosen = tuple(k.extent > 1 and _instructions(k) >= _TEAM_WORK for k in kernels)
+    total = sum(_instructions(k) for k, team in zip(kernels, chosen, strict=True) if team)
+    worth = total >= _START_WORK * _TEAM_WORK or kernels != tuple(items)
+    return chosen if worth else (False,) * len(kernels)
+
+
+def _instructions(kernel: Kernel) -> float:
+    """Instructions of ordinary speed; for a contraction, by its multiply-adds, as its tiles share what they load."""
+    if kernel.flops and any(n.op in ("dot_general", "conv_general") for n in kernel.nodes):
+        return min(kernel.work, kernel.flops / (2 * kernel.width) / _DENSE_RATE)
+    return kernel.work
 
 
 # lowering -----------------------------------------------------------------------------------------------------
@@ -303,4 +331,4 @@ def constant_bytes(step: Step) -> tuple[bytes, ...]:
     return tuple(np.ascontiguousarray(n.attrs["value"]).tobytes() for _, kind, n in step.args if kind == "constant")
 
 
-__all__ = ["Step", "constant_bytes", "lower_graph", "place_barriers"]
+__all__ = ["Step", "constant_bytes", "lower_graph"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from graphopt.errors import CompileError
+from graphopt.kernel.barriers import LARGER, TEAMS
 from graphopt.kernel.items import Choose, Item, Repeat, kernels_of, windows_of
 from graphopt.kernel.loops import Buffer, Kernel, signature
 from graphopt.kernel.machine import Machine
@@ -19,27 +20,38 @@ _PART = 60_000  # characters of a module: LLVM takes some 25 ms for it, and some
 
 
 def emit_step(
-    entry: str, step: Step, machine: Machine, triple: str, part: Callable[[str], None] | None = None
+    entry: str,
+    step: Step,
+    machine: Machine,
+    triple: str,
+    part: Callable[[str], None] | None = None,
+    times_at: int = -1,
 ) -> str:
     """The module of a step: its kernels and `entry(thread, team, args, arena, scratch, barrier)`.
 
-    part: is handed kernels as modules of their own while the rest is being written; None keeps all in one module.
+    part:     is handed kernels as modules of their own while the rest is being written; None keeps all in one module.
+    times_at: where in its scratch a thread keeps the times of its waits and calls; -1 measures nothing.
     """
     written = _Modules(machine, triple, part)
     names = {kernel: written.add(kernel) for kernel in step.kernels}
     lines = [f"define void @{entry}(i64 %thread, i64 %team, ptr %args, ptr %arena, ptr %scratch, ptr %barrier) #0 {{", "entry:"]
-    writer = _Writer(step, names)
-    return written.last("\n".join([*lines, *writer.text(), "  ret void", "}"]))
+    writer = _Writer(step, names, times_at)
+    offered = ["declare void @graphopt_barrier(ptr)"]
+    offered += ["declare void @graphopt_mark(ptr, i64)"] if times_at >= 0 else []
+    return written.last("\n".join([*lines, *writer.text(), "  ret void", "}"]), offered)
 
 
 class _Writer:
     """The body of a step's function."""
 
-    def __init__(self, step: Step, names: Mapping[Kernel, str]):
+    def __init__(self, step: Step, names: Mapping[Kernel, str], times_at: int = -1):
         self.step = step
+        self.times_at = times_at
+        self.numbers = {kernel: k for k, kernel in enumerate(step.kernels)}
         self.names = names
         self.shared = {k for k, team in zip(step.kernels, step.parallel, strict=True) if team}
         self.guarded = {k for k, barrier in zip(step.kernels, step.barriers, strict=True) if barrier}
+        self.spared = dict(zip(step.kernels, step.spared, strict=True))
         self.pointers: dict[Buffer, str] = {}
         self.head: list[str] = []
         self.lines: list[str] = []
@@ -47,9 +59,23 @@ class _Writer:
 
     def text(self) -> list[str]:
         self._place()
-        self.head.append("  %first = icmp eq i64 %thread, 0")
+        self.head += ["  %first = icmp eq i64 %thread, 0", f"  %small = icmp ule i64 %team, {TEAMS}"]
+        self.head += [f"  %kind = select i1 %small, i64 %team, i64 {LARGER}", "  %size = shl i64 1, %kind"]
+        if self.times_at >= 0:
+            self.lines.append(f"  %times = getelementptr inbounds i8, ptr %scratch, i64 {self.times_at}")
+            self._mark(0)
+            self.lines.append("  %begin = getelementptr inbounds i64, ptr %times, i64 1")
+            self.lines.append("  store i64 0, ptr %begin")
         self._sequence(self.step.items, False)
+        if self.times_at >= 0:
+            self._barrier()
+            self._mark(2 * len(self.step.kernels))
         return self.head + self.lines
+
+    def _mark(self, counter: int) -> None:
+        """The time since the last mark is this counter's, in a step that measures itself."""
+        if self.times_at >= 0:
+            self.lines.append(f"  call void @graphopt_mark(ptr %times, i64 {counter})")
 
     def _place(self) -> None:
         """Pointers to everything that lies still."""
@@ -91,8 +117,32 @@ class _Writer:
     def _jump(self, label: str) -> None:
         self.lines.append(f"  br label %{label}")
 
-    def _barrier(self) -> None:
+    def _barrier(self, spared: int = 0) -> None:
+        """A barrier, left out by teams of the sizes that `spared` has bits for."""
+        wait, on = self._label("wait"), self._label("on")
+        if spared:
+            self.lines.append(f"  %{wait}.s = and i64 %size, {spared}")
+            self.lines.append(f"  %{wait}.i = icmp eq i64 %{wait}.s, 0")
+            self.lines.append(f"  br i1 %{wait}.i, label %{wait}, label %{on}")
+            self._open(wait)
         self.lines.append("  call void @graphopt_barrier(ptr %barrier)")
+        if spared:
+            self._jump(on)
+            self._open(on)
+
+    def _count(self, kernel: Kernel) -> None:
+        """One more run of this kernel, in a step that measures itself."""
+        if self.times_at >= 0:
+            name, word = f"%{self._label('runs')}", 2 + 2 * len(self.numbers) + self.numbers[kernel]
+            self.lines.append(f"  {name}.p = getelementptr inbounds i64, ptr %times, i64 {word}")
+            self.lines.append(f"  {name} = load i64, ptr {name}.p")
+            self.lines.append(f"  {name}.n = add i64 {name}, 1")
+            self.lines.append(f"  store i64 {name}.n, ptr {name}.p")
+
+    def _mark_wait(self, items: Sequence[Item]) -> None:
+        """The time since the last mark was spent waiting for what these items begin with."""
+        kernel = next(kernels_of(items), None)
+        self._mark(2 * (len(self.numbers) - 1 if kernel is None else self.numbers[kernel]))
 
     def _alone(self, item: Item) -> bool:
         return not any(k in self.shared for k in kernels_of([item]))
@@ -110,7 +160,8 @@ class _Writer:
                 self._open(done)
                 done = None
             if waits:
-                self._barrier()
+                self._barrier(self.spared[item] if isinstance(item, Kernel) else 0)
+                self._mark_wait([item])
             if mine and not alone and done is None:
                 then, done = self._label("alone"), self._label("all")
                 self.lines.append(f"  br i1 %first, label %{then}, label %{done}")
@@ -125,6 +176,8 @@ class _Writer:
             share = "i64 %thread, i64 %team" if item in self.shared else "i64 0, i64 1"
             pointers = "".join(f", ptr {self.pointers[b]}" for b in item.params)
             self.lines.append(f"  call void @{self.names[item]}({share}{pointers})")
+            self._mark(2 * self.numbers[item] + 1)
+            self._count(item)
         elif isinstance(item, Choose):
             self._choose(item, alone)
         else:
@@ -163,6 +216,7 @@ class _Writer:
             self._sequence(item.test, alone)
             if item in self.step.test_waits:
                 self._barrier()
+                self._mark_wait(item.test)
             self.lines.append(f"  br i1 {self._flag(item.goes_on)}, label %{body}, label %{done}")
             self._open(body)
         self._rows(item, count, most)
@@ -255,9 +309,9 @@ class _Modules:
             self._elsewhere += self._signatures
             self._begin()
 
-    def last(self, entry: str) -> str:
-        """The module with the step's entry and the kernels that are in no other."""
-        return self._module(["declare void @graphopt_barrier(ptr)", *self._elsewhere], entry)
+    def last(self, entry: str, offered: Sequence[str]) -> str:
+        """The module with the step's entry, what the runtime offers it, and the kernels that are in no other module."""
+        return self._module([*offered, *self._elsewhere], entry)
 
     def _module(self, declarations: Sequence[str], *more: str) -> str:
         bits = self._machine.vector_bytes * 8

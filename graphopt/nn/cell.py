@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from graphopt.common.border import told
 from graphopt.common.branching import prepared
 from graphopt.common.compiled import CompiledFunction
 from graphopt.common.derivative import with_derivative
+from graphopt.common.dispatch import OTHERWISE
 from graphopt.common.dtype import bfloat16, float16, float32
 from graphopt.common.hooks import HookHandle, with_backward_hooks
 from graphopt.common.journal import UndoneOnError
@@ -60,6 +61,7 @@ class Cell:
     _traced = False
     _computing = False
     _scope_name = ""
+    _steps: CompiledFunction | None = None
     _wants_tensors: tuple[str, ...] = ()
     _unnamed: tuple[str, ...] = ()  # children that do not show in the paths of Cells
 
@@ -76,7 +78,7 @@ class Cell:
         self._forward_hooks: dict[int, tuple[Callable[..., Any], bool]] = {}
         self._backward_pre_hooks: dict[int, tuple[Callable[..., Any], bool]] = {}
         self._backward_hooks: dict[int, tuple[Callable[..., Any], bool]] = {}
-        self._steps: CompiledFunction | None = None
+        self._steps = None
         self.param_prefix = ""
         if flags:
             self.add_flags(**flags)
@@ -192,6 +194,11 @@ class Cell:
         raise NotImplementedError(f"{type(self).__name__}: define construct(self, ...)")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        steps = self._steps
+        if steps is not None and steps.shortcut is not None and not kwargs and active() is None and context.graph_mode():
+            done = steps.shortcut(args)
+            if done is not OTHERWISE:
+                return done
         if "_params" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__}: call super().__init__() in __init__")
         token = enter_cell(self._scope_name)
@@ -292,6 +299,16 @@ class Cell:
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Trace and compile for these arguments without running."""
         self._compiled().entry(args, kwargs)
+
+    def _run_many(self, rows: Sequence[Sequence[Any]]) -> Any:
+        """Call with each row as arguments, in as few native calls as possible: the last one's result."""
+        token = enter_cell(self._scope_name)
+        try:
+            return self._compiled().run_many(rows)
+        except Exception as error:
+            raise told(error, self.construct, rows[0], {}, self._label()) from error.__cause__
+        finally:
+            leave_cell(token)
 
     def compile_and_run(self, *args: Any, **kwargs: Any) -> Any:
         """Compile for these arguments, in whatever mode, and run."""

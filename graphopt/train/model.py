@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from graphopt.amp.mixed import NARROW_LEVELS, build_train_network, check_boost, check_keywords, check_level
 from graphopt.common.checks import check_bool, check_int, check_type, found
 from graphopt.common.signature import parameters_of
 from graphopt.common.tensor import Tensor
+from graphopt.context import graph_mode
 from graphopt.dataset.pipeline import Dataset
 from graphopt.nn.cell import Cell
 from graphopt.nn.optim.optimizer import Optimizer
 from graphopt.nn.wrap import WithEvalCell, WithLossCell
 from graphopt.train.callback import CallbackList, CallbackParameters, RunContext
 from graphopt.train.metrics import Loss, Metric, get_metrics
+
+_WAITING_BYTES, _WAITING_ROWS = 64 << 20, 4096  # of a sunk epoch, what is held at a time
 
 
 class Model:
@@ -70,6 +74,7 @@ class Model:
         self._metrics = get_metrics(metrics)
         self._eval_network, self._indexes = self._build_eval(eval_network, eval_indexes)
         self._train_network = self._build_train()
+        self._columns = -1  # of the rows that were found to fit
         self._predict_network = network
 
     def _build_train(self) -> Cell:
@@ -119,6 +124,9 @@ class Model:
     ) -> None:
         """Train for the epochs initial_epoch + 1 … epoch.
 
+        dataset_sink_mode: in GRAPH_MODE an epoch's steps run one after the other in native code, and are one step to
+        callbacks: `cur_step_num` counts all of them, `net_outputs` is the last one's. Not in PYNATIVE_MODE, nor where
+        the host decides before each step what it does (`nn.thor`).
         sink_size: with dataset_sink_mode, how many steps an epoch has (-1: the whole dataset); the dataset goes on
         where the epoch before stopped. A callback may end the training with `request_stop`.
         Errors: TypeError or ValueError for arguments that do not fit; ValueError when loss_fn is given and a row has
@@ -212,7 +220,17 @@ class Model:
         self, steps: _Steps, facts: CallbackParameters, listed: CallbackList, context: RunContext
     ) -> None:
         listed.call("on_train_epoch_begin", context)
-        for row in steps.epoch():
+        rows = iter(steps.epoch())
+        if facts.dataset_sink_mode and graph_mode():
+            first = next(rows, None)
+            if first is None:
+                return
+            self._check_row(first)
+            rows = itertools.chain([first], rows)
+            if not self._train_network.compile_cache.asks_the_host(first):
+                self._sink_epoch(rows, facts, listed, context)
+                return
+        for row in rows:
             self._check_row(row)
             facts.cur_step_num += 1
             facts.train_dataset_element = row
@@ -222,7 +240,30 @@ class Model:
             if context.get_stop_requested():
                 return
 
+    def _sink_epoch(
+        self, rows: Iterator[list[Any]], facts: CallbackParameters, listed: CallbackList, context: RunContext
+    ) -> None:
+        """An epoch whose steps callbacks see as one."""
+        count = facts.batch_num
+        if count is None:  # an iterable without a length
+            rows = iter(whole := list(rows))
+            count = len(whole)
+        facts.cur_step_num += count
+        facts.train_dataset_element = ()
+        listed.call("on_train_step_begin", context)
+        while sunk := _some(rows):
+            for row in sunk:
+                self._check_row(row)
+            facts.net_outputs = self._train_network._run_many(sunk)
+        listed.call("on_train_step_end", context)
+
     def _check_row(self, row: list[Any]) -> None:
+        if len(row) == self._columns:
+            return
+        self._check_columns(row)
+        self._columns = len(row)
+
+    def _check_columns(self, row: list[Any]) -> None:
         if self._loss_fn is not None:
             if len(row) != 2:
                 raise ValueError(f"Model.train: with loss_fn a row must have two columns (data, label), found {len(row)}")
@@ -337,6 +378,19 @@ def _rows(data: Any) -> Iterable[list[Any]]:
             list(row.values()) if isinstance(row, dict) else list(row) if isinstance(row, (tuple, list)) else [row]
         )
         yield [c if isinstance(c, Tensor) else Tensor(c) for c in columns]
+
+
+def _some(rows: Iterator[list[Any]]) -> list[list[Any]]:
+    """The next rows, as many as may wait in memory for their steps; none at the end."""
+    taken: list[list[Any]] = []
+    room = _WAITING_BYTES
+    while room > 0 and len(taken) < _WAITING_ROWS:
+        row = next(rows, None)
+        if row is None:
+            break
+        taken.append(row)
+        room -= sum(column.nbytes for column in row)
+    return taken
 
 
 def _length(data: Any) -> int | None:

@@ -5,6 +5,7 @@ from .cache import Cache, CacheInfo, key_of
 from .engine import EngineError, Loaded, Target, assembly, compile_ir, host, ir_after_passes, load
 from .executor import Executable
 from .limits import width
+from .profile import KernelTime, Profile
 from .program import BufferSpec, Call, Program, from_bytes, to_bytes
 from .threads import stop_all, use_cache
 
@@ -16,7 +17,9 @@ __all__ = [
     "Call",
     "EngineError",
     "Executable",
+    "KernelTime",
     "Loaded",
+    "Profile",
     "Program",
     "Target",
     "address",

@@ -13,7 +13,7 @@ import numpy as np
 
 ALIGNMENT = 64
 _HUGE_BYTES = 1 << 21  # the size of a huge page on x86-64 and on most ARM kernels
-_DATA_FIELD = object.__basicsize__  # a numpy array object begins with its header, then its data pointer
+DATA_FIELD = object.__basicsize__  # a numpy array object begins with its header, then its data pointer
 
 
 def dtype_of(name: str) -> np.dtype:
@@ -30,7 +30,7 @@ def aligned_empty(shape: Sequence[int], dtype: np.dtype, alignment: int = ALIGNM
 
 
 def _address_of_field(array: np.ndarray) -> int:
-    return ctypes.c_void_p.from_address(id(array) + _DATA_FIELD).value or 0
+    return ctypes.c_void_p.from_address(id(array) + DATA_FIELD).value or 0
 
 
 def _address_of_interface(array: np.ndarray) -> int:
@@ -43,7 +43,10 @@ def _field_works() -> bool:
     return id(probe) != 0 and hasattr(ctypes, "pythonapi") and _address_of_field(probe) == _address_of_interface(probe)
 
 
-address = _address_of_field if _field_works() else _address_of_interface
+FIELD_WORKS = _field_works()
+"""Whether native code finds an array's memory by the array object's address, DATA_FIELD bytes further on."""
+
+address = _address_of_field if FIELD_WORKS else _address_of_interface
 """address(array): where an array's first element lies; the array must be kept alive by the caller.
 
 Cost: 0.15 us by reading the array object's field, 0.6 us by numpy's own interface (the fallback).

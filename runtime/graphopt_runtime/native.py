@@ -9,33 +9,49 @@ sides write one word and read the other's in sequential consistency, hence no wa
 the sleeper, or the sleeper sees the new generation before it waits. A worker that is done stores the generation into
 its own record, where the caller waits for it.
 
+A job may say how long its caller waits for the workers to come: they announce themselves in their records, and the caller
+then stores in `go` twice the generation, or one more when it has waited long enough: the workers let that job pass, and
+the caller runs it as a team of one. So a small step never waits for a thread that sleeps or has no processor.
+
 The barrier is the dissemination barrier of Hensgen, Finkel and Manber (1988): in round k every thread signals the one
 2^k further on and waits for its own signal. Signals are counters, so nothing is ever reset; no two threads write one
 word, and the widest team needs ten rounds.
+
+Whoever waits, at a barrier or for the end of a job, spins for as long as an idle worker does, since on processors of
+their own threads arrive together; then it sleeps in the kernel (a futex, where there is one) beside a flag that tells
+the thread it waits for to wake it: that thread may be waiting for this very processor. The flag is read without a fence,
+which would cost a third of a barrier, so a wake-up can be missed by a few nanoseconds: a sleeper wakes by itself, too.
 """
 
 from __future__ import annotations
 
 from string import Template
 
+from .buffers import DATA_FIELD
+from .native_steps import STEPS
+
 SIZE, PATIENCE, STARTED = 0, 8, 16  # threads; rounds that an idle worker spins before it sleeps; workers to be joined
-GENERATION, JOB = 128, 136
+SOLO = 24  # the record of a team of one, for jobs that the workers let pass
+GENERATION, JOB, GO = 128, 136, 144
 SLEEPERS = 256
 MUTEX, CONDITION, ATTRIBUTES = 384, 640, 896  # opaque to us: 256 bytes each, the largest libc needs 64
 RECORDS = 1152  # one for each thread
 
-# A record: team, number, pthread_t and barriers passed; then the generation done; then the signals, a line for each round.
-NUMBER, HANDLE, PASSED, DONE, SIGNALS = 8, 16, 24, 128, 256
+# A record: team, number, pthread_t and barriers passed; then the generation done, and the one come for; then whether the
+# thread sleeps over a word it waits for, on a line that others can read at any time since it seldom changes; then the
+# signals, a line for each round.
+NUMBER, HANDLE, PASSED, DONE, COME, ASLEEP, SIGNALS = 8, 16, 24, 128, 136, 256, 384
 LINE_BYTES = 128
 RECORD_BYTES = SIGNALS + 10 * LINE_BYTES
 MAX_WIDTH = 1 << 10
 
 TABLE = "graphopt_team_functions"
-"""The one exported name: pointers to start, stop, run, spin, barrier."""
+"""The one exported name: pointers to start, stop, run, spin, barrier, call, many, mark."""
+
 
 _HOT_ROUNDS = 256  # the first rounds of waiting do not pause: threads that arrive together leave within 0.1 us
-_YIELD_ROUNDS = 512  # then the processor is offered to others: the thread waited for may need this very one
 _IDLE_YIELD = 128  # a power of two: an idle worker offers its processor every so many rounds
+_SLEEP_NS = 500_000  # at most; a wake-up may have been missed
 _STACK_BYTES = 8 << 20
 
 _PAUSE = {
@@ -89,8 +105,32 @@ define internal void @mode_leave(i64 %old) alwaysinline nounwind {
 }
 """
 
+_FUTEX = {"x86_64": 202, "aarch64": 98, "riscv64": 98}  # the number of Linux' system call
+_REST = Template("""
+declare i64 @syscall(i64, ...)
+@longest = internal constant [2 x i64] [i64 0, i64 $SLEEP_NS]
+define internal void @rest(ptr %word, i64 %seen) noinline nounwind {
+  %low = trunc i64 %seen to i32
+  %ignored = call i64 (i64, ...) @syscall(i64 $FUTEX, ptr %word, i32 128, i32 %low, ptr @longest, ptr null, i32 0)
+  ret void
+}
+define internal void @rouse(ptr %word) noinline nounwind {
+  %ignored = call i64 (i64, ...) @syscall(i64 $FUTEX, ptr %word, i32 129, i32 1, ptr null, ptr null, i32 0)
+  ret void
+}
+""")
+_NO_REST = """
+define internal void @rest(ptr %word, i64 %seen) noinline nounwind {
+  %ignored = call i32 @sched_yield()
+  ret void
+}
+define internal void @rouse(ptr %word) alwaysinline nounwind {
+  ret void
+}
+"""
+
 _TEXT = Template("""
-@$TABLE = constant [5 x ptr] [ptr @start, ptr @stop, ptr @run, ptr @spin, ptr @barrier]
+@$TABLE = constant [8 x ptr] [ptr @start, ptr @stop, ptr @run, ptr @spin, ptr @barrier, ptr @call, ptr @many, ptr @mark]
 
 declare i32 @pthread_create(ptr, ptr, ptr, ptr)
 declare i32 @pthread_join(i64, ptr)
@@ -106,7 +146,9 @@ declare i32 @pthread_cond_wait(ptr, ptr)
 declare i32 @pthread_cond_broadcast(ptr)
 declare i32 @pthread_cond_destroy(ptr)
 declare i32 @sched_yield()
+declare i32 @clock_gettime(i32, ptr)
 $DECLARE_PAUSE
+$SLEEP
 
 define internal void @spin(i64 %rounds) nounwind {
 entry:
@@ -121,19 +163,53 @@ done:
   ret void
 }
 
-; One round of waiting, the longer the politer.
-define internal void @wait(i64 %round) alwaysinline nounwind {
+; Wait until a word that only grows has reached `count`; the record is the waiting thread's.
+define internal void @await(ptr %word, i64 %count, i64 %patience, ptr %record) nounwind {
 entry:
+  br label %watch
+watch:
+  %round = phi i64 [ 0, %entry ], [ %next, %again ], [ %next, %pause ]
+  %got = load atomic i64, ptr %word acquire, align 8
+  %come = icmp uge i64 %got, %count
+  br i1 %come, label %done, label %spinning
+spinning:
+  %next = add i64 %round, 1
+  %tired = icmp ugt i64 %round, %patience
+  br i1 %tired, label %lie_down, label %again
+again:
   %hot = icmp ult i64 %round, $HOT_ROUNDS
-  br i1 %hot, label %done, label %slow
-slow:
-  %short = icmp ult i64 %round, $YIELD_ROUNDS
-  br i1 %short, label %pause, label %yield
+  br i1 %hot, label %watch, label %pause
 pause:
   $PAUSE
+  br label %watch
+lie_down:
+  %flag = getelementptr i8, ptr %record, i64 $ASLEEP
+  store atomic i64 1, ptr %flag seq_cst, align 8
+  br label %check
+check:
+  %last = load atomic i64, ptr %word seq_cst, align 8
+  %woken = icmp uge i64 %last, %count
+  br i1 %woken, label %rise, label %doze
+doze:
+  call void @rest(ptr %word, i64 %last)
+  br label %check
+rise:
+  store atomic i64 0, ptr %flag monotonic, align 8
   br label %done
-yield:
-  %ignored = call i32 @sched_yield()
+done:
+  ret void
+}
+
+; Let a word grow to `count`; the record is that of the thread that may wait for it.
+define internal void @advance(ptr %word, i64 %count, ptr %record) alwaysinline nounwind {
+entry:
+  store atomic i64 %count, ptr %word release, align 8
+  %flag = getelementptr i8, ptr %record, i64 $ASLEEP
+  %asleep = load atomic i64, ptr %flag monotonic, align 8
+  %nobody = icmp eq i64 %asleep, 0
+  br i1 %nobody, label %done, label %wake
+wake:
+  call void @rouse(ptr %word)
   br label %done
 done:
   ret void
@@ -146,6 +222,8 @@ entry:
   %size = load i64, ptr %team
   %number_at = getelementptr i8, ptr %record, i64 $NUMBER
   %number = load i64, ptr %number_at
+  %patience_at = getelementptr i8, ptr %team, i64 $PATIENCE
+  %patience = load i64, ptr %patience_at
   %passed_at = getelementptr i8, ptr %record, i64 $PASSED
   %passed = load i64, ptr %passed_at
   %count = add i64 %passed, 1
@@ -153,8 +231,8 @@ entry:
   %records = getelementptr i8, ptr %team, i64 $RECORDS
   br label %round
 round:
-  %distance = phi i64 [ 1, %entry ], [ %double, %arrived ]
-  %signal = phi i64 [ $SIGNALS, %entry ], [ %next_signal, %arrived ]
+  %distance = phi i64 [ 1, %entry ], [ %double, %send ]
+  %signal = phi i64 [ $SIGNALS, %entry ], [ %next_signal, %send ]
   %more = icmp ult i64 %distance, %size
   br i1 %more, label %send, label %done
 send:
@@ -166,18 +244,8 @@ send:
   %partner_record = getelementptr i8, ptr %records, i64 %offset
   %theirs = getelementptr i8, ptr %partner_record, i64 %signal
   %mine = getelementptr i8, ptr %record, i64 %signal
-  store atomic i64 %count, ptr %theirs release, align 8
-  br label %watch
-watch:
-  %waited = phi i64 [ 0, %send ], [ %longer, %again ]
-  %got = load atomic i64, ptr %mine acquire, align 8
-  %come = icmp uge i64 %got, %count
-  br i1 %come, label %arrived, label %again
-again:
-  call void @wait(i64 %waited)
-  %longer = add i64 %waited, 1
-  br label %watch
-arrived:
+  call void @advance(ptr %theirs, i64 %count, ptr %partner_record)
+  call void @await(ptr %mine, i64 %count, i64 %patience, ptr %record)
   %double = shl i64 %distance, 1
   %next_signal = add i64 %signal, $LINE_BYTES
   br label %round
@@ -185,7 +253,8 @@ done:
   ret void
 }
 
-; A job: function, team, arena, scratch, bytes of scratch per thread, then the table of arguments.
+; A job: function, team, arena, scratch, bytes of scratch per thread, rounds to wait for the workers (-1: as long as it
+; takes), then the table of arguments.
 define internal void @perform(ptr %job, ptr %record, i64 %thread) alwaysinline nounwind {
   %function = load ptr, ptr %job
   %team = load ptr, ptr %record
@@ -198,7 +267,7 @@ define internal void @perform(ptr %job, ptr %record, i64 %thread) alwaysinline n
   %stride = load i64, ptr %stride_at
   %offset = mul i64 %stride, %thread
   %scratch = getelementptr i8, ptr %all_scratch, i64 %offset
-  %args = getelementptr i8, ptr %job, i64 40
+  %args = getelementptr i8, ptr %job, i64 48
   call void %function(i64 %thread, i64 %size, ptr %args, ptr %arena, ptr %scratch, ptr %record)
   ret void
 }
@@ -226,6 +295,67 @@ done:
   ret i64 %next
 }
 
+; Whether all workers have come for a generation before the rounds are over.
+define internal i1 @gather(ptr %team, i64 %generation, i64 %rounds) nounwind {
+entry:
+  %size = load i64, ptr %team
+  %records = getelementptr i8, ptr %team, i64 $RECORDS
+  %forever = icmp eq i64 %rounds, -1
+  br i1 %forever, label %all, label %each
+each:
+  %i = phi i64 [ 1, %entry ], [ %i_next, %here ]
+  %spent = phi i64 [ 0, %entry ], [ %round, %here ]
+  %more = icmp ult i64 %i, %size
+  br i1 %more, label %begin, label %all
+begin:
+  %offset = mul i64 %i, $RECORD_BYTES
+  %record = getelementptr i8, ptr %records, i64 %offset
+  %come_at = getelementptr i8, ptr %record, i64 $COME
+  br label %watch
+watch:
+  %round = phi i64 [ %spent, %begin ], [ %next, %again ]
+  %come = load atomic i64, ptr %come_at acquire, align 8
+  %there = icmp eq i64 %come, %generation
+  br i1 %there, label %here, label %again
+again:
+  $PAUSE
+  %next = add i64 %round, 1
+  %over = icmp ugt i64 %next, %rounds
+  br i1 %over, label %none, label %watch
+here:
+  %i_next = add i64 %i, 1
+  br label %each
+all:
+  ret i1 true
+none:
+  ret i1 false
+}
+
+; Tell the workers whether a generation is theirs.
+define internal void @decide(ptr %team, i64 %generation, i1 %yes) nounwind {
+entry:
+  %size = load i64, ptr %team
+  %records = getelementptr i8, ptr %team, i64 $RECORDS
+  %go_at = getelementptr i8, ptr %team, i64 $GO
+  %double = shl i64 %generation, 1
+  %no = xor i1 %yes, true
+  %wide = zext i1 %no to i64
+  %word = add i64 %double, %wide
+  br label %each
+each:
+  %i = phi i64 [ 1, %entry ], [ %next, %tell ]
+  %more = icmp ult i64 %i, %size
+  br i1 %more, label %tell, label %done
+tell:
+  %offset = mul i64 %i, $RECORD_BYTES
+  %record = getelementptr i8, ptr %records, i64 %offset
+  call void @advance(ptr %go_at, i64 %word, ptr %record)
+  %next = add i64 %i, 1
+  br label %each
+done:
+  ret void
+}
+
 define internal void @run(ptr %job) nounwind {
 entry:
   %mode = call i64 @mode_enter()
@@ -239,11 +369,24 @@ single:
   call void @perform(ptr %job, ptr %own, i64 0)
   br label %done
 fork:
+  %patience_at = getelementptr i8, ptr %team, i64 $PATIENCE
+  %patience = load i64, ptr %patience_at
   %generation = call i64 @publish(ptr %team, ptr %job)
+  %rounds_at = getelementptr i8, ptr %job, i64 40
+  %rounds = load i64, ptr %rounds_at
+  %come = call i1 @gather(ptr %team, i64 %generation, i64 %rounds)
+  call void @decide(ptr %team, i64 %generation, i1 %come)
+  br i1 %come, label %together, label %apart
+apart:
+  %solo_at = getelementptr i8, ptr %team, i64 $SOLO
+  %solo = load ptr, ptr %solo_at
+  call void @perform(ptr %job, ptr %solo, i64 0)
+  br label %done
+together:
   call void @perform(ptr %job, ptr %own, i64 0)
   br label %each
 each:
-  %i = phi i64 [ 1, %fork ], [ %i_next, %watch ]
+  %i = phi i64 [ 1, %together ], [ %i_next, %join ]
   %more = icmp ult i64 %i, %size
   br i1 %more, label %join, label %done
 join:
@@ -251,16 +394,8 @@ join:
   %record = getelementptr i8, ptr %own, i64 %offset
   %done_at = getelementptr i8, ptr %record, i64 $DONE
   %i_next = add i64 %i, 1
-  br label %watch
-watch:
-  %waited = phi i64 [ 0, %join ], [ %longer, %again ]
-  %reached = load atomic i64, ptr %done_at acquire, align 8
-  %finished = icmp eq i64 %reached, %generation
-  br i1 %finished, label %each, label %again
-again:
-  call void @wait(i64 %waited)
-  %longer = add i64 %waited, 1
-  br label %watch
+  call void @await(ptr %done_at, i64 %generation, i64 %patience, ptr %own)
+  br label %each
 done:
   call void @mode_leave(i64 %mode)
   ret void
@@ -273,6 +408,8 @@ entry:
   %number_at = getelementptr i8, ptr %record, i64 $NUMBER
   %number = load i64, ptr %number_at
   %done_at = getelementptr i8, ptr %record, i64 $DONE
+  %come_at = getelementptr i8, ptr %record, i64 $COME
+  %go_at = getelementptr i8, ptr %team, i64 $GO
   %generation_at = getelementptr i8, ptr %team, i64 $GENERATION
   %job_at = getelementptr i8, ptr %team, i64 $JOB
   %sleepers_at = getelementptr i8, ptr %team, i64 $SLEEPERS
@@ -280,9 +417,10 @@ entry:
   %patience = load i64, ptr %patience_at
   %mutex = getelementptr i8, ptr %team, i64 $MUTEX
   %condition = getelementptr i8, ptr %team, i64 $CONDITION
+  %caller = getelementptr i8, ptr %team, i64 $RECORDS
   br label %idle
 idle:
-  %seen = phi i64 [ 0, %entry ], [ %current, %work ]
+  %seen = phi i64 [ 0, %entry ], [ %current, %work ], [ %current, %go ]
   br label %watch
 watch:
   %round = phi i64 [ 0, %idle ], [ %next, %yield ], [ %next, %pause ]
@@ -320,12 +458,19 @@ rise:
   br label %go
 go:
   %current = phi i64 [ %spun, %watch ], [ %slept, %rise ]
+  store atomic i64 %current, ptr %come_at release, align 8
+  %double = shl i64 %current, 1
+  call void @await(ptr %go_at, i64 %double, i64 %patience, ptr %record)
+  %word = load atomic i64, ptr %go_at acquire, align 8
+  %mine = icmp eq i64 %word, %double
+  br i1 %mine, label %take, label %idle
+take:
   %job = load ptr, ptr %job_at
   %stop = icmp eq ptr %job, null
   br i1 %stop, label %done, label %work
 work:
   call void @perform(ptr %job, ptr %record, i64 %number)
-  store atomic i64 %current, ptr %done_at release, align 8
+  call void @advance(ptr %done_at, i64 %current, ptr %caller)
   br label %idle
 done:
   ret ptr null
@@ -374,6 +519,7 @@ entry:
   %started_at = getelementptr i8, ptr %team, i64 $STARTED
   %started = load i64, ptr %started_at
   %generation = call i64 @publish(ptr %team, ptr null)
+  call void @decide(ptr %team, i64 %generation, i1 true)
   %records = getelementptr i8, ptr %team, i64 $RECORDS
   br label %loop
 loop:
@@ -399,16 +545,23 @@ done:
 """)
 
 
-def team_ir(architecture: str) -> str:
-    """The module for an architecture ("x86_64", "aarch64"; any other waits without a pause instruction)."""
-    architecture = {"arm64": "aarch64"}.get(architecture, architecture)
+def team_ir(triple: str) -> str:
+    """The module for a machine: other processors than x86-64 and AArch64 wait without a pause instruction, other systems
+    than Linux without a futex.
+    """
+    first = triple.split("-")[0]
+    architecture = {"arm64": "aarch64"}.get(first, first)
+    futex = _FUTEX.get(architecture) if "linux" in triple else None
     declare, pause = _PAUSE.get(architecture, ("", ""))
     words: dict[str, object] = {
         "DECLARE_PAUSE": declare, "PAUSE": pause, "TABLE": TABLE, "HOT_ROUNDS": _HOT_ROUNDS,
-        "YIELD_ROUNDS": _YIELD_ROUNDS, "IDLE_MASK": _IDLE_YIELD - 1, "STACK_BYTES": _STACK_BYTES,
+        "SLEEP": _NO_REST if futex is None else _REST.substitute(FUTEX=futex, SLEEP_NS=_SLEEP_NS),
+        "ASLEEP": ASLEEP, "IDLE_MASK": _IDLE_YIELD - 1, "STACK_BYTES": _STACK_BYTES,
         "PATIENCE": PATIENCE, "STARTED": STARTED, "GENERATION": GENERATION, "JOB": JOB, "SLEEPERS": SLEEPERS,
         "MUTEX": MUTEX, "CONDITION": CONDITION, "ATTRIBUTES": ATTRIBUTES, "RECORDS": RECORDS,
-        "RECORD_BYTES": RECORD_BYTES, "NUMBER": NUMBER, "HANDLE": HANDLE, "PASSED": PASSED, "DONE": DONE,
-        "SIGNALS": SIGNALS, "LINE_BYTES": LINE_BYTES,
+        "RECORD_BYTES": RECORD_BYTES, "NUMBER": NUMBER, "HANDLE": HANDLE, "PASSED": PASSED, "DONE": DONE, "COME": COME,
+        "SOLO": SOLO, "GO": GO,
+        "SIGNALS": SIGNALS, "LINE_BYTES": LINE_BYTES, "DATA_FIELD": DATA_FIELD,
+        "MONOTONIC": 6 if "darwin" in triple else 1,
     }  # fmt: skip
-    return _MODE.get(architecture, _NO_MODE) + _TEXT.substitute(words)
+    return _MODE.get(architecture, _NO_MODE) + _TEXT.substitute(words) + STEPS.substitute(words)

@@ -19,7 +19,7 @@ ITEMSIZES = {
 }  # fmt: skip
 
 _MAGIC = b"graphopt program\n"
-_VERSION = 1
+_VERSION = 2
 _PREFIX = struct.Struct("<II")  # version, bytes of the header
 _DIGEST_BYTES = 32
 
@@ -76,6 +76,9 @@ class Program:
                the native code never touches such an output
     arena_bytes, scratch_bytes: shared by the team; for each thread alone
     parallel:  False when thread 0 runs the step alone
+    times_at:  of a step that measures itself, where in a thread's scratch its times are: the time of the last mark, then
+               for each call the nanoseconds of waiting before it and of running it, and of waiting at the end,
+               then how often each call ran; -1 for other steps
     entry:     the native function `void entry(i64 thread, i64 team, ptr args, ptr arena, ptr scratch, ptr barrier)`
     code:      object code for the machine it was compiled for
     """
@@ -90,6 +93,7 @@ class Program:
     parallel: bool
     entry: str
     code: bytes
+    times_at: int = -1
 
     def __post_init__(self) -> None:
         specs = [spec for spec in self.buffers if spec.kind == "constant"]
@@ -97,12 +101,19 @@ class Program:
             raise ValueError(f"program {self.name!r}: its constants do not have the sizes of its constant buffers")
         if self.arena_bytes < 0 or self.scratch_bytes < 0:
             raise ValueError(f"program {self.name!r}: negative size of arena or scratch")
+        if self.times_at >= 0 and self.times_at + 8 * time_words(len(self.calls)) > self.scratch_bytes:
+            raise ValueError(f"program {self.name!r}: its times do not fit into its scratch")
         for output, source in self.aliases:
             if not (0 <= output < len(self.buffers) and 0 <= source < len(self.buffers)):
                 raise ValueError(f"program {self.name!r}: alias ({output}, {source}) names no buffer")
             a, b = self.buffers[output], self.buffers[source]
             if a.kind != "output" or b.kind not in ("state", "input") or (a.dtype, a.shape) != (b.dtype, b.shape):
                 raise ValueError(f"program {self.name!r}: {a.name!r} cannot be a copy of {b.name!r}")
+
+
+def time_words(calls: int) -> int:
+    """Words of 8 bytes that the times of a step with so many calls take."""
+    return 2 + 3 * calls
 
 
 def to_bytes(program: Program) -> bytes:
@@ -116,6 +127,7 @@ def to_bytes(program: Program) -> bytes:
         "scratch_bytes": program.scratch_bytes,
         "parallel": program.parallel,
         "entry": program.entry,
+        "times_at": program.times_at,
         "sections": [len(section) for section in (*program.constants, program.code)],
     }
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -150,6 +162,7 @@ def from_bytes(data: bytes) -> Program:
             scratch_bytes=header["scratch_bytes"],
             parallel=header["parallel"],
             entry=header["entry"],
+            times_at=header["times_at"],
             code=sections[-1],
         )
     except (KeyError, TypeError, IndexError, UnicodeDecodeError) as error:

@@ -24,8 +24,12 @@ from .buffers import aligned_empty
 from .cache import Cache, key_of
 from .engine import LIGHT, Loaded, compile_ir, host, load, version
 
-JOB_WORDS = 5
-"""Words of a job before its table of arguments: function, team, arena, scratch, bytes of scratch per thread."""
+JOB_WORDS = 6
+"""Words of a job before its table of arguments: function, team, arena, scratch, bytes of scratch per thread, rounds of
+waiting for the workers, or FOREVER.
+"""
+
+FOREVER = (1 << 64) - 1
 
 _IDLE_NS = 60_000  # how long an idle worker spins before it sleeps
 _EXIT_SECONDS = 5.0  # how long the end of the process waits for a step that another thread still runs
@@ -39,13 +43,20 @@ _held: list[Team] = []  # teams whose lock the forking thread took
 
 @dataclass(frozen=True, slots=True)
 class Native:
-    """The team's native functions: run(job) returns when all threads are done; barrier is an address."""
+    """The team's native functions: run(job) returns when all threads are done; barrier, many and mark are addresses.
+
+    call(record, objects) runs a job on array objects: `objects` holds the addresses of the objects, 8 bytes each; the
+    record says where in the job the addresses of their memory belong. many is a step that is many steps, see `native`.
+    """
 
     start: Callable[[int, int], int]
     stop: Callable[[int], None]
     run: Callable[[int], None]
     spin: Callable[[int], None]
+    call: Callable[[int, bytes], None]
     barrier: int
+    many: int
+    mark: int
     keep: Loaded
 
 
@@ -55,10 +66,11 @@ class Team:
     `running` says whether the workers were started; a team of one has none and always runs.
     """
 
-    __slots__ = ("_memory", "address", "lock", "running", "width")
+    __slots__ = ("_memory", "_solo", "address", "lock", "running", "width")
 
     def __init__(self, width: int = 1) -> None:
-        nbytes = native.RECORDS + native.RECORD_BYTES * width
+        self._solo = native.RECORDS + native.RECORD_BYTES * width
+        nbytes = self._solo + native.LINE_BYTES + native.RECORD_BYTES
         self._memory = aligned_empty((nbytes // 8,), np.dtype(np.int64), native.LINE_BYTES)
         self.address: int = self._memory.ctypes.data
         self.width = width
@@ -71,6 +83,10 @@ class Team:
         self._memory[:] = 0
         self._memory[native.SIZE // 8] = 1
         self._memory[native.RECORDS // 8] = self.address
+        solo = self.address + self._solo
+        self._memory[native.SOLO // 8] = solo + native.LINE_BYTES
+        self._memory[self._solo // 8 + native.SIZE // 8] = 1
+        self._memory[(self._solo + native.LINE_BYTES) // 8] = solo
 
     def start(self) -> None:
         """Start the workers; the team is narrower than asked for when the system has no more threads to give."""
@@ -107,21 +123,24 @@ def functions() -> Native:
 @cache
 def _functions() -> Native:
     target = host()
-    ir = native.team_ir(target.triple.split("-")[0])
+    ir = native.team_ir(target.triple)
     key = key_of("team", version(), target.triple, target.cpu, target.features, ir)
     code = _disks[0].get(key)
     if code is None:
         code = compile_ir(ir, target, ("always_inliner", *LIGHT))
         _disks[0].put(key, code)
     loaded = load(code, native.TABLE)
-    start, stop, run, spin, barrier = (ctypes.c_uint64 * 5).from_address(loaded.address)
+    start, stop, run, spin, barrier, call, many, mark = (ctypes.c_uint64 * 8).from_address(loaded.address)
     word = ctypes.c_uint64
     return Native(
         start=ctypes.CFUNCTYPE(word, word, word)(start),
         stop=ctypes.CFUNCTYPE(None, word)(stop),
         run=ctypes.CFUNCTYPE(None, word)(run),
         spin=ctypes.CFUNCTYPE(None, word)(spin),
+        call=ctypes.CFUNCTYPE(None, word, ctypes.c_char_p)(call),
         barrier=barrier,
+        many=many,
+        mark=mark,
         keep=loaded,
     )
 
@@ -137,6 +156,11 @@ def _patience() -> int:
         spin(rounds)
         times.append(perf_counter_ns() - before)
     return max(1, _IDLE_NS * rounds // max(min(times), 1))
+
+
+def rounds_of(nanoseconds: float) -> int:
+    """Rounds of waiting that last about so long."""
+    return int(_patience() * nanoseconds / _IDLE_NS)
 
 
 def team(width: int) -> Team:

@@ -92,6 +92,26 @@ def check(
 
 @app.command()
 @reports_mistakes
+def profile(
+    target: Annotated[str, typer.Argument(metavar="FILE:OBJECT", help="A Python file and the name of an object in it.")],
+    input: Annotated[
+        list[str] | None, typer.Option(metavar="TYPE", help="Type of one input, such as f32[64,784]; once per input.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=0, help="Threads; 0 lets the machine decide.")] = 0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Measuring time.")] = 2.0,
+    json: Annotated[Path | None, typer.Option(help="Write every number to this file.")] = None,
+) -> None:
+    """Show where the time of a compiled step goes: each kernel's time, speed, and share of what the machine can do.
+
+    OBJECT is what `graphopt show` takes. The Parameters keep their values.
+    """
+    from graphopt_tools.profile import run_profile
+
+    run_profile(target, input or [], threads, seconds, json)
+
+
+@app.command()
+@reports_mistakes
 def bench(
     workloads: Annotated[str, typer.Option(help="Comma-separated names, or all, matmul, optimizers.")] = "mlp,lenet5",
     peer: Annotated[

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -16,6 +15,8 @@ from graphopt.ir.graph import Graph
 from graphopt_runtime.program import Call, Program
 from graphopt_tools.report import megabytes
 from graphopt_tools.targets import resolve
+
+_OURS = ("show.py", "profile.py")  # the files of the tools that trace
 
 
 def run_show(target: str, stage: str | None, types: Sequence[str]) -> None:
@@ -43,10 +44,11 @@ def graph_of(function: Callable[..., Any], inputs: Sequence[Any]) -> Graph:
 
 
 def compiled_function(function: Callable[..., Any]) -> CompiledFunction:
-    """What traces and compiles a Cell or function."""
+    """A Cell or function as something that is compiled per signature."""
     if isinstance(function, nn.Cell):
         return function.compile_cache
-    return CompiledFunction(getattr(function, "__name__", type(function).__name__), function, parameters_of(function))
+    name = getattr(function, "__name__", type(function).__name__)
+    return CompiledFunction(name, function, parameters_of(function))
 
 
 def gradient_of(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -81,5 +83,5 @@ def print_summary(program: Program, graph: Graph) -> None:
 
 def origin(call: Call) -> str:
     """The Cell and the user's line that a kernel comes from; what graphopt adds by itself has no line."""
-    ours = call.where.startswith(f"{Path(__file__).name}:")
+    ours = call.where.partition(":")[0] in _OURS
     return " ".join(part for part in (call.cell, "" if ours else call.where) if part)
