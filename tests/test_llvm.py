@@ -69,6 +69,8 @@ def test_machines_follow_from_features() -> None:
     assert found == {"sse2": SSE2, "avx2": AVX2, "avx512": AVX512}
     assert machine_of(AARCH64) is NEON
     assert machine_of(Target(HOST.triple, "x86-64", "+avx2,+fma,+f16c,-fma")) is SSE2
+    without = Target(HOST.triple, "x86-64-v4", f"{TARGETS['avx512'].features},-fma")
+    assert machine_of(without) is SSE2, "LLVM takes the vectors of 512 bits away together with the multiply-add"
 
 
 # every op on every target

@@ -12,7 +12,7 @@ from graphopt.opdefs.math import exp, tanh
 from graphopt.opdefs.opdef import constant, opdef
 from graphopt.opdefs.reduce import reduce_sum
 from graphopt.opdefs.shape import broadcast, transpose
-from graphopt.passes import fuse as planner
+from graphopt.passes import cut
 from graphopt.passes.fuse import Group, fuse, materialise
 from graphopt.passes.gradient import vjp
 from graphopt.passes.pipeline import optimize
@@ -41,8 +41,8 @@ def _check(graph: Graph, what: str, factor: float = 8.0) -> None:
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small spaces are cut too, into slices of a few elements."""
-    for name, value in {"_SMALL_ELEMS": 0, "_FEW_SLICES": 2, "_SLICE_ELEMS": 16, "_PER_RESULT": 1, "_LONG_COLUMN": 2}.items():
-        monkeypatch.setattr(planner, name, value)
+    for name, value in {"SMALL_ELEMS": 0, "FEW_SLICES": 2, "SLICE_ELEMS": 16, "PER_RESULT": 1, "LONG_COLUMN": 2}.items():
+        monkeypatch.setattr(cut, name, value)
 
 
 SPLITS = [
@@ -68,7 +68,7 @@ def test_large_reductions_to_few_results_come_in_slices(name: str, shape: tuple[
 
 @pytest.mark.parametrize(
     ("shape", "axes"),
-    [((planner._SMALL_ELEMS,), (0,)), ((64, 1 << 15), (1,)), ((400, 300), (0,)), ((0, 1 << 15), (1,)), ((0,), (0,))],
+    [((cut.SMALL_ELEMS,), (0,)), ((64, 1 << 15), (1,)), ((400, 300), (0,)), ((0, 1 << 15), (1,)), ((0,), (0,))],
     ids=["small", "many results", "short columns", "no results", "empty"],
 )
 def test_other_reductions_are_one_kernel(shape: tuple[int, ...], axes: tuple[int, ...]) -> None:

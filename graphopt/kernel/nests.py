@@ -9,8 +9,8 @@ from typing import Any
 from graphopt.errors import CompileError
 from graphopt.ir.index import ZERO, Index, delinear, index, linear
 from graphopt.ir.types import DType
+from graphopt.kernel.elements import Elements, Lowering, Reads, lanes_of
 from graphopt.kernel.loops import Buffer, Const, Expr, For, If, Kernel, Load, Stmt, Store, loop, make_kernel
-from graphopt.kernel.lower import Elements, Lowering, Reads, lanes_of
 from graphopt.kernel.machine import Machine
 from graphopt.opdefs.opdef import opdef
 from graphopt.passes.fuse import Group

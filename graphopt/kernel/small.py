@@ -13,8 +13,8 @@ from math import prod
 
 from graphopt.ir.graph import Graph, Node, walk
 from graphopt.ir.index import Index, Var, index, linear
+from graphopt.kernel.elements import Elements
 from graphopt.kernel.loops import Buffer, Const, Expr, Kernel, Load, Stmt, Store, accumulator, loop, make_kernel
-from graphopt.kernel.lower import Elements
 from graphopt.kernel.machine import Machine
 from graphopt.opdefs.opdef import opdef
 from graphopt.passes.fuse import dims_of

@@ -8,9 +8,8 @@ from graphopt_runtime.engine import Target
 
 def machine_of(target: Target) -> Machine:
     """The vector unit a target offers, from its features: AVX-512, AVX2 with FMA, NEON, else 128-bit vectors."""
-    on = {f[1:] for f in target.features.split(",") if f.startswith("+")} - {
-        f[1:] for f in target.features.split(",") if f.startswith("-")
-    }
+    off = {f[1:] for f in target.features.split(",") if f.startswith("-")}
+    on = {f[1:] for f in target.features.split(",") if f.startswith("+")} - off
     if target.triple.startswith(("aarch64", "arm64")):
         return NEON
     if not {"avx2", "fma", "f16c"} <= on:

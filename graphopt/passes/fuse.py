@@ -26,17 +26,10 @@ from typing import Any
 from graphopt.ir.graph import Graph, Node, users, walk, with_inputs
 from graphopt.ir.index import Dims, Index
 from graphopt.opdefs.opdef import opdef
+from graphopt.passes import cut
 
 INLINE = frozenset({"broadcast", "reshape", "transpose", "slice", "pad", "concat", "reverse", "iota", "constant", "random_bits"})
 LEAVES = frozenset({"input", "state", "constant"})
-_ROWS_FOR_TEAM = 8  # a reduction joins its operand's group only if that leaves this many rows to share among threads,
-_SMALL_ELEMS = 1 << 15  # or the whole space is this small: below it, one thread is quicker than a barrier and a second pass
-_MOST_SLICES = 64
-_FEW_SLICES = 8
-_SLICE_ELEMS = 1 << 10  # at least, and _PER_RESULT for each partial result: writing those must not count
-_PER_RESULT = 16
-_LONG_COLUMN = 512  # columns that are reduced by themselves: from this length on it pays to read row by row
-
 _MOST_NODES = 128  # per group: keeps LLVM's register allocation near linear and expression trees shallow
 
 
@@ -200,40 +193,6 @@ def materialise(graph: Graph) -> Graph:
     return graph.with_roots(roots)
 
 
-def _innermost(shape: tuple[int, ...]) -> int:
-    """The last axis that has a length."""
-    return max([k for k, n in enumerate(shape) if n != 1], default=0)
-
-
-def _rows(full: tuple[int, ...], axes: tuple[int, ...] | None, sinks: Sequence[Node]) -> int:
-    """Into how many slices at most a pass with reductions over `axes` can be cut for these sinks.
-
-    Slices are runs of its rows, and a pass that walks down columns has none; where no sink keeps the innermost axis,
-    long rows are cut themselves. A sum in registers lasts for a row: a sink that reduces the innermost axis may not
-    keep another one that a row runs over.
-    """
-    inner = _innermost(full)
-    if axes:
-        within = any(inner in s.attrs["axes"] and not set(axes) <= set(s.attrs["axes"]) for s in sinks)
-        return prod([n for k, n in enumerate(full) if k not in axes]) if inner in axes and not within else 0
-    keeps = any(inner not in s.attrs["axes"] for s in sinks)
-    return prod(full[:inner]) if keeps else prod(full) // _SLICE_ELEMS
-
-
-def _slices(full: tuple[int, ...], axes: tuple[int, ...] | None, sink: Node) -> int:
-    """Into how many slices a space is cut for a sink; 0 when it is too small for that."""
-    total, results = prod(full), sink.type.size
-    if total <= _SMALL_ELEMS or not results:
-        return 0
-    many = min(_MOST_SLICES, _rows(full, axes, [sink]), total // _SLICE_ELEMS, total // (_PER_RESULT * results))
-    return many if many >= _FEW_SLICES else 0
-
-
-def _sliceable(full: tuple[int, ...], axes: tuple[int, ...] | None, sinks: Sequence[Node], many: int) -> bool:
-    """Can one pass serve these sinks in so many slices? Partial results must stay few."""
-    return not sinks or many <= _rows(full, axes, sinks) and all(2 * many * s.type.size <= prod(full) for s in sinks)
-
-
 def _same_point(row: bool, source_row: bool, how: str, along_row: bool) -> bool:
     """Is what a FULL (or ROW) value reads known where it is computed? `along_row`: it is spread along the reduced axes."""
     return how == "point" and row == source_row or how == "row" and source_row and not row and along_row
@@ -353,10 +312,10 @@ class _Fusion:
         both = (self.before[a.number] | self.before[b.number]) & ~bits
         if any(self.before[k] & bits and both >> k & 1 for k in range(len(self.groups)) if self.alive[k]):
             return False
-        if bool(a.axes) != bool(b.axes) and not self._shares(a.full, axes or ()):
+        if bool(a.axes) != bool(b.axes) and not cut.shares(a.full, axes or ()):
             return False
         many = a.slices or b.slices
-        if b.slices not in (0, many) or not _sliceable(a.full, axes, a.sinks + b.sinks, many):
+        if b.slices not in (0, many) or not cut.sliceable(a.full, axes, a.sinks + b.sinks, many):
             return False
         order = {n: k for k, n in enumerate(self.order)}
         a.axes = axes
@@ -400,14 +359,6 @@ class _Fusion:
                 first = readers.setdefault((group.full, key), group)
                 if first is not group and self.alive[first.number] and self.merge(first, group):
                     break
-
-    @staticmethod
-    def _shares(full: tuple[int, ...], axes: tuple[int, ...]) -> bool:
-        rows = total = 1
-        for k, n in enumerate(full):
-            total *= n
-            rows *= 1 if k in axes else n
-        return rows >= _ROWS_FOR_TEAM or total <= _SMALL_ELEMS
 
     # nodes
 
@@ -484,19 +435,19 @@ class _Fusion:
         group = self.of.get(operand)
         if group is None or group.kind != "loops" or operand in group.rows or operand.shape != group.full:
             group = None
-        cut = not self._shares(operand.shape, axes) or self._long_columns(node)
-        fits = group is None or group.axes in (None, axes) and _sliceable(group.full, axes, group.sinks, group.slices)
-        if group is not None and fits and not cut:
+        alone = not cut.shares(operand.shape, axes) or self._long_columns(node)
+        fits = group is None or group.axes in (None, axes) and cut.sliceable(group.full, axes, group.sinks, group.slices)
+        if group is not None and fits and not alone:
             group.axes = axes
             self.place(node, group, row=True)
-        elif group is None and not cut or not self._sink(node, group):
+        elif group is None and not alone or not self._sink(node, group):
             self.place(node, self.new("loops", operand.shape, axes), row=True)
 
     def _long_columns(self, node: Node) -> bool:
         """Are columns reduced that are long, and nothing in the same space waits for them?"""
         shape, axes = node.inputs[0].shape, node.attrs["axes"]
         length = prod([shape[k] for k in axes])
-        if length < _LONG_COLUMN or length * node.type.size <= _SMALL_ELEMS or _innermost(shape) in axes:
+        if length < cut.LONG_COLUMN or length * node.type.size <= cut.SMALL_ELEMS or cut.innermost(shape) in axes:
             return False
         stack, seen = [node], {node}
         while stack:
@@ -512,8 +463,8 @@ class _Fusion:
         """Let the operand's group, or one that only reads it, leave partial results; another group reduces those."""
         operand = node.inputs[0]
         rows = group.axes if group is not None else None
-        many = group.slices if group is not None and group.slices else _slices(operand.shape, rows, node)
-        if not many or not _sliceable(operand.shape, rows, [node], many):
+        many = group.slices if group is not None and group.slices else cut.slices(operand.shape, rows, node)
+        if not many or not cut.sliceable(operand.shape, rows, [node], many):
             return False
         group = group or self.new("loops", operand.shape)
         full = (many, *node.shape)
