@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -13,8 +13,8 @@ from graphopt import Tensor, nn, ops
 from graphopt.compile import compile_graph
 from graphopt.ir.graph import Graph, Memory, input_node, state_node
 from graphopt.ir.types import TensorType, f32
-from graphopt.opdefs.math import tanh
 from graphopt.opdefs.evaluate import evaluate_nodes
+from graphopt.opdefs.math import tanh
 from graphopt.opdefs.opdef import full
 from graphopt.opdefs.reduce import reduce_sum
 from graphopt.passes.gradient import vjp
@@ -31,18 +31,18 @@ class Mlp(nn.Cell):
         self.head = nn.Dense(32, 5)
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.head(self.layers(x))
+        return self.head(self.layers(x))  # type: ignore[no-any-return]
 
 
 class Convolutions(nn.Cell):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(2, 8, 3)
-        self.blocks = nn.SequentialCell([c for _ in range(3) for c in (nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU())])
+        self.blocks = nn.SequentialCell([c for _ in range(6) for c in (nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU())])
         self.head = nn.Dense(8, 5)
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.head(self.blocks(self.stem(x)).mean((2, 3)))
+        return self.head(self.blocks(self.stem(x)).mean((2, 3)))  # type: ignore[no-any-return]
 
 
 class Attention(nn.Cell):
@@ -59,7 +59,7 @@ class Attention(nn.Cell):
             weights = self.softmax(ops.matmul(self.query(y), self.key(y).swapaxes(-1, -2)) * 0.25)
             x = x + ops.matmul(weights, self.value(y))
             x = x + self.outer(self.gelu(self.inner(x)))
-        return self.head(x.mean(1))
+        return self.head(x.mean(1))  # type: ignore[no-any-return]
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Cell], tuple[int, ...]]] = {
@@ -97,14 +97,15 @@ def equal(found: list[np.ndarray], expected: list[np.ndarray]) -> bool:
     return all(a.tobytes() == b.tobytes() for a, b in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_half_the_memory_gives_the_same_bits(name: str) -> None:
+@pytest.mark.parametrize("name, part", [("mlp", 0.3), ("convolutions", 0.65), ("attention", 0.5)])
+def test_a_part_of_the_memory_gives_the_same_bits(name: str, part: float) -> None:
     arena, expected = trained(name)
-    ms.set_context(memory_budget=arena // 2)
+    budget = int(part * arena)
+    ms.set_context(memory_budget=budget)
     for threads in (1, 2):
         ms.set_context(runtime_num_threads=threads)
         smaller, found = trained(name)
-        assert 0 < smaller <= arena // 2
+        assert 0 < smaller <= budget
         assert equal(found, expected), "gradients, moving statistics and the optimizer's states keep every bit"
 
 
@@ -141,7 +142,7 @@ def test_wrong_budgets_are_refused_by_name(wrong: str | int) -> None:
         with pytest.raises(ValueError, match="set_context: memory_budget must be"):
             ms.set_context(memory_budget=wrong)
     with pytest.raises(TypeError, match="memory_budget must be int or str"):
-        ms.jit(memory_budget=1.5)
+        ms.jit(memory_budget=1.5)  # type: ignore[call-overload]
 
 
 def test_jit_has_a_budget_of_its_own() -> None:
@@ -153,7 +154,7 @@ def test_jit_has_a_budget_of_its_own() -> None:
     def loss(x: Tensor, *weights: Tensor) -> Tensor:
         for each in weights:
             x = ops.tanh(ops.matmul(x, each)) * ops.sigmoid(x)
-        return (x * x).sum()
+        return (x * x).sum()  # type: ignore[no-any-return]
 
     whole = ms.jit(ops.GradOperation(get_all=True)(loss))
     expected = [g.asnumpy() for g in whole(x, *w)]
@@ -219,9 +220,9 @@ def test_recompute_is_noticed_after_a_compile_and_without_gradients_changes_noth
 
 def test_recompute_checks_its_arguments() -> None:
     with pytest.raises(TypeError, match="recompute: mp_comm_recompute must be bool"):
-        Mlp().recompute(mp_comm_recompute=1)
+        Mlp().recompute(mp_comm_recompute=1)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="nothing_known"):
-        Mlp().recompute(nothing_known=True)
+        Mlp().recompute(nothing_known=True)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="context_fn must be None"):
         Mlp().recompute(context_fn=print)
 

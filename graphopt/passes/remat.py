@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 from graphopt.ir.graph import Graph, Node, walk, with_inputs
-from graphopt.ir.types import TensorType
+from graphopt.ir.types import TensorType, TupleType
 from graphopt.opdefs.opdef import opdef
 from graphopt.passes.fuse import INLINE, LEAVES, dims_of, fuse, materialise
 from graphopt.passes.memory import MemoryPlan, lifetimes, plan_memory
@@ -28,6 +28,7 @@ from graphopt.passes.order import order, owned
 
 _SUMMARY = 16  # a reduction to this small a part of its operand is kept rather than computed twice
 _SEGMENTS = (1, 2, 3, 4, 6, 8, 12, 16)
+_PARTS = 4  # the early part is computed again but for contractions in its first quarter, half …
 _SLACK = 1.05  # plans are lowered when the estimate of their arena is below this times the budget
 _AT_LEAST = 3  # plans that are lowered before the least possible is told
 
@@ -49,6 +50,7 @@ class Timeline:
     early:    computed nodes before the turn; late_use: those of them that something after the turn uses.
     time:     when a node's group runs; INLINE nodes have none.
     crossing: for every moment before the turn, the stored early values that are used after it before the turn.
+    across:   the stored early values that are used after the turn. Both by the numbers that nodes are born with.
     """
 
     graph: Graph
@@ -57,6 +59,7 @@ class Timeline:
     early: dict[Node, None] = field(default_factory=dict)
     late_use: dict[Node, None] = field(default_factory=dict)
     crossing: list[list[int]] = field(default_factory=list)
+    across: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,7 +153,8 @@ def _lives(graph: Graph) -> tuple[_Lives, dict[int, int]]:
 
 
 def _bytes(node: Node) -> int:
-    return max(node.type.size, 1) * node.dtype.itemsize
+    parts = node.type.parts if isinstance(node.type, TupleType) else (node.type,)
+    return sum(max(t.size, 1) * t.dtype.itemsize for t in parts)
 
 
 def estimate(graph: Graph) -> int:
@@ -190,6 +194,7 @@ def timeline(graph: Graph) -> Timeline:
         else:
             line.late_use.update(dict.fromkeys(i for i in n.inputs if i in line.early))
     line.crossing = [[] for _ in range(line.turn + 1)]
+    line.across = [n.born for n, begin in first.items() if begin <= line.turn < max(uses[n], default=begin)]
     for n, begin in first.items():
         for k in range(begin, max((u for u in uses[n] if u <= line.turn), default=begin)):
             line.crossing[k].append(n.born)
@@ -202,8 +207,9 @@ def timeline(graph: Graph) -> Timeline:
 def candidates(line: Timeline) -> list[Candidate]:
     """Sets of values to keep, those first that lead to the least work done twice.
 
-    The cheapest computes again only what is not a contraction or a kernel of its own. The others cut the early part
-    into segments at its narrowest places, keep what crosses the cuts, and compute the first segments again as a whole.
+    The cheap ones compute again only what is not a contraction or a kernel of its own, in the first part or everywhere.
+    The others cut the early part into segments at its narrowest places, keep what crosses the cuts, and compute the
+    first segments again as a whole.
     """
     found: dict[frozenset[Node], Candidate] = {}
 
@@ -211,7 +217,8 @@ def candidates(line: Timeline) -> list[Candidate]:
         if kept not in found:
             found[kept] = Candidate(kept, sum(_work(n) for n in _again(line, kept)))
 
-    add(minimum_cut(line, 0, frozenset()))
+    for end in (*_narrow(line, _PARTS)[:-1], line.turn):
+        add(minimum_cut(line, 0, frozenset(b for b in line.across if line.time[b] > end)))
     for segments in _SEGMENTS:
         cuts = _narrow(line, segments)
         for whole in sorted({-(-segments * part // 4) for part in (1, 2, 3, 4)}):
@@ -223,11 +230,10 @@ def candidates(line: Timeline) -> list[Candidate]:
 
 def _narrow(line: Timeline, segments: int) -> list[int]:
     """Ends of segments that hold about the same bytes of what is used late, each moved to the narrowest place nearby."""
-    size = {n.born: _bytes(n) for n in walk(line.graph.roots) if n in line.early and type(n.type) is TensorType}
+    size = {n.born: _bytes(n) for n in line.early}
     held = [0] * (line.turn + 1)
-    for n in line.late_use:
-        if n.op not in INLINE:
-            held[line.time[n.born]] += size.get(n.born, 0)
+    for b in line.across:
+        held[line.time[b]] += size.get(b, 0)
     total = list(accumulate(held))
     width = [sum(size.get(b, 0) for b in crossing) for crossing in line.crossing]
     cuts: list[int] = []
@@ -257,7 +263,7 @@ def minimum_cut(line: Timeline, again_before: int, forced: frozenset[int]) -> fr
         if n.op in LEAVES:
             continue
         given = n.born in forced or n in outputs
-        if n.op in INLINE or type(n.type) is not TensorType:
+        if n.op in INLINE:
             network.add_edge((n, 0), (n, 1))
         else:
             network.add_edge((n, 0), (n, 1), capacity=0 if given else _bytes(n))
