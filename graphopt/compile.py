@@ -17,13 +17,15 @@ from graphopt.ir.graph import Graph, Node, walk
 from graphopt.ir.text import print_graph
 from graphopt.kernel.items import Choose, Item, Repeat, show_items
 from graphopt.kernel.loops import Buffer, Kernel, reads_and_writes, show
+from graphopt.kernel.machine import Machine
 from graphopt.kernel.run import run as interpret
 from graphopt.kernel.step import Step, constant_bytes, lower_graph
 from graphopt.llvm.step import emit_step
 from graphopt.llvm.target import machine_of
 from graphopt.opdefs.evaluate import evaluate
 from graphopt.passes.fuse import show_groups
-from graphopt.passes.pipeline import optimize
+from graphopt.passes.pipeline import check, optimize
+from graphopt.passes.remat import fit, recompute_cells
 from graphopt_runtime import engine
 from graphopt_runtime.cache import Cache, key_of
 from graphopt_runtime.engine import Target
@@ -94,21 +96,22 @@ def disk_cache(folder: str) -> Cache:
 def compile_graph(graph: Graph, target: Target | None = None) -> Compiled:
     """Compile a graph for this machine (or another target), by the backend that the switches name.
 
-    Errors: VerifyError, CompileError when graphopt itself is at fault; the graph is never changed.
+    Errors: VerifyError, CompileError when graphopt itself is at fault; ValueError for a memory budget that is less than
+            the least possible. The graph is never changed.
     """
     start = perf_counter()
     switches = config.current()
     if switches.backend == "numpy":
         return Compiled(graph, perf_counter() - start, False, None)
     if switches.backend == "loops":
-        step = lower_graph(optimize(graph), machine_of(target or engine.host()))
+        step = planned_step(graph, machine_of(target or engine.host()))
         return Compiled(graph, perf_counter() - start, False, None, step)
     chosen = target or engine.host()
     store = disk_cache(switches.cache)
     use_cache(store)
     key = key_of(
-        compiler_key(), print_graph(graph, where=False), chosen.triple, chosen.cpu, chosen.features, engine.version(),
-        ",".join(switches.skip), str(switches.limit),
+        compiler_key(), print_graph(graph, where=bool(graph.memory.cells)), repr(graph.memory), chosen.triple, chosen.cpu,
+        chosen.features, engine.version(), ",".join(switches.skip), str(switches.limit),
     )  # fmt: skip
     program = _from_disk(store, key)
     cached = program is not None
@@ -150,7 +153,7 @@ def _from_disk(store: Cache, key: str) -> Program | None:
 def compile_program(graph: Graph, target: Target, timed: bool = False) -> Program:
     """Every stage from graph to object code; `timed` puts clocks between the kernels."""
     machine = machine_of(target)
-    step = lower_graph(optimize(graph), machine)
+    step = planned_step(graph, machine)
     _trace_stages(graph.name, step, target)
     with engine.Assembly(target) as modules:
         modules.add(module_text(step, target, modules.add, 0 if timed else -1))
@@ -168,6 +171,23 @@ def compile_program(graph: Graph, target: Target, timed: bool = False) -> Progra
         code=code,
         times_at=0 if timed else -1,
     )
+
+
+def planned_step(graph: Graph, machine: Machine) -> Step:
+    """All passes, then all kernels, in the memory that the graph asks for.
+
+    Errors: ValueError when its budget is less than the least possible.
+    """
+    whole = optimize(graph)
+    if graph.memory.cells:
+        whole = recompute_cells(whole)
+
+    def lower(changed: Graph) -> Step:
+        if config.current().verify:
+            check(changed)
+        return lower_graph(changed, machine)
+
+    return lower(whole) if graph.memory.budget is None else fit(whole, graph.memory.budget, lower)
 
 
 def _call(step: Step, k: int) -> Call:
@@ -229,11 +249,10 @@ def stage_texts(step: Step) -> tuple[str, str]:
 def stages(graph: Graph, target: Target | None = None) -> dict[str, str]:
     """Every stage of a graph as text: graph, fused, loops, llvm, asm."""
     chosen = target or engine.host()
-    optimized = optimize(graph)
-    step = lower_graph(optimized, machine_of(chosen))
+    step = planned_step(graph, machine_of(chosen))
     fused, loops = stage_texts(step)
     ir = module_text(step, chosen)
-    return {"graph": print_graph(optimized), "fused": fused, "loops": loops, "llvm": ir, "asm": engine.assembly(ir, chosen)}
+    return {"graph": print_graph(optimize(graph)), "fused": fused, "loops": loops, "llvm": ir, "asm": engine.assembly(ir, chosen)}
 
 
 def run_loops(step: Step, inputs: Sequence[np.ndarray], state: Sequence[np.ndarray]) -> list[np.ndarray]:

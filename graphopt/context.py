@@ -7,7 +7,8 @@ from typing import Any
 
 from graphopt import config
 from graphopt.common import nan_check
-from graphopt.common.checks import meant
+from graphopt.common.checks import check_bytes, meant
+from graphopt.common.tensor import bump
 
 GRAPH_MODE = 0
 PYNATIVE_MODE = 1
@@ -44,6 +45,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "support_binary": (bool,),
     "print_file_path": (str,),
     "op_timeout": (int,),
+    "memory_budget": (str, int),
 }
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
@@ -94,6 +96,7 @@ def _defaults() -> dict[str, Any]:
         "support_binary": False,
         "print_file_path": "",
         "op_timeout": 900,
+        "memory_budget": "",
     }
 
 
@@ -116,6 +119,8 @@ def set_context(**kwargs: Any) -> None:
     check_nan:           "first": a step whose outputs or gradients are not finite changes nothing and raises
                          NonFiniteError, a FloatingPointError, which names the op that made the first NaN or infinity,
                          its line, its Cell and its operands' ranges; for 2 % of the time. "off" is the default.
+    memory_budget:       the most memory that the temporaries of a compiled step may take, "512MB" or a number of bytes;
+                         values are computed again where that is needed to stay below it. "" for no limit.
     The other keywords are MindSpore's; they are checked and have no effect on a CPU.
 
     Errors: TypeError for a value of another type; ValueError for an unknown keyword, device or value. Nothing is
@@ -143,6 +148,8 @@ def _check(name: str, value: Any) -> None:
         raise ValueError(f"set_context: {name} must be one of {', '.join(map(repr, _CHOICES[name]))}, found {value!r}")
     if name in _LEAST and value < _LEAST[name]:
         raise ValueError(f"set_context: {name} must be >= {_LEAST[name]}, found {value}")
+    if name == "memory_budget" and value != "":
+        check_bytes("set_context", name, value)
     if name == "jit_config":
         for key, chosen in value.items():
             if key not in _JIT_CONFIG or chosen not in _JIT_CONFIG[key]:
@@ -170,6 +177,8 @@ def _switch(changed: dict[str, Any]) -> None:
         config.set_config(dump=(values["save_graphs_path"] or "graphs") if values["save_graphs"] else "")
     if "check_nan" in changed:
         nan_check.set_mode(values["check_nan"])
+    if "memory_budget" in changed:
+        bump()
     if "runtime_num_threads" in changed:
         config.set_config(threads=values["runtime_num_threads"])
     if "enable_compile_cache" in changed or "compile_cache_path" in changed:
@@ -214,8 +223,15 @@ def reset_context() -> None:
     """
     _context.values = _defaults()
     nan_check.set_mode("off")
+    bump()
 
 
 def graph_mode() -> bool:
     """Whether outermost calls are compiled as a whole."""
     return _context.values["mode"] == GRAPH_MODE
+
+
+def memory_budget() -> int | None:
+    """The most bytes of temporaries; None for no limit."""
+    value = _context.values["memory_budget"]
+    return None if value == "" else check_bytes("set_context", "memory_budget", value)

@@ -69,7 +69,12 @@ def user_frame() -> FrameType | None:
 
 def in_cell(file: str, line: int) -> Where:
     """That line, in the Cell at hand."""
-    return Where(file, line, ".".join(_path.get()))
+    return Where(file, line, cell_path())
+
+
+def cell_path() -> str:
+    """The path of the Cell at hand."""
+    return ".".join(_path.get())
 
 
 @contextmanager

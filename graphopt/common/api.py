@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, overload
 
 from graphopt.common.branching import prepared
-from graphopt.common.checks import check_choice
+from graphopt.common.checks import check_bytes, check_choice
 from graphopt.common.compiled import CompiledFunction
 from graphopt.common.signature import parameters_of
 from graphopt.common.tensor import Tensor
@@ -27,11 +27,11 @@ _OPTIONS = {
 class Jitted:
     """A function that is traced and compiled once per signature; see `jit`."""
 
-    def __init__(self, function: Callable[..., Any]):
+    def __init__(self, function: Callable[..., Any], budget: int | None = None):
         functools.update_wrapper(self, function, updated=())
         self.function = function
         name = getattr(function, "__name__", type(function).__name__)
-        self.compile_cache = CompiledFunction(name, function, parameters_of(function))
+        self.compile_cache = CompiledFunction(name, function, parameters_of(function), budget=budget)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if active() is not None:
@@ -46,18 +46,23 @@ class Jitted:
 
 
 @overload
-def jit(function: Callable[..., Any]) -> Jitted: ...
+def jit(function: Callable[..., Any], *, memory_budget: str | int | None = None, **options: Any) -> Jitted: ...
 @overload
-def jit(function: None = None, **options: Any) -> Callable[[Callable[..., Any]], Jitted]: ...
-def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+def jit(
+    function: None = None, *, memory_budget: str | int | None = None, **options: Any
+) -> Callable[[Callable[..., Any]], Jitted]: ...
+def jit(function: Callable[..., Any] | None = None, *, memory_budget: str | int | None = None, **options: Any) -> Any:
     """Compile a function or method as one native step per signature, in both modes.
 
     function: what to compile; left out when `jit` is used with options: `@jit(jit_level="O1")`.
+    memory_budget: the most memory that temporaries of one call may take, "512MB" or a number of bytes; left out, the
+              context's. Values are computed again where that is needed to stay below it, with the same results.
     options:  capture_mode, jit_level, dynamic, fullgraph, backend, and whatever else MindSpore's jit takes; checked
               and without effect.
 
     What a Cell's call counts as its signature counts here too. `compile_cache` on the result tells about the compiles.
-    Errors: TypeError when function is not callable; ValueError for an option's unknown value.
+    Errors: TypeError when function is not callable; ValueError for an option's unknown value, and at the first call for
+            a memory_budget below the least possible, which it tells.
 
     >>> import graphopt as ms
     >>> @ms.jit
@@ -71,11 +76,14 @@ def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     for name, value in options.items():
         if name in _OPTIONS:
             check_choice("jit", name, value, _OPTIONS[name])
+    budget = None if memory_budget is None else check_bytes("jit", "memory_budget", memory_budget)
     if function is None:
-        return jit
+        return lambda f: jit(f, memory_budget=budget, **options)
     if not callable(function):
         raise TypeError(f"jit: expected a function, found {function!r} of type {type(function).__name__}")
-    return function if isinstance(function, Jitted) else Jitted(function)
+    if isinstance(function, Jitted):
+        return function if budget is None else Jitted(function.function, budget)
+    return Jitted(function, budget)
 
 
 class _MutableTuple(tuple[Any, ...]):

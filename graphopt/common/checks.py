@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -48,6 +49,21 @@ def check_type(owner: str, name: str, value: Any, *types: type) -> Any:
         expected = " or ".join("None" if t is type(None) else t.__name__ for t in types)
         raise TypeError(f"{owner}: {name} must be {expected}, found {found(value)}")
     return value
+
+
+_UNITS = {"B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
+
+
+def check_bytes(owner: str, name: str, value: Any) -> int:
+    """Bytes, from an int or a text such as "512MB" or "1.5 GB"; a KB is 1024 bytes."""
+    check_type(owner, name, value, int, str)
+    if isinstance(value, int):
+        return check_int(owner, name, value, 1)
+    parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B)\s*", value.upper())
+    count = int(float(parts[1]) * _UNITS[parts[2]]) if parts else 0
+    if count < 1:
+        raise ValueError(f"{owner}: {name} must be bytes, or a text such as '512MB' or '1.5GB', found {value!r}")
+    return count
 
 
 def check_bool(owner: str, name: str, value: Any) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from graphopt import context
 from graphopt.common import nan_check
 from graphopt.common.branching import prepared
 from graphopt.common.dispatch import OTHERWISE, Shortcut, run_many, shortcut
@@ -21,7 +22,7 @@ from graphopt.common.tensor import Tensor, epoch
 from graphopt.common.trace import Trace
 from graphopt.compile import Compiled, compile_graph
 from graphopt.errors import TraceError
-from graphopt.ir.graph import Graph
+from graphopt.ir.graph import Graph, Memory
 from graphopt.ir.types import TensorType
 from graphopt.passes.guard import guarded
 
@@ -58,6 +59,7 @@ class Entry:
     results: tuple[str, ...]
     epoch: int
     checked: bool
+    budget: Callable[[], int | None]
     shortcut: Shortcut | None = None
 
     def stale(self) -> bool:
@@ -71,7 +73,7 @@ class Entry:
     def fits(self) -> bool:
         """Whether all Cells are in the state (training or not) they were traced in."""
         if self.epoch != epoch():
-            if self.checked != (nan_check.mode() == "first"):
+            if self.checked != (nan_check.mode() == "first") or self.graph.memory.budget != self.budget():
                 return False
             if not all(_flags(thing) == flags for thing, _, flags in self.watched):
                 return False
@@ -120,8 +122,16 @@ class CompiledFunction:
     run-time scalars, unless the code asks for their value; then that argument list is compiled per value.
     """
 
-    def __init__(self, name: str, function: Callable[..., Any], signature: inspect.Signature | None, check: bool = True):
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        signature: inspect.Signature | None,
+        check: bool = True,
+        budget: int | None = None,
+    ):
         self.name = name
+        self._budget = budget
         self.compilations: list[Compilation] = []
         self._function = function
         self._signature = signature
@@ -258,6 +268,9 @@ class CompiledFunction:
             named = {n: traced(v, n, trace, floats) for n, v in kwargs.items()}
             template = Template(prepared(self._function)(*given, **named), trace, self.name)
         graph = trace.graph([*template.nodes, *(flag for flag, _ in trace.results)])
+        budget = self._memory_budget()
+        cells = tuple(sorted(trace.recomputed.items())) if trace.derived else ()
+        graph = replace(graph, memory=Memory(budget, cells))
         checked = nan_check.mode() == "first"
         return Entry(
             names=(*names, *kwargs),
@@ -275,7 +288,12 @@ class CompiledFunction:
             checks=tuple(trace.checks),
             results=tuple(error for _, error in trace.results),
             choices=tuple((ask, what, answer) for ask, (what, answer) in trace.choices.items()),
+            budget=self._memory_budget,
         )
+
+    def _memory_budget(self) -> int | None:
+        """This function's own budget, or else the context's."""
+        return self._budget if self._budget is not None else context.memory_budget()
 
     def _reason(self, entry: Entry, dropped: list[Entry]) -> str:
         """Why the entries there were did not do."""
@@ -288,6 +306,8 @@ class CompiledFunction:
         before = self._last
         if before.checked != entry.checked:
             return f"check_nan: {'first' if entry.checked else 'off'}"
+        if before.graph.memory.budget != entry.graph.memory.budget:
+            return f"memory_budget: {before.graph.memory.budget} -> {entry.graph.memory.budget}"
         if before.key != entry.key:
             if len(before.key) != len(entry.key) or before.names != entry.names:
                 return f"arguments ({', '.join(before.names)}) -> ({', '.join(entry.names)})"

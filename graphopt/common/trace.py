@@ -54,6 +54,8 @@ class Trace:
     apart:       what derivatives that are being traced are taken by: these nodes must stay what they are.
     results:     values that must hold once what was traced has run: (a bool of shape (), the error if it does not).
     rewrites:    whether the user's functions are called as twins whose conditions may be Tensors (`common.branching`).
+    recomputed:  paths of the Cells that asked for `recompute`, and whether their outputs are computed again too.
+    derived:     whether anything was differentiated in reverse.
     visited:     what the trace read besides tensors: (object, its version), for `common.compiled` to watch.
     """
 
@@ -73,6 +75,8 @@ class Trace:
         self.visited: dict[int, tuple[Any, int, tuple[Any, ...]]] = {}
         self.rolled: dict[Node, Node] = {}
         self.apart: list[Node] = []
+        self.recomputed: dict[str, bool] = {}
+        self.derived = False
         self._states: dict[int, tuple[Parameter, Node]] = {}
         self._current: dict[int, Node] = {}
         self._constants: dict[int, tuple[np.ndarray, Node]] = {}

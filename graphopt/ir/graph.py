@@ -51,6 +51,18 @@ class Node:
         __abs__ = __invert__ = __neg__
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What is asked of the memory of a graph's temporaries.
+
+    budget: the most bytes of the arena; None for no limit.
+    cells:  (path, outputs too) of Cells whose values are computed again for the backward pass.
+    """
+
+    budget: int | None = None
+    cells: tuple[tuple[str, bool], ...] = ()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Graph:
     """A function from inputs and state to outputs and new state.
@@ -58,6 +70,7 @@ class Graph:
     inputs, state: leaf nodes (`input`, `state`), in the order they are bound; state persists between calls.
     outputs:       the values returned.
     updates:       (state leaf, new value) pairs; a state without a pair keeps its value.
+    memory:        what is asked of its temporaries; no part of its meaning, nor of its text.
     """
 
     name: str
@@ -65,6 +78,7 @@ class Graph:
     state: tuple[Node, ...]
     outputs: tuple[Node, ...]
     updates: tuple[tuple[Node, Node], ...] = ()
+    memory: Memory = Memory()
 
     @property
     def roots(self) -> tuple[Node, ...]:

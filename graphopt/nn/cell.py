@@ -12,6 +12,7 @@ import numpy as np
 from graphopt import context
 from graphopt.common.border import told
 from graphopt.common.branching import prepared
+from graphopt.common.checks import check_bool
 from graphopt.common.compiled import CompiledFunction
 from graphopt.common.derivative import with_derivative
 from graphopt.common.dispatch import OTHERWISE
@@ -25,7 +26,7 @@ from graphopt.common.tensor import Tensor, bump
 from graphopt.common.trace import active
 from graphopt.errors import NamingError
 from graphopt.ir.types import DType
-from graphopt.where import enter_cell, leave_cell
+from graphopt.where import cell_path, enter_cell, leave_cell
 
 _MISSING = object()
 _OWN = frozenset(("_version", "_last_change", "_traced", "_steps", "_scope_name", "_computing", "_training", "_grad")) | {
@@ -73,6 +74,7 @@ class Cell:
         self._grad = False
         self._to_float: DType | None = None
         self._precision: Rule | None = None
+        self._recompute_outputs: bool | None = None
         self._inputs: tuple[Any, ...] | None = None
         self._pre_hooks: dict[int, tuple[Callable[..., Any], bool]] = {}
         self._forward_hooks: dict[int, tuple[Callable[..., Any], bool]] = {}
@@ -255,13 +257,16 @@ class Cell:
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """construct with hooks, `to_float` or another rule of precision, and the Cell's own derivative."""
+        trace = active()
+        if trace is not None and self._recompute_outputs is not None:
+            trace.recomputed[cell_path()] = self._recompute_outputs
         for hook, with_kwargs in list(self._pre_hooks.values()):
             changed = hook(self, args, kwargs) if with_kwargs else hook(self, args)
             if with_kwargs and changed is not None:
                 args, kwargs = changed
             elif changed is not None:
                 args = changed if isinstance(changed, tuple) else (changed,)
-        if active() is not None and (self._backward_hooks or self._backward_pre_hooks):
+        if trace is not None and (self._backward_hooks or self._backward_pre_hooks):
             output = with_backward_hooks(self, self._backward_pre_hooks, self._backward_hooks, self._body, args, kwargs)
         else:
             output = self._body(*args, **kwargs)
@@ -483,6 +488,41 @@ class Cell:
         for _, child in self.cells_and_names():
             child._to_float = dst_type
         return self
+
+    def recompute(
+        self,
+        *,
+        use_reentrant: bool = True,
+        output_recompute: bool = False,
+        early_stop: bool = True,
+        context_fn: Callable[..., Any] | None = None,
+        mp_comm_recompute: bool = True,
+        parallel_optimizer_comm_recompute: bool = False,
+    ) -> None:
+        """Compute this Cell's values again in the backward pass of a compiled step, instead of keeping them until then.
+
+        Its inputs and outputs are kept; with output_recompute, its outputs are not either. Results stay the same in
+        every bit. Inside a loop on Tensors and in PYNATIVE_MODE, where nothing is planned ahead, it has no effect, nor
+        have the other arguments, which are MindSpore's.
+
+        Errors: TypeError for an argument that is no bool; ValueError for a context_fn, which nothing here would call.
+
+        >>> import graphopt as ms
+        >>> block = ms.nn.SequentialCell([ms.nn.Dense(4, 64), ms.nn.GELU(), ms.nn.Dense(64, 4)])
+        >>> block.recompute()
+        """
+        given = {
+            "use_reentrant": use_reentrant,
+            "output_recompute": output_recompute,
+            "early_stop": early_stop,
+            "mp_comm_recompute": mp_comm_recompute,
+            "parallel_optimizer_comm_recompute": parallel_optimizer_comm_recompute,
+        }
+        for name, value in given.items():
+            check_bool("recompute", name, value)
+        if context_fn is not None:
+            raise ValueError("recompute: context_fn must be None: a compiled step runs no Python while it computes again")
+        self._recompute_outputs = output_recompute
 
     def add_flags(self, **flags: Any) -> Cell:
         """Set attributes."""

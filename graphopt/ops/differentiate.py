@@ -94,6 +94,7 @@ class Called:
     ) -> tuple[tuple[tuple[int, Any], ...], tuple[Tensor | RowTensor, ...]]:
         """((position, gradient) of the arguments asked for, gradients of the weights)."""
         trace = self.trace
+        trace.derived = True
         wrt = [*self.nodes, *self.weight_nodes.values()]
         if not self.own:
             results = trace.roll(results, wrt)

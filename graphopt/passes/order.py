@@ -92,7 +92,7 @@ def _continued(graph: Graph, groups: Sequence[Group], owner: dict[Node, Group]) 
     """Values whose op starts from a temporary that nothing else reads, and no other input of it is made of."""
     readers: dict[Node, list[Group]] = {}
     for g in groups:
-        for source in {m for n in g.nodes for i in n.inputs for m in _owned(i, owner)}:
+        for source in {m for n in g.nodes for i in n.inputs for m in owned(i, owner)}:
             readers.setdefault(source, []).append(g)
     found: dict[Node, Node] = {}
     for g in groups:
@@ -101,7 +101,7 @@ def _continued(graph: Graph, groups: Sequence[Group], owner: dict[Node, Group]) 
             continue
         base = stored_base(start)
         if base in owner and base not in graph.roots and readers[base] == [g]:
-            if not any(base in _owned(i, owner) for i in _changes(g.nodes[0])):
+            if not any(base in owned(i, owner) for i in _changes(g.nodes[0])):
                 found[g.nodes[0]] = base
     return found
 
@@ -113,7 +113,7 @@ def order(graph: Graph, groups: Sequence[Group]) -> Schedule:
     """
     memo: dict[Node, frozenset[Node]] = {}
     owner = {n: g for g in groups for n in g.nodes}
-    rank = {n: k for k, n in enumerate(walk(graph.roots))}
+    rank = {n: k for k, n in enumerate(_program(graph.roots))}
     readers: dict[Node, list[Group]] = {}
     for g in groups:
         for s in _leaves_read(g, memo):
@@ -123,7 +123,7 @@ def order(graph: Graph, groups: Sequence[Group]) -> Schedule:
         needs[g].update(g.finishes.values())
         for n in g.members:
             for i in n.inputs:
-                needs[g] |= {owner[m] for m in _owned(i, owner)} - {g}
+                needs[g] |= {owner[m] for m in owned(i, owner)} - {g}
     in_place: dict[Node, Node] = {}
     for state, value in graph.updates:
         if value is state:
@@ -138,7 +138,34 @@ def order(graph: Graph, groups: Sequence[Group]) -> Schedule:
     return Schedule(ordered, in_place, _continued(graph, ordered, owner))
 
 
-def _owned(node: Node, owner: dict[Node, Group]) -> list[Node]:
+def _program(roots: Sequence[Node]) -> list[Node]:
+    """All nodes, each after its inputs: of several roots or inputs, what takes the longest chain of nodes first among
+    inputs and last among roots.
+
+    So what a long chain leaves behind is used as soon as the chain has come there (a weight's gradient right after the
+    gradient that flows through its layer), and what is computed from few values waits for its only use.
+    """
+    depth: dict[Node, int] = {}
+    for n in walk(roots):
+        depth[n] = 1 + max((depth[i] for i in n.inputs), default=0)
+    program: list[Node] = []
+    done: set[Node] = set()
+    stack = sorted(dict.fromkeys(roots), key=lambda n: -depth[n])
+    entered: set[Node] = set()
+    while stack:
+        n = stack[-1]
+        if n in done or n in entered:
+            stack.pop()
+            if n not in done:
+                done.add(n)
+                program.append(n)
+            continue
+        entered.add(n)
+        stack += sorted((i for i in n.inputs if i not in done), key=lambda i: depth[i])
+    return program
+
+
+def owned(node: Node, owner: dict[Node, Group]) -> list[Node]:
     """Computed nodes behind movement."""
     found: list[Node] = []
     stack, seen = [node], {node}
