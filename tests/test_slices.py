@@ -41,7 +41,8 @@ def _check(graph: Graph, what: str, factor: float = 8.0) -> None:
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small spaces are cut too, into slices of a few elements."""
-    for name, value in {"SMALL_ELEMS": 0, "FEW_SLICES": 2, "SLICE_ELEMS": 16, "PER_RESULT": 1, "LONG_COLUMN": 2}.items():
+    thresholds = {"SMALL_ELEMS": 0, "FEW_SLICES": 2, "SLICE_ELEMS": 16, "PER_RESULT": 1, "LONG_COLUMN": 2, "FEW_COLUMNS": 0}
+    for name, value in thresholds.items():
         monkeypatch.setattr(cut, name, value)
 
 
@@ -123,11 +124,21 @@ def test_the_sum_of_what_is_computed_anyway_needs_no_pass() -> None:
 
 
 def test_what_returns_to_its_columns_stays_in_one_kernel() -> None:
-    """Columns are summed down one by one when the sum is used all along the column."""
-    x = leaf("x", 1024, 64)
-    total = reduce_sum(x, axes=(0,))
-    assert len(_groups(x - broadcast(total, shape=x.shape, axes=(1,)))) == 1
-    assert len(_groups(total * total)) == 2
+    """Columns are summed down one by one when the sum is used all along the column, unless a team would find too few."""
+    for width, count in ((256, 1), (16, 3)):
+        x = leaf("x", 4096, width)
+        total = reduce_sum(x, axes=(0,))
+        assert len(_groups(x - broadcast(total, shape=x.shape, axes=(1,)))) == count
+        assert len(_groups(total * total)) == 2
+
+
+def test_normalised_channels_that_lie_last() -> None:
+    """Few channels of many points: threads share the points."""
+    x, ct = leaf("x", 8, 24, 24, 16), leaf("ct", 8, 24, 24, 16)
+    y = normalised(x, (0, 1, 2))[0]
+    (dx,) = vjp([y], [ct], [x])
+    assert dx is not None
+    _check(Graph("channels_last", (x, ct), (), (y, dx)), "channels last", 64.0)
 
 
 def test_slices_of_a_state_that_the_same_pass_replaces(eager: None) -> None:

@@ -14,6 +14,7 @@ FEW_SLICES = 8
 SLICE_ELEMS = 1 << 10  # at least, and PER_RESULT for each partial result: writing those must not count
 PER_RESULT = 16
 LONG_COLUMN = 512  # columns that are reduced by themselves: from this length on it pays to read row by row
+FEW_COLUMNS = 128  # eight vectors: a team that walks down fewer than these has nothing for its threads
 
 
 def shares(full: tuple[int, ...], axes: tuple[int, ...]) -> bool:
@@ -59,4 +60,4 @@ def sliceable(full: tuple[int, ...], axes: tuple[int, ...] | None, sinks: Sequen
     return not sinks or many <= _rows(full, axes, sinks) and all(2 * many * s.type.size <= prod(full) for s in sinks)
 
 
-__all__ = ["LONG_COLUMN", "SMALL_ELEMS", "innermost", "shares", "sliceable", "slices"]
+__all__ = ["FEW_COLUMNS", "LONG_COLUMN", "SMALL_ELEMS", "innermost", "shares", "sliceable", "slices"]

@@ -444,11 +444,13 @@ class _Fusion:
             self.place(node, self.new("loops", operand.shape, axes), row=True)
 
     def _long_columns(self, node: Node) -> bool:
-        """Are columns reduced that are long, and nothing in the same space waits for them?"""
+        """Are columns reduced that are long, and either too few for a team or awaited by nothing in the same space?"""
         shape, axes = node.inputs[0].shape, node.attrs["axes"]
         length = prod([shape[k] for k in axes])
         if length < cut.LONG_COLUMN or length * node.type.size <= cut.SMALL_ELEMS or cut.innermost(shape) in axes:
             return False
+        if node.type.size < cut.FEW_COLUMNS:
+            return True
         stack, seen = [node], {node}
         while stack:
             for user in self.users[stack.pop()]:
