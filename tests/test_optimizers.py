@@ -366,3 +366,25 @@ def test_training_cell_arguments() -> None:
             nn.ForwardValueAndGrad(net, **arguments)
     with pytest.raises(TypeError):
         nn.ForwardValueAndGrad(3)
+
+
+def test_sgd_says_first_steps_by_its_state() -> None:
+    """A compiled step does not touch `stat`, and yet what is written to it between steps counts, as op by op."""
+    found = []
+    for mode in (ms.PYNATIVE_MODE, ms.GRAPH_MODE):
+        with in_mode(mode):
+            p = Parameter(Tensor([1.0, 2.0, 3.0]), name="p")
+            net = nn.SequentialCell(nn.ReLU())
+            net.insert_param_to_cell("p", p)
+            optimizer = nn.SGD([p], 0.1, momentum=0.9, nesterov=True)
+            path = []
+            for k in range(6):
+                if k == 3:
+                    optimizer.stat[0].set_data(Tensor([1.0, 0.0, 1.0]))
+                if k == 4:
+                    optimizer.accum[0].set_data(Tensor([5.0, 6.0, 7.0]))
+                optimizer((Tensor([0.5, -1.0, 2.0]) * (k + 1),))
+                path.append([q.asnumpy().copy() for q in (p, optimizer.accum[0], optimizer.stat[0])])
+            found.append(path)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-6)
+    assert not np.any(found[1][0][2]) and not np.any(found[1][-1][2])

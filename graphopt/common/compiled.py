@@ -19,7 +19,7 @@ from graphopt.common.parameter import Parameter
 from graphopt.common.row_tensor import RowTensor
 from graphopt.common.signature import Template, check_call, describe, traced
 from graphopt.common.tensor import Tensor, epoch
-from graphopt.common.trace import Trace
+from graphopt.common.trace import Settling, Trace
 from graphopt.compile import Compiled, compile_graph
 from graphopt.errors import TraceError
 from graphopt.ir.graph import Graph, Memory
@@ -54,6 +54,7 @@ class Entry:
     watched: tuple[tuple[Any, int, tuple[Any, ...]], ...]
     objects: tuple[Any, ...]
     guards: tuple[Callable[[], None], ...]
+    settling: tuple[Settling, ...]
     checks: tuple[tuple[int, Callable[[np.ndarray], None]], ...]
     choices: tuple[tuple[Callable[[], Any], str, Any], ...]
     results: tuple[str, ...]
@@ -61,6 +62,7 @@ class Entry:
     checked: bool
     budget: Callable[[], int | None]
     shortcut: Shortcut | None = None
+    settled: bool = False
 
     def stale(self) -> bool:
         """Whether something the trace read has changed for good."""
@@ -78,6 +80,7 @@ class Entry:
             if not all(_flags(thing) == flags for thing, _, flags in self.watched):
                 return False
             self.epoch = epoch()
+            self.settled = False
         return True
 
     def run(self, arrays: list[np.ndarray]) -> Any:
@@ -87,8 +90,13 @@ class Entry:
             check(arrays[k])
         for parameter in self.parameters:
             note(parameter)
+        for work in self.settling:
+            work.before()
         state = [p._data() for p in self.parameters]
-        return self._filled(arrays, state)
+        result = self._filled(arrays, state)
+        done = [work.after() for work in self.settling]
+        self.settled = all(done)
+        return result
 
     def _filled(self, arrays: list[np.ndarray], state: list[np.ndarray]) -> Any:
         outputs = self.compiled.run(arrays, state)
@@ -285,6 +293,7 @@ class CompiledFunction:
             objects=objects,
             epoch=at,
             guards=tuple(trace.guards),
+            settling=tuple(trace.settling),
             checks=tuple(trace.checks),
             results=tuple(error for _, error in trace.results),
             choices=tuple((ask, what, answer) for ask, (what, answer) in trace.choices.items()),

@@ -34,6 +34,7 @@ class Parameter(Tensor):
     """
 
     _is_parameter = True
+    _settled = False  # whether a compiled step relies on values found by its `common.trace.Settling`
 
     def __init__(
         self,
@@ -148,6 +149,9 @@ class Parameter(Tensor):
             source = value._value("assignment")
             note(self)
             self._data()[...] = source if value.dtype is self.dtype else value.astype(self.dtype)._value("")
+            if self._settled:
+                self._settled = False
+                bump()
 
     def set_data(self, data: Any, slice_shape: bool = False) -> Parameter:
         """Take over the value of `data`, converted to the Parameter's dtype; with slice_shape also another shape.

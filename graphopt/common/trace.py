@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -41,12 +41,23 @@ def active() -> Trace | None:
     return _active.get()
 
 
+class Settling(Protocol):
+    """Work on the host around the first runs of a compiled step, until the step no longer needs it."""
+
+    def before(self) -> None:
+        """Before a run."""
+
+    def after(self) -> bool:
+        """After a run that succeeded; whether runs need this no longer, until a Parameter is written to."""
+
+
 class Trace:
     """One run of Python code over nodes.
 
     inputs:      leaves in the order they were made.
     derivatives: parts of the trace with a derivative of their own, in the order they were made.
     guards:      checks on the host that stand before every run of what was traced; they raise.
+    settling:    work on the host around the first runs.
     checks:      the same for values: (number of the input, check of its array).
     choices:     what the traced code asked the host, and the answers it went by: {question: (what it asks, answer)}.
     scalars:     nodes that stand for Python floats: in promotions they follow the tensors, as floats do.
@@ -69,6 +80,7 @@ class Trace:
         self.derivatives: list[Derivative] = []
         self.scalars: set[Node] = set()
         self.guards: list[Callable[[], None]] = []
+        self.settling: list[Settling] = []
         self.checks: list[tuple[int, Callable[[np.ndarray], None]]] = []
         self.results: list[tuple[Node, str]] = []
         self.choices: dict[Callable[[], Any], tuple[str, Any]] = {}
