@@ -174,11 +174,13 @@ def test_laid_out_graphs_stay_as_they_are(net: Callable[[], Graph]) -> None:
 
 @pytest.mark.parametrize("net", [residual, pooled, twice])
 def test_compiled_steps_agree(net: Callable[[], Graph]) -> None:
+    """With the graph's meaning; of a large network the interpreter is left out, which would take a minute and a half."""
+    slow = [] if net is residual else [("loops", 1)]
     graph = net()
     leaves = _leaves(graph)
     expected = evaluate_nodes(graph.roots, leaves)
     bits: list[list[bytes]] = []
-    for backend, threads in (("loops", 1), ("llvm", 1), ("llvm", 3)):
+    for backend, threads in (*slow, ("llvm", 1), ("llvm", 3)):
         states = [leaves[s].copy() for s in graph.state]
         with config.override(backend=backend, threads=threads, cache="off"):
             outputs = compile_graph(graph).run([leaves[n] for n in graph.inputs], states)
@@ -187,7 +189,7 @@ def test_compiled_steps_agree(net: Callable[[], Graph]) -> None:
         for a, b in zip(expected, found, strict=True):
             np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-9 * max(1.0, np.max(np.abs(a), initial=0.0)))
         bits.append([a.tobytes() for a in found])
-    assert bits[1] == bits[2], "the number of threads changes bits"
+    assert bits[-2] == bits[-1], "the number of threads changes bits"
 
 
 def _orders(graph: Graph) -> list[tuple[int, ...]]:

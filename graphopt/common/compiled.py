@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,10 @@ class Entry:
     checked: bool
     budget: Callable[[], int | None]
     shortcut: Shortcut | None = None
-    settled: bool = False
+    settled: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.settled = not self.settling
 
     def stale(self) -> bool:
         """Whether something the trace read has changed for good."""
@@ -80,7 +83,7 @@ class Entry:
             if not all(_flags(thing) == flags for thing, _, flags in self.watched):
                 return False
             self.epoch = epoch()
-            self.settled = False
+            self.settled = not self.settling
         return True
 
     def run(self, arrays: list[np.ndarray]) -> Any:

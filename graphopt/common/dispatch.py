@@ -38,7 +38,7 @@ def shortcut(entry: Entry, args: Sequence[Any]) -> Shortcut | None:
     """
     executable = entry.compiled.executable
     wanted = [_wanted(value, entry.floats) for value in args]
-    if executable is None or entry.results or not entry.settled or any(w is _NOTHING for w in wanted):
+    if executable is None or entry.results or entry.checked or not entry.settled or any(w is _NOTHING for w in wanted):
         return None
     run = executable.caller([p._data() for p in entry.parameters])
     fill, count, now = entry.template.fill, len(args), entry.epoch
@@ -72,7 +72,8 @@ def run_many(entry: Entry, rows: Sequence[Sequence[Any]]) -> tuple[int, Any]:
     first: list[np.ndarray] = []
     wanted = [_wanted(value, entry.floats) for value in rows[0]]
     executable = entry.compiled.executable
-    if executable is None or entry.guards or entry.choices or not entry.settled or not _collect(rows[0], wanted, first):
+    by_hand = entry.guards or entry.choices or entry.results or entry.checked or not entry.settled
+    if executable is None or by_hand or not _collect(rows[0], wanted, first):
         return 0, None
     given = [first]
     for row in rows[1:]:
