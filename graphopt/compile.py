@@ -64,7 +64,7 @@ class Compiled:
         return self.step.plan.arena_bytes if self.step is not None else 0
 
     def run(self, inputs: Sequence[np.ndarray], state: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Outputs, freshly allocated; the arrays of `state` are updated in place.
+        """Outputs, which nobody else has; the arrays of `state` are updated in place.
 
         Arrays are C-contiguous and of exactly the graph's dtypes and shapes.
         """

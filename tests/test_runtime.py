@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from graphopt_runtime import engine, native
-from graphopt_runtime.buffers import Arena, address, aligned_empty, dtype_of
+from graphopt_runtime.buffers import Arena, Results, address, aligned_empty, dtype_of
 from graphopt_runtime.executor import Executable
 from graphopt_runtime.limits import width
 from graphopt_runtime.program import BufferSpec, Call, Program, from_bytes, to_bytes
@@ -552,6 +552,27 @@ def test_verify_names_the_array_that_does_not_fit() -> None:
         with pytest.raises(ValueError, match="axpy: "):
             executable.run(inputs, state)
     assert executable.run([x], [w])[0].tolist() == [7.0]
+
+
+def test_memory_of_large_results_is_used_again_when_nobody_has_it() -> None:
+    shape, dtype = (1 << 10, 1 << 10), np.dtype(np.float32)
+    results = Results([4 << 20, 4 << 20, 8])
+    assert results.needed
+    a, b, c = (results.empty(shape, dtype) for _ in range(3))
+    places = [address(v) for v in (a, b, c)]
+    assert len(set(places)) == 3 and all(v.flags.writeable and v.flags.c_contiguous for v in (a, b, c))
+    held = a[5:, ::2].T
+    a[:] = 1.0
+    del a, b, c
+    again = [results.empty(shape, dtype) for _ in range(2)]
+    assert {address(v) for v in again} == set(places[1:])
+    for value in again:
+        value[:] = 2.0
+    assert (held == 1.0).all()
+    del held, again, value
+    assert len(results._free[4 << 20]) == 2  # one block for each result of a step, no more
+    small = results.empty((2,), dtype)
+    assert small.base is None and not Results([8]).needed
 
 
 def test_memory_is_aligned_and_writable() -> None:

@@ -1,9 +1,11 @@
-"""Memory: aligned arrays, the arena of a step, and the address of an array."""
+"""Memory: aligned arrays, the arena of a step, large results that use their memory again, and the address of an array."""
 
 from __future__ import annotations
 
 import ctypes
 import mmap
+import threading
+import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -13,6 +15,7 @@ import numpy as np
 
 ALIGNMENT = 64
 _HUGE_BYTES = 1 << 21  # the size of a huge page on x86-64 and on most ARM kernels
+_LARGE_BYTES = 1 << 18  # smaller memory comes back from the allocator without new pages
 DATA_FIELD = object.__basicsize__  # a numpy array object begins with its header, then its data pointer
 
 
@@ -74,3 +77,43 @@ class Arena:
                 pages.madvise(mmap.MADV_HUGEPAGE)
         start = ctypes.addressof(ctypes.c_char.from_buffer(pages))
         self._keep, self.address = pages, -(-start // _HUGE_BYTES) * _HUGE_BYTES
+
+
+class Results:
+    """Memory for the results of one step: what a large array occupied is used again when nobody has it any more.
+
+    The system clears each page of new memory when it is first touched, which takes longer than most steps need to fill it.
+    One block per result is kept for the next step, as the arena is; blocks of results that somebody still has are not ours.
+    """
+
+    __slots__ = ("_free", "_lock", "_most")
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        """sizes: bytes of each result of the step."""
+        large = [nbytes for nbytes in sizes if nbytes >= _LARGE_BYTES]
+        self._most = {nbytes: large.count(nbytes) for nbytes in large}
+        self._free: dict[int, list[Arena]] = {nbytes: [] for nbytes in large}
+        self._lock = threading.RLock()  # a result may die at any moment, also while this thread is in here
+
+    @property
+    def needed(self) -> bool:
+        """Whether any result is large."""
+        return bool(self._most)
+
+    def empty(self, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+        """An uninitialised C-contiguous array for a result of the step, as numpy.empty."""
+        nbytes = prod(shape) * dtype.itemsize
+        if nbytes not in self._most:
+            return np.empty(shape, dtype)
+        with self._lock:
+            free = self._free[nbytes]
+            block = free.pop() if free else Arena(nbytes)
+        lease = (ctypes.c_char * nbytes).from_address(block.address)
+        weakref.finalize(lease, self._return, nbytes, block).atexit = False
+        return np.ndarray(shape, dtype, lease)
+
+    def _return(self, nbytes: int, block: Arena) -> None:
+        with self._lock:
+            free = self._free[nbytes]
+            if len(free) < self._most[nbytes]:
+                free.append(block)

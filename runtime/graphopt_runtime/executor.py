@@ -17,7 +17,7 @@ import numpy as np
 from numpy import ndarray
 
 from . import threads as team_threads
-from .buffers import FIELD_WORKS, Arena, address, aligned_empty, dtype_of
+from .buffers import FIELD_WORKS, Arena, Results, address, aligned_empty, dtype_of
 from .engine import load
 from .limits import width
 from .native import LINE_BYTES
@@ -79,13 +79,15 @@ class Executable:
         self._inputs = [slot for slot, spec in slots if spec.kind == "input"]
         self._states = [slot for slot, spec in slots if spec.kind == "state"]
         self._outputs = [(slot, spec.shape, dtype_of(spec.dtype)) for slot, spec in slots if spec.kind == "output"]
+        results = Results([spec.nbytes for spec in program.buffers if spec.kind == "output"])
+        self._empty: Callable[[tuple[int, ...], np.dtype], np.ndarray] = results.empty if results.needed else np.empty
         self._copies = [(output + JOB_WORDS, source + JOB_WORDS) for output, source in program.aliases]
         self._bound: _Bound | None = None
         with _binding:
             _all.add(self)
 
     def run(self, inputs: Sequence[np.ndarray], state: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Perform one step: outputs, freshly allocated; the arrays of `state` are updated in place.
+        """Perform one step: outputs, which nobody else has; the arrays of `state` are updated in place.
 
         The arrays must be C-contiguous with exactly the dtypes and shapes of the program's buffers, in their order. An
         input of shape () may be a numpy scalar of its dtype.
@@ -102,7 +104,7 @@ class Executable:
             job[slot] = address(value)
         outputs = []
         for slot, shape, dtype in self._outputs:
-            output = np.empty(shape, dtype)
+            output = self._empty(shape, dtype)
             job[slot] = address(output)
             outputs.append(output)
         with bound.lock:
@@ -123,7 +125,7 @@ class Executable:
             return lambda inputs: self.run(inputs, states)
         slots = [*self._inputs, *(slot for slot, _, _ in self._outputs)]
         shapes, dtypes = [shape for _, shape, _ in self._outputs], [dtype for _, _, dtype in self._outputs]
-        pack, native, empty = Struct(f"{len(slots)}Q").pack, functions().call, np.empty
+        pack, native, empty = Struct(f"{len(slots)}Q").pack, functions().call, self._empty
         bound = self._bound_to(states)
         team, lock, job = bound.team, bound.lock, bound.job[:]
         record = array("Q", [job.buffer_info()[0], len(slots), *slots])
@@ -162,7 +164,8 @@ class Executable:
             self._check("state", state)
         if last and not steps:
             raise ValueError(f"{self.program.name}: no steps, so there is no last one")
-        outputs = [np.empty(shape if last else (steps, *shape), dtype) for _, shape, dtype in self._outputs]
+        empty = self._empty if last else np.empty
+        outputs = [empty(shape if last else (steps, *shape), dtype) for _, shape, dtype in self._outputs]
         if self._copies:
             for k in range(steps):
                 for output, value in zip(outputs, self.run([c[k] for c in columns], state), strict=True):
