@@ -29,7 +29,8 @@ Caller = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
 _NATIVE_SECONDS = 0.05  # how long one native call of many steps lasts at most, but for one step: signals wait that long
 _GFLOPS, _GBYTES = 50.0, 20.0  # a thread's ordinary speed: operations and bytes per nanosecond
-_LEAST_NS, _MOST_NS = 1_500.0, 100_000.0  # threads that are awake come within 0.3 us, sleepers within 60 us
+_LEAST_NS, _WAKING_NS = 1_500.0, 100_000.0  # threads that are awake come within 0.3 us, sleepers often within 60 us,
+_LATEST_NS = 4_000_000.0  # but those of a virtual machine, or whose processor another process has, after milliseconds
 _binding = threading.RLock()
 _all: WeakSet[Executable] = WeakSet()
 _held: list[threading.RLock] = []  # what the forking thread took
@@ -319,9 +320,9 @@ def _addresses(column: Column, steps: int) -> np.ndarray | list[int]:
 
 
 def _waiting_ns(program: Program) -> float:
-    """How long a step waits for its team: a part of the time that the team could save, up to what a sleeper needs to wake."""
+    """How long a step waits for its team: a part of the time that the team could save; a small part, when it is long."""
     shared = sum(max(c.flops / _GFLOPS, c.bytes / _GBYTES) for c in program.calls if c.extent > 1)
-    return min(max(shared / 4, _LEAST_NS), _MOST_NS)
+    return max(min(max(shared / 4, _LEAST_NS), _WAKING_NS), min(shared / 40, _LATEST_NS))
 
 
 def _stride(program: Program) -> int:

@@ -11,7 +11,8 @@ its own record, where the caller waits for it.
 
 A job may say how long its caller waits for the workers to come: they announce themselves in their records, and the caller
 then stores in `go` twice the generation, or one more when it has waited long enough: the workers let that job pass, and
-the caller runs it as a team of one. So a small step never waits for a thread that sleeps or has no processor.
+the caller runs it as a team of one. So a small step never waits for a thread that sleeps or has no processor. A worker
+that came too late stays awake for a while, or it would be too late for every step that is longer than its patience.
 
 The barrier is the dissemination barrier of Hensgen, Finkel and Manber (1988): in round k every thread signals the one
 2^k further on and waits for its own signal. Signals are counters, so nothing is ever reset; no two threads write one
@@ -51,6 +52,7 @@ TABLE = "graphopt_team_functions"
 
 _HOT_ROUNDS = 256  # the first rounds of waiting do not pause: threads that arrive together leave within 0.1 us
 _IDLE_YIELD = 128  # a power of two: an idle worker offers its processor every so many rounds
+_LATE = 100  # times as long a worker stays awake that came too late for a job: the next one may come soon
 _SLEEP_NS = 500_000  # at most; a wake-up may have been missed
 _STACK_BYTES = 8 << 20
 
@@ -415,12 +417,14 @@ entry:
   %sleepers_at = getelementptr i8, ptr %team, i64 $SLEEPERS
   %patience_at = getelementptr i8, ptr %team, i64 $PATIENCE
   %patience = load i64, ptr %patience_at
+  %late = mul i64 %patience, $LATE
   %mutex = getelementptr i8, ptr %team, i64 $MUTEX
   %condition = getelementptr i8, ptr %team, i64 $CONDITION
   %caller = getelementptr i8, ptr %team, i64 $RECORDS
   br label %idle
 idle:
   %seen = phi i64 [ 0, %entry ], [ %current, %work ], [ %current, %go ]
+  %stay = phi i64 [ %patience, %entry ], [ %patience, %work ], [ %late, %go ]
   br label %watch
 watch:
   %round = phi i64 [ 0, %idle ], [ %next, %yield ], [ %next, %pause ]
@@ -429,7 +433,7 @@ watch:
   br i1 %called, label %go, label %patient
 patient:
   %next = add i64 %round, 1
-  %tired = icmp ugt i64 %round, %patience
+  %tired = icmp ugt i64 %round, %stay
   br i1 %tired, label %sleep, label %again
 again:
   %beat = and i64 %round, $IDLE_MASK
@@ -556,7 +560,7 @@ def team_ir(triple: str) -> str:
     words: dict[str, object] = {
         "DECLARE_PAUSE": declare, "PAUSE": pause, "TABLE": TABLE, "HOT_ROUNDS": _HOT_ROUNDS,
         "SLEEP": _NO_REST if futex is None else _REST.substitute(FUTEX=futex, SLEEP_NS=_SLEEP_NS),
-        "ASLEEP": ASLEEP, "IDLE_MASK": _IDLE_YIELD - 1, "STACK_BYTES": _STACK_BYTES,
+        "ASLEEP": ASLEEP, "LATE": _LATE, "IDLE_MASK": _IDLE_YIELD - 1, "STACK_BYTES": _STACK_BYTES,
         "PATIENCE": PATIENCE, "STARTED": STARTED, "GENERATION": GENERATION, "JOB": JOB, "SLEEPERS": SLEEPERS,
         "MUTEX": MUTEX, "CONDITION": CONDITION, "ATTRIBUTES": ATTRIBUTES, "RECORDS": RECORDS,
         "RECORD_BYTES": RECORD_BYTES, "NUMBER": NUMBER, "HANDLE": HANDLE, "PASSED": PASSED, "DONE": DONE, "COME": COME,

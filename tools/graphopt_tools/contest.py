@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import signal
 import subprocess
 import tempfile
 import time
@@ -25,7 +26,6 @@ CHECKED_STEPS = 10
 TOLERANCE = 1e-3  # of results after a few steps: float32 sums in another order differ by 1e-5, another algorithm by far more
 TURN_SECONDS = 0.1
 TURNS = 5  # at least, so that a median means something
-PAUSE_SECONDS = 0.02  # lets the spinning threads of the contestant before fall asleep
 Results = list[list[list[float]]]
 
 
@@ -76,7 +76,8 @@ class Result:
 
 
 class Contestant:
-    """A process that works on command. Leaving the `with` block ends it.
+    """A process that works on command and is stopped in between, as some frameworks' idle threads are never quiet. Leaving
+    the `with` block ends it.
 
     limit: seconds after which an answer is no longer waited for.
     """
@@ -99,6 +100,7 @@ class Contestant:
                 env=dict(environment),
                 cwd=self.folder.name,
                 bufsize=0,
+                start_new_session=True,  # a group of its own, with whatever processes it starts
             )
         except OSError as error:
             self.log.close()
@@ -109,18 +111,27 @@ class Contestant:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
+        self.end()
         self.process.communicate()
         self.log.close()
         self.folder.cleanup()
 
+    def end(self) -> None:
+        """Kill it, if it has not ended."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, number)
+
     def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
-        """Send one command and wait for its answer.
+        """Let it work on one command and wait for its answer.
 
         Errors: Mistake with the contestant's own words when it failed, died or took too long.
         """
+        self._signal(signal.SIGCONT)
         line = self._exchange((json.dumps({"command": command, **arguments}) + "\n").encode())
+        self._signal(signal.SIGSTOP)
         if not line:
             raise Mistake(f"{self.name} ended without an answer{self._last_words()}")
         answer: dict[str, Any] = json.loads(line)
@@ -142,7 +153,7 @@ class Contestant:
             ready.register(stdout, selectors.EVENT_READ)
             while b"\n" not in self.rest:
                 if not ready.select(max(0.0, deadline - time.monotonic())):
-                    self.process.kill()
+                    self.end()
                     raise Mistake(f"{self.name} gave no answer within {self.limit:g} s")
                 part = stdout.read(1 << 16)
                 if not part:
@@ -198,7 +209,7 @@ def start(contestant: Contestant, workload: Workload, data: str) -> Result:
     try:
         answer = contestant.ask("init", **workload.spec(), file=data, warm=CHECKED_STEPS)
     except Mistake as failure:
-        contestant.process.kill()
+        contestant.end()
         return Result(contestant.name, failure=str(failure))
     return Result(
         contestant.name,
@@ -224,7 +235,6 @@ def take_turns(contestants: Sequence[Contestant], results: Sequence[Result], sec
         for contestant, result in pairs:
             used = sum(result.seconds) * steps[result.name]
             if not result.failure and (turn < 2 or used < 4 * seconds) and (turn < TURNS or used < seconds):
-                time.sleep(PAUSE_SECONDS)
                 _run(contestant, result, steps[result.name])
 
 
