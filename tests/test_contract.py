@@ -47,7 +47,7 @@ def tilings(p: Problem, machine: Machine) -> list[Tiling]:
     """Of every form, choice of dimensions and packing, the smallest, a middle and the largest tile that `choose` prices."""
     kinds: dict[tuple[Any, ...], list[Tiling]] = {}
     for t in chain(tile._broadcast_tilings(p, machine), tile._dot_tilings(p, machine)):
-        kinds.setdefault((t.form, t.lane, t.row, t.col, t.packed), []).append(t)
+        kinds.setdefault((t.form, t.lane, t.row, t.col, t.packed, t.rows_packed), []).append(t)
     found: dict[int, Tiling] = {}
     for alike in kinds.values():
         alike.sort(key=lambda t: (t.rows * t.cols * t.vectors, t.rows))

@@ -34,7 +34,7 @@ from graphopt.kernel.loops import (
     make_kernel,
 )
 from graphopt.kernel.lower import LoopsGroup, Lowering, lanes_of
-from graphopt.kernel.tile import Operand, Problem, Tiling, choose, size_of, vector_operand
+from graphopt.kernel.tile import Operand, Problem, Tiling, choose, row_operand, size_of, vector_operand
 from graphopt.passes.fuse import Group, dims_of, follow, stored_base
 
 _NEAR_BYTES = 1 << 20  # half of a usual second-level cache
@@ -128,6 +128,12 @@ class Tiler:
         if self.vector is not None:
             panels = -(-t.lane.size // self.pitch) * prod(u.size for u in self.depends)
             self.packed = temporary("packed", self.vector.buffer.dtype, panels * prod(v.size for v in p.sums) * self.pitch)
+        self.scalars = row_operand(p, t.lane, t.row) if t.rows_packed else None
+        self.turning = tuple(u for u in p.outs if u is not t.row and self.scalars is not None and self.scalars.stride(u))
+        self.spread: Buffer | None = None
+        if self.scalars is not None:
+            lines = prod(u.size for u in self.turning) * prod(v.size for v in p.sums)
+            self.spread = temporary("rows", self.scalars.buffer.dtype, lines * -(-size_of(t.row) // t.rows) * t.rows)
 
     def body(self) -> list[Stmt]:
         """Parallel loops over full tiles, then over the remainders of every tiled dimension."""
@@ -167,12 +173,14 @@ class Tiler:
 
         def one(n: Index) -> list[Stmt]:
             start: dict[Var, Index] = {}
-            panel = ZERO
+            panel = stripe = ZERO
             for (v, _, piece), k in zip(turns, delinear(n, sizes), strict=True):
                 start[v] = k if piece is None else k * piece[0] + piece[1]
                 if v is self.lane:
                     panel = k + lanes[1] // self.pitch
-            return self._tile(start, rows[0], cols[0], lanes[0], panel)
+                elif v is t.row:
+                    stripe = k + rows[1] // t.rows
+            return self._tile(start, rows[0], cols[0], lanes[0], panel, stripe)
 
         return loop("par", "t", prod(sizes), one)
 
@@ -214,6 +222,41 @@ class Tiler:
 
         return loop("par", "t", prod(sizes), one)
 
+    def spread_rows(self) -> list[Stmt]:
+        """Copy the operand of scalars: outer dimensions it depends on, tiles of rows, steps of the sum, rows."""
+        p, t, source, spread = self.p, self.t, self.scalars, self.spread
+        assert source is not None and spread is not None and t.row is not None
+        row = t.row
+        sizes = (*(u.size for u in self.turning), -(-row.size // t.rows), *(v.size for v in p.sums))
+
+        def one(n: Index) -> list[Stmt]:
+            *outer, stripe = delinear(n, sizes[: len(self.turning) + 1])
+
+            def line(k: Index) -> list[Stmt]:
+                bound = dict(zip((*self.turning, *p.sums), (*outer, *delinear(k, sizes[len(self.turning) + 1 :])), strict=True))
+
+                def copy(x: Index) -> list[Stmt]:
+                    place = stripe * t.rows + x
+                    whole = row.size % t.rows == 0
+                    mask = None if whole else self.s.lt(IndexValue(place, i32), Const(row.size, i32))
+                    other = None if whole else Const(0, source.buffer.dtype)
+                    value = Load(source.buffer, source.offset.substitute({**bound, row: place}), mask, other)
+                    return [Store(spread, (n * prod(v.size for v in p.sums) + k) * t.rows + x, value)]
+
+                return loop("lanes", "l", t.rows, copy)
+
+            return loop("serial", "k", prod(v.size for v in p.sums), line)
+
+        return loop("par", "t", prod(sizes[: len(self.turning) + 1]), one)
+
+    def _spread_at(self, bound: dict[Var, Index], stripe: Index, r: Index) -> Expr:
+        """An element of the copied rows: row r of a tile, at a step of the sum."""
+        p, t = self.p, self.t
+        assert self.spread is not None
+        sizes = (*(u.size for u in self.turning), -(-size_of(t.row) // t.rows), *(v.size for v in p.sums))
+        where = (*(bound[u] for u in self.turning), stripe, *(bound[v] for v in p.sums))
+        return Load(self.spread, linear(where, sizes) * t.rows + r)
+
     def _packed_at(self, bound: dict[Var, Index], panel: Index, x: Index) -> Expr:
         """An element of the packed copy: lane x of a panel, at a step of the sum."""
         p = self.p
@@ -244,13 +287,18 @@ class Tiler:
 
         return nest(0, {})
 
-    def _product(self, bound: dict[Var, Index], at: Index, acc: Buffer, mask: Expr | None, packed: Expr | None) -> Stmt:
-        """acc[at] += a * b at one point; lanes beyond the mask read nothing, and beyond the end of a sum add nothing."""
+    def _product(
+        self, bound: dict[Var, Index], at: Index, acc: Buffer, mask: Expr | None, copies: dict[int, Expr]
+    ) -> Stmt:
+        """acc[at] += a * b at one point; lanes beyond the mask read nothing, and beyond the end of a sum add nothing.
+
+        copies: for a and b, by their number, the element of a copy that is read instead.
+        """
         factors: list[Expr] = []
-        for o in (self.p.a, self.p.b):
+        for k, o in enumerate((self.p.a, self.p.b)):
             value: Expr
-            if packed is not None and o is self.vector:
-                value = packed
+            if k in copies:
+                value = copies[k]
             elif mask is not None and (o.stride(self.t.lane) or self.t.lane in self.p.sums):
                 value = Load(o.buffer, o.offset.substitute(bound), mask, Const(0, o.buffer.dtype))
             else:
@@ -262,8 +310,10 @@ class Tiler:
         """The lanes of a partly filled vector, as a condition; accumulators of the others are never looked at."""
         return self.s.lt(IndexValue(x, i32), Const(active, i32)) if active < self.p.width else None
 
-    def _tile(self, start: dict[Var, Index], rows: int, cols: int, lanes: int, panel: Index) -> list[Stmt]:
-        """One tile: clear the accumulators, sum, finish."""
+    def _tile(
+        self, start: dict[Var, Index], rows: int, cols: int, lanes: int, panel: Index, stripe: Index
+    ) -> list[Stmt]:
+        """One tile: clear the accumulators, sum, finish; panel, stripe: its place in the copies."""
         p, t = self.p, self.t
         by_lane = self.lane is not None
         width = p.width if by_lane or t.lane in p.sums else 1
@@ -292,9 +342,14 @@ class Tiler:
             def body(r: Index, c: Index, k: int) -> list[Stmt]:
                 def lane(x: Index) -> list[Stmt]:
                     bound = {**place(r, c), **summed, t.lane: base + k * width + x}
-                    packed = self._packed_at(bound, panel, k * width + x) if self.packed is not None else None
+                    copies: dict[int, Expr] = {}
+                    for n, o in enumerate((p.a, p.b)):
+                        if o is self.vector:
+                            copies[n] = self._packed_at(bound, panel, k * width + x)
+                        elif o is self.scalars:
+                            copies[n] = self._spread_at(bound, stripe, r)
                     mask = self._mask(x, actives[k] if count is None else count)
-                    return [self._product(bound, at(r, c, k) + x, acc, mask, packed)]
+                    return [self._product(bound, at(r, c, k) + x, acc, mask, copies)]
 
                 return loop("lanes", "l", width, lane)
 
@@ -396,13 +451,15 @@ def _tiled_kernels(
     group: Group,
     lowering: Lowering,
 ) -> list[Kernel]:
-    """The copy of the vector operand where the tiling wants one, and the tiles."""
+    """The copies of operands that the tiling wants, and the tiles."""
     tiler = Tiler(p, t, finish, lowering.temporary, much=len(group.nodes) > len(_contracted(group)) + 1)
     nodes = tuple(group.nodes)
     flops = 2 * prod(v.size for v in (*p.outs, *p.sums))
     kernels = [make_kernel(name, tiler.body(), p.width, flops, nodes)]
     if tiler.packed is not None:
         kernels.insert(0, make_kernel(f"{name}_pack", tiler.pack(), p.width, nodes=nodes))
+    if tiler.spread is not None:
+        kernels.insert(0, make_kernel(f"{name}_rows", tiler.spread_rows(), t.rows, nodes=nodes))
     return kernels
 
 

@@ -31,6 +31,10 @@ _CONFLICT = 1.35  # slowdown when the rows of a panel are a multiple of this man
 _CONFLICT_BYTES = 2048
 _PACKED_BYTES = 1 << 26  # no copies beyond this size
 _FIRST_LEVEL_BYTES = 1 << 15
+_LINE_BYTES = 64
+_FAR_STEP = 4.0  # cycles more for a step of the sum whose scalars lie on a line that the first-level cache has lost
+_CONFLICT_STEP = 12.0  # the same where the second-level cache loses it, too
+_ROWS_APART = 8  # rows that are pages apart share a set of the first-level cache: more of them push each other out
 _SECOND_LEVEL = 1.5  # cost of a vector load from the second-level cache
 _PAGE_BYTES = 4096
 _FAR_STORE = 4.0  # cycles more for a vector that is stored on a page of its own
@@ -70,6 +74,7 @@ class Tiling:
     vectors: vectors along the lanes (broadcast form)
     row, col: two more output dimensions (None: none); rows x cols x vectors accumulators
     packed:  the vector operand is first copied, by a kernel of its own, into the order in which the tiles read it
+    rows_packed: so is the other operand
     """
 
     form: str
@@ -81,6 +86,7 @@ class Tiling:
     vectors: int
     cost: float
     packed: bool = False
+    rows_packed: bool = False
 
 
 def choose(p: Problem, machine: Machine) -> Tiling:
@@ -193,6 +199,24 @@ def vector_operand(p: Problem, v: Var) -> Operand | None:
     return None
 
 
+def row_operand(p: Problem, v: Var, m: Var | None) -> Operand | None:
+    """The operand of scalars, when a tile's rows are neighbours in it and steps of the sum lie lines apart."""
+    vector = vector_operand(p, v)
+    if vector is None or m is None or not p.sums:
+        return None
+    o = p.b if vector is p.a else p.a
+    far = abs(o.stride(p.sums[-1])) * o.buffer.dtype.itemsize >= _LINE_BYTES
+    return o if o.stride(m) == 1 and not vector.stride(m) and far else None
+
+
+def _step_cost(o: Operand, p: Problem) -> float:
+    """Cycles more for each step of the sum, when its scalars are read where they are."""
+    steps = prod(s.size for s in p.sums)
+    if _conflicts(o, p):
+        return _CONFLICT_STEP
+    return _FAR_STEP if steps * _LINE_BYTES > _FIRST_LEVEL_BYTES else 0.0
+
+
 def _broadcast_tilings(p: Problem, machine: Machine) -> Iterator[Tiling]:
     for v in p.outs:
         few = -(-v.size // p.width) <= 2
@@ -231,12 +255,18 @@ def _broadcast_tiles(p: Problem, machine: Machine, v: Var, m: Var | None, u: Var
     if vector is not None:
         copying = copied / p.width * (1.0 + _load_cost(vector, p, v)) + _BARRIER
     packable = vector is not None and copied * vector.buffer.dtype.itemsize <= _PACKED_BYTES
+    scalars = row_operand(p, v, m) if u is None else None
+    further = _step_cost(scalars, p) * steps * others if scalars is not None else 0.0
+    lines = prod(w.size for w in p.outs if w is not m and scalars is not None and scalars.stride(w)) * steps
+    apart = m is not None and any(abs(o.stride(m)) * o.buffer.dtype.itemsize >= _PAGE_BYTES for o in (p.a, p.b))
     for vectors in range(1, min(4, total) + 1) if u is None else (min(2, total),):
         for cols in (1,) if u is None else range(2, min(6, u.size) + 1):
             most = max(
                 (r for r in range(1, 17) if r * vectors * cols + vectors * min(r, cols) + 2 <= machine.vector_registers),
                 default=0,
             )
+            if apart and u is None:
+                most = min(most, _ROWS_APART)
             for rows in _tile_sizes(size_of(m), most) if most else ():
                 if rows < cols <= size_of(m):
                     continue  # the same tile with rows and columns exchanged
@@ -255,7 +285,11 @@ def _broadcast_tiles(p: Problem, machine: Machine, v: Var, m: Var | None, u: Var
                             moved += c * (mt if by_row else 1) * (nt if by_lane else 1) * (ut if by_col else 1)
                         step = _step(fmas, moved) * factor
                         cost += mc * nc * uc * (step * steps + fmas * (store + 1.0) + _LOOP) * others
-                    yield Tiling("broadcast", v, m, u, rows, cols, vectors, cost, packed)
+                    tall, wide = -(-size_of(m) // rows), -(-total // vectors)
+                    yield Tiling("broadcast", v, m, u, rows, cols, vectors, cost + further * tall * wide, packed)
+                    if scalars is not None:
+                        cost += (2.0 + _FAR_STEP) * lines * tall + _BARRIER
+                        yield Tiling("broadcast", v, m, u, rows, cols, vectors, cost, packed, rows_packed=True)
 
 
 def _copied(p: Problem, v: Var, vector: Operand) -> int:
