@@ -110,7 +110,7 @@ class Results:
             block = free.pop() if free else Arena(nbytes)
         lease = (ctypes.c_char * nbytes).from_address(block.address)
         weakref.finalize(lease, self._return, nbytes, block).atexit = False
-        return np.ndarray(shape, dtype, lease)
+        return np.ndarray(shape, dtype, memoryview(lease))
 
     def _return(self, nbytes: int, block: Arena) -> None:
         with self._lock:
