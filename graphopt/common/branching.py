@@ -418,7 +418,7 @@ class _Carry:
             after.extend(self._variables.now())
 
         try:
-            region.run(trip, "while")
+            region.run(trip)
             return self._settled(given, after, region)
         finally:
             self._variables.write(self._variables.before)

@@ -22,7 +22,7 @@ from graphopt.common.syntax import refusal
 from graphopt.errors import TraceError, layout
 from graphopt.ir.graph import Graph, Node, input_node, state_node, substitute
 from graphopt.ir.types import TensorType
-from graphopt.opdefs.elementwise import alias, select
+from graphopt.opdefs.elementwise import alias, select, stop_gradient
 from graphopt.opdefs.opdef import constant, opdef
 from graphopt.passes.gradient import Derivative
 from graphopt.passes.reroll import rolled
@@ -32,6 +32,9 @@ from graphopt.where import here, user_frame
 if TYPE_CHECKING:
     from graphopt.common.parameter import Parameter
     from graphopt.common.tensor import Tensor
+
+Rule = Callable[[Sequence[Node], Sequence[Node | None]], Sequence[Node | None]]
+"""(results, their cotangents) -> cotangents of the sources; None: nothing flows, or zero."""
 
 _active: ContextVar[Trace | None] = ContextVar("graphopt_trace", default=None)
 
@@ -205,6 +208,12 @@ class Trace:
             old = before.get(key, self._states[key][1])
             if node is not old:
                 self._current[key] = self.compute((select(condition, node, old),))[0]
+
+    def ruled(self, sources: Sequence[Node], results: Sequence[Node], rule: Rule) -> tuple[Node, ...]:
+        """Nodes with the values of `results`; what flows into them goes on to `sources` as `rule` says, and no other way."""
+        cut = tuple(self.compute([stop_gradient(n) for n in results]))
+        self.derivatives.append(Derivative(tuple(sources), cut, lambda cotangents: rule(cut, cotangents)))
+        return cut
 
     def compute(self, nodes: Sequence[Node]) -> Sequence[Node]:
         """In a concrete trace, give the nodes (and whatever they need) their values; the nodes again.
