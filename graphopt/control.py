@@ -181,6 +181,7 @@ def fori_loop(lower: Any, upper: Any, body: Callable[[Any, Any], Any], init: Any
         count = max(last - first, 0)
         made = _Loop("fori_loop", trace, carry)
         row = made.row(iota(shape=(count,), axis=0, dtype=i64) + first)
+        made.region.counters[row] = range(first, first + count)
         made.body_with(lambda value: (body(wrap_node(row, made.region), value), None))
         return made.finish(count, False)[0]
     return _fori_between(limits, body, carry, bound, trace)

@@ -35,14 +35,18 @@ class Region(Trace):
     """The trace of a body inside another symbolic trace.
 
     captured: outer node -> the leaf that stands for it inside.
+    counters: leaves whose value is the number of a trip, and what it counts through.
     depth:    how many derivatives of one's own are being traced, one within the other.
     """
+
+    certain = False
 
     def __init__(self, name: str, parent: Trace):
         super().__init__(name)
         self.parent = parent
         self.rewrites = parent.rewrites
         self.captured: dict[Node, Node] = {}
+        self.counters: dict[Node, range] = {}
         self.depth: int = parent.depth if isinstance(parent, Region) else 0
 
     def knows(self, tensor: Tensor) -> bool:
@@ -84,12 +88,17 @@ class Region(Trace):
     def visit(self, thing: Any, version: int, flags: tuple[Any, ...] = ()) -> None:
         self.parent.visit(thing, version, flags)
 
-    def check_value(self, node: Node, check: Callable[[np.ndarray], None]) -> None:
+    def check_value(self, node: Node, check: Callable[[np.ndarray], None]) -> bool:
         if node.op == "constant":
             check(node.attrs["value"])
-        for outer, leaf in self.captured.items():
-            if leaf is node:
-                self.parent.check_value(outer, check)
+            return True
+        return any([leaf is node and self.parent.check_value(outer, check) for outer, leaf in self.captured.items()])
+
+    def within(self, node: Node, low: int, high: int) -> bool:
+        if node in self.counters:
+            counted = self.counters[node]
+            return not counted or (low <= counted[0] and counted[-1] < high)
+        return any(leaf is node and self.parent.within(outer, low, high) for outer, leaf in self.captured.items())
 
     def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """`function(*args, **kwargs)` traced here."""

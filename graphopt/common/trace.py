@@ -71,7 +71,10 @@ class Trace:
     recomputed:  paths of the Cells that asked for `recompute`, and whether their outputs are computed again too.
     derived:     whether anything was differentiated in reverse.
     visited:     what the trace read besides tensors: (object, its version), for `common.compiled` to watch.
+    certain:     whether what is traced runs whenever the graph does.
     """
+
+    certain = True
 
     def __init__(self, name: str, concrete: bool = False, rewrites: bool = False):
         self.name = name
@@ -306,17 +309,23 @@ class Trace:
             check()
         self.guards.append(check)
 
-    def check_value(self, node: Node, check: Callable[[np.ndarray], None]) -> None:
+    def check_value(self, node: Node, check: Callable[[np.ndarray], None]) -> bool:
         """Let `check` see a node's integers: now when they are known, before every run when they are an input's, moved or
-        joined or in a wider dtype; else never.
+        joined or in a wider dtype; else never. Whether it sees all of them.
         """
         if node not in self.values and (node.op in ("reshape", "alias", "concat") or _widens(node)):
-            for source in node.inputs:
-                self.check_value(source, check)
-        elif node in self.values or node.op == "constant":
+            return all([self.check_value(source, check) for source in node.inputs])
+        if node in self.values or node.op == "constant":
             check(self.values[node] if node in self.values else node.attrs["value"])
         elif node in self.inputs:
             self.checks.append((self.inputs.index(node), check))
+        else:
+            return False
+        return True
+
+    def within(self, node: Node, low: int, high: int) -> bool:
+        """Whether a node's integers are known to be in [low, high)."""
+        return False
 
     def choose(self, what: str, ask: Callable[[], Any]) -> Any:
         """The answer of `ask`, on which the traced code may branch.
