@@ -193,7 +193,9 @@ class _Part:
         for axis, (positions, first) in enumerate(placed):
             shape = (*positions.shape, *[1] * (len(self._lead) - first - len(positions.shape)))
             shape = shape if positions.shape else ()
-            found[axis] = reshape(positions, shape=shape) if isinstance(positions, Node) else positions.reshape(shape)
+            if positions.shape != shape:
+                positions = reshape(positions, shape=shape) if isinstance(positions, Node) else positions.reshape(shape)
+            found[axis] = positions
         return found
 
     def _merged(self, known: dict[int, np.ndarray], nodes: dict[int, Node]) -> Any:

@@ -19,7 +19,7 @@ from graphopt.opdefs.elementwise import add
 from graphopt.opdefs.linalg import dot_general
 from graphopt.opdefs.opdef import full, opdef
 from graphopt.opdefs.reduce import reduce_sum
-from graphopt.opdefs.rows import as_rows, joined_rows, row_tensor, rows_of_either
+from graphopt.opdefs.rows import added, as_rows, joined_rows, row_tensor, rows_of_either
 from graphopt.opdefs.rule import ruled_back
 from graphopt.opdefs.shape import reshape, transpose
 from graphopt.passes.unbounded import pull_back_unbounded
@@ -240,11 +240,11 @@ class _Back:
             if product is not None:
                 later.append(product)
             else:
-                rest = term if rest is None else add(rest, term)
+                rest = term if rest is None else added([rest, term])
         if rest is not None:
             leaf = state_node(self.name("sum"), total.type)
             self.making.carry.append((leaf, full(leaf.shape, 0, leaf.dtype)))
-            self.making.updates.append(add(leaf, rest))
+            self.making.updates.append(added([leaf, rest]))
             k = len(self.making.carry) - 1
             later.append(lambda carry, outputs: carry[k])
 
