@@ -97,7 +97,7 @@ def cond_of(
     trace = active()
     assert trace is not None
     regions = [Region(name, trace) for name in ("then", "other")]
-    results = [r.run(f, "cond") for r, f in zip(regions, (then, other), strict=True)]
+    results = [r.run(f) for r, f in zip(regions, (then, other), strict=True)]
     chosen = choose(results, regions)
     outputs = [[r.node_of(t) for t in side] for r, side in zip(regions, chosen, strict=True)]
     count = len(outputs[0])
@@ -181,6 +181,7 @@ def fori_loop(lower: Any, upper: Any, body: Callable[[Any, Any], Any], init: Any
         count = max(last - first, 0)
         made = _Loop("fori_loop", trace, carry)
         row = made.row(iota(shape=(count,), axis=0, dtype=i64) + first)
+        made.region.counters[row] = range(first, first + count)
         made.body_with(lambda value: (body(wrap_node(row, made.region), value), None))
         return made.finish(count, False)[0]
     return _fori_between(limits, body, carry, bound, trace)
@@ -298,7 +299,7 @@ class _Loop:
         return leaf
 
     def test_with(self, test: Callable[[Any], Any]) -> None:
-        result = self.test.run(test, self.owner, self._given(self.test, self.test_leaves))
+        result = self.test.run(test, self._given(self.test, self.test_leaves))
         if self.test.updates():
             (parameter, _, _), *_ = self.test.updates()
             raise DTypeError(layout(f"{self.owner}: test assigns to Parameter {parameter.name}; only the body may", here()))
@@ -307,7 +308,7 @@ class _Loop:
         self.goes_on = _single(self.test.node_of(to_tensor(result)))
 
     def body_with(self, body: Callable[[Any], Any]) -> None:
-        value, result = self.region.run(body, self.owner, self._given(self.region, self.leaves))
+        value, result = self.region.run(body, self._given(self.region, self.leaves))
         after = Structure(value)
         for k, (number, old) in enumerate(zip(after.numbers, self.carry.tensors, strict=False)):
             if number and after.tensors[k].shape == old.shape == ():

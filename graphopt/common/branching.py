@@ -71,7 +71,7 @@ def branch(
     def side(body: Callable[[], None]) -> Callable[[], list[Any]]:
         def run() -> list[Any]:
             with variables.apart():
-                given = variables.now()
+                given = [_own_all(v) for v in variables.now()]
                 body()
                 after = zip(variables.before, given, variables.now(), strict=True)
                 return [before if _same(old, new) else new for before, old, new in after]
@@ -412,13 +412,13 @@ class _Carry:
 
         def trip() -> None:
             self.enter([_stand_in(v, region) for v in self.first()])
-            given.extend(self._variables.now())
+            given.extend(_own_all(v) for v in self._variables.now())
             test()
             body()
             after.extend(self._variables.now())
 
         try:
-            region.run(trip, "while")
+            region.run(trip)
             return self._settled(given, after, region)
         finally:
             self._variables.write(self._variables.before)
@@ -505,6 +505,7 @@ def _stand_in(found: Any, region: Region) -> Any:
 
 
 def _own_all(found: Any) -> Any:
+    """What a variable holds, so that assigning to its elements does not change it."""
     return _own(found) if isinstance(found, Tensor) else found
 
 

@@ -11,8 +11,7 @@ from graphopt.common.tensor import Tensor, to_tensor, wrap_node
 from graphopt.common.trace import Trace, active
 from graphopt.errors import DTypeError, ShapeError, layout
 from graphopt.ir.graph import Node
-from graphopt.opdefs.elementwise import alias, stop_gradient, zeros_like
-from graphopt.passes.gradient import Derivative
+from graphopt.opdefs.elementwise import alias, zeros_like
 from graphopt.where import here
 
 
@@ -47,18 +46,16 @@ def with_derivative(owner: Any, body: Callable[..., Any], args: tuple[Any, ...],
     inputs = [_separate(a, trace) for a in args]
     output = body(*inputs, **kwargs)
     results = [trace.node_of(t) for t in leaves(output)]
-    cut = tuple(trace.compute([stop_gradient(n) for n in results]))
-    result = replace_tensors(output, (wrap_node(n, trace) for n in cut))
 
-    def rule(cotangents: Sequence[Node | None]) -> list[Node | None]:
-        filled = (zeros_like(n) if ct is None else ct for n, ct in zip(cut, cotangents, strict=True))
+    def rule(values: Sequence[Node], cotangents: Sequence[Node | None]) -> list[Node | None]:
+        filled = (zeros_like(n) if ct is None else ct for n, ct in zip(values, cotangents, strict=True))
         dout = replace_tensors(output, (wrap_node(ct, trace) for ct in filled))
+        result = replace_tensors(output, (wrap_node(n, trace) for n in values))
         given = bprop(*inputs, *kwargs.values(), result, dout)
         return _per_input(rule_name, inputs, given, trace)
 
-    sources = tuple(trace.node_of(t) for t in inputs if isinstance(t, Tensor))
-    trace.derivatives.append(Derivative(sources, cut, rule))
-    return result
+    cut = trace.ruled([trace.node_of(t) for t in inputs if isinstance(t, Tensor)], results, rule)
+    return replace_tensors(output, (wrap_node(n, trace) for n in cut))
 
 
 def with_gradient_hook(name: str, x: Tensor, hook: Callable[[Tensor], Any]) -> Tensor:
@@ -70,16 +67,14 @@ def with_gradient_hook(name: str, x: Tensor, hook: Callable[[Tensor], Any]) -> T
     if trace is None:
         return x
     source = trace.node_of(x)
-    cut = trace.compute((stop_gradient(source),))[0]
 
-    def rule(cotangents: Sequence[Node | None]) -> list[Node | None]:
+    def rule(values: Sequence[Node], cotangents: Sequence[Node | None]) -> list[Node | None]:
         arrived = cotangents[0]
         assert arrived is not None
         changed = hook(wrap_node(arrived, trace))
         return [arrived if changed is None else trace.node_of(checked_gradient(f"{name}: the gradient", changed, x))]
 
-    trace.derivatives.append(Derivative((source,), (cut,), rule))
-    return wrap_node(cut, trace)
+    return wrap_node(trace.ruled([source], [source], rule)[0], trace)
 
 
 def _separate(value: Any, trace: Trace) -> Any:

@@ -8,13 +8,16 @@ from typing import Any
 
 from graphopt.common.checks import found
 from graphopt.common.derivative import checked_gradient, replace_tensors, with_gradient_hook
+from graphopt.common.regions import Region
 from graphopt.common.signature import leaves
 from graphopt.common.tensor import Tensor, bump, wrap_node
 from graphopt.common.trace import Trace, active
+from graphopt.errors import TraceError, layout
 from graphopt.ir.graph import Node
 from graphopt.opdefs.elementwise import stop_gradient, zeros_like
-from graphopt.opdefs.opdef import constant
+from graphopt.opdefs.opdef import full
 from graphopt.passes.gradient import Derivative
+from graphopt.where import here
 
 Hooks = Mapping[int, tuple[Callable[..., Any], bool]]
 
@@ -59,7 +62,7 @@ def register_hook(self: Tensor, hook_fn: Callable[[Tensor], Any]) -> HookHandle:
     trace = active()
     if trace is not None and self._trace is trace and not self._is_parameter:
         hooks: dict[int, Any] = {}
-        handle = HookHandle(hooks, lambda: None)
+        handle = HookHandle(hooks, lambda: _stays(trace))
         hooks[handle.handle_id] = hook_fn
         passed = with_gradient_hook("register_hook", self, lambda g: hook_fn(g) if hooks else None)
         self._node = passed._node
@@ -77,6 +80,16 @@ def register_hook(self: Tensor, hook_fn: Callable[[Tensor], Any]) -> HookHandle:
     return handle
 
 
+def _stays(trace: Trace) -> None:
+    """A hook taken away: too late where it has become part of a body.
+
+    Errors: TraceError.
+    """
+    if isinstance(trace, Region):
+        what = "register_hook: a hook of a tensor in a body of control flow cannot be removed"
+        raise TraceError(layout(what, here(), hint="register it where it is wanted only"))
+
+
 def hooked(node: Node, tensor: Tensor, trace: Trace) -> Node:
     """A node that stands for `tensor` in a differentiated call, its gradient going through the tensor's hooks."""
     for hook in list((tensor._hooks or {}).values()):
@@ -90,43 +103,51 @@ def with_backward_hooks(owner: Any, before: Hooks, after: Hooks, body: Callable[
     """Run `body`; `before(cell, grad_outputs)` sees the gradients of its outputs, `after(cell, grad_inputs,
     grad_outputs)` those of its inputs too, as tuples with one entry for each Tensor. What they return replaces.
 
-    When a gradient reaches the inputs and none came by the outputs, in forward mode and when a gradient that used the
-    Cell is differentiated once more, grad_outputs are zeros.
+    When a gradient reaches the inputs and none came by the outputs, grad_outputs are zeros.
     """
     trace = active()
     assert trace is not None
     name = type(owner).__name__
-    arrived: list[tuple[Tensor, ...]] = []
     given = list(leaves((args, kwargs)))
-    anchor = stop_gradient(constant(0.0))  # leads from the outputs' hooks to the inputs', whatever flows between them
     sources = tuple(trace.node_of(t) for t in given)
-    cut = tuple(trace.compute([stop_gradient(n) for n in sources]))
 
-    def inputs_rule(cotangents: Sequence[Node | None]) -> Sequence[Node | None]:
-        grad_outputs = arrived.pop() if arrived else _filled(outer, [None] * len(outer), trace)
-        grads = _filled(cut, cotangents[:-1], trace)
+    def inputs_rule(values: Sequence[Node], cotangents: Sequence[Node | None]) -> Sequence[Node | None]:
+        grads = _filled(values[: len(sources)], cotangents[: len(sources)], trace)
+        grad_outputs = _filled(values[len(sources) :], cotangents[len(sources) :], trace)
         for hook, _ in list(after.values()):
             changed = hook(owner, grads, grad_outputs)
             grads = grads if changed is None else _replaced(f"{name}: grad_inputs", changed, given)
         return [trace.node_of(g) for g in grads]
 
-    trace.derivatives.append(Derivative(sources, (*cut, anchor), inputs_rule))
-    tensors = iter([wrap_node(n, trace) for n in cut])
-    args, kwargs = replace_tensors((args, kwargs), tensors)
-    output = body(*args, **kwargs)
-    results = list(leaves(output))
-    inner = tuple(trace.node_of(t) for t in results)
-    outer = tuple(trace.compute([stop_gradient(n) for n in inner]))
+    def run(passed: Sequence[Node]) -> Any:
+        new_args, new_kwargs = replace_tensors((args, kwargs), iter([wrap_node(n, trace) for n in passed]))
+        return body(*new_args, **new_kwargs)
 
-    def outputs_rule(cotangents: Sequence[Node | None]) -> Sequence[Node | None]:
-        grads = _filled(outer, cotangents, trace)
+    # The anchors lead from the outputs' hooks to the inputs': what flows into them are the gradients of the outputs.
+    if isinstance(trace, Region):  # there a rule is traced at once, so the outputs' types must be known before
+        like = leaves(Region("types", trace).run(body, *args, **kwargs))
+        ends = trace.ruled(sources, [*sources, *(full(t.shape, 0, t.dtype) for t in like)], inputs_rule)
+        cut, anchors = ends[: len(sources)], ends[len(sources) :]
+        output = run(cut)
+    else:
+        cut = tuple(trace.compute([stop_gradient(n) for n in sources]))
+        output = run(cut)
+        zeros = [zeros_like(trace.node_of(t)) for t in leaves(output)]
+        anchors = tuple(trace.compute([stop_gradient(n) for n in zeros]))
+        ends = (*cut, *anchors)
+        trace.derivatives.append(Derivative(sources, ends, lambda cotangents: inputs_rule(ends, cotangents)))
+    results = list(leaves(output))
+
+    def outputs_rule(values: Sequence[Node], cotangents: Sequence[Node | None]) -> Sequence[Node | None]:
+        grads = _filled(values, cotangents, trace)
         for hook, _ in list(before.values()):
             changed = hook(owner, grads)
             grads = grads if changed is None else _replaced(f"{name}: grad_outputs", changed, results)
-        arrived.append(grads)
-        return [*(trace.node_of(g) for g in grads), constant(0.0)]
+        nodes = [trace.node_of(g) for g in grads]
+        return [*nodes, *nodes]
 
-    trace.derivatives.append(Derivative((*inner, anchor), outer, outputs_rule))
+    inner = [trace.node_of(t) for t in results]
+    outer = trace.ruled([*inner, *anchors], inner, outputs_rule)
     return replace_tensors(output, iter([wrap_node(n, trace) for n in outer]))
 
 

@@ -5,6 +5,7 @@ Positions may be ints, slices, None, Ellipsis, integer arrays and Tensors. Bool 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +16,16 @@ from graphopt.common.arithmetic import method
 from graphopt.common.dtype import bool_
 from graphopt.common.tensor import Tensor, apply, to_tensor, wrap_node
 from graphopt.common.trace import Trace, active, needs_value
-from graphopt.errors import TraceError, layout
+from graphopt.errors import layout
 from graphopt.ir.graph import Node
-from graphopt.ir.types import i64
-from graphopt.opdefs.elementwise import add, cast, lt, mul, select
-from graphopt.opdefs.index import gather, scatter_add
+from graphopt.ir.types import i32, i64
+from graphopt.opdefs.bits import logical_and, logical_or
+from graphopt.opdefs.elementwise import add, cast, ge, lt, mul, select
+from graphopt.opdefs.index import gather
 from graphopt.opdefs.opdef import broadcast_together, constant, full
-from graphopt.opdefs.shape import reshape, reverse, slice_, transpose
+from graphopt.opdefs.reduce import reduce_and
+from graphopt.opdefs.rows import last_rows, numbered, scatter_set
+from graphopt.opdefs.shape import broadcast, reshape, reverse, slice_, transpose
 from graphopt.where import here
 
 MASK = "choose with ops.select(mask, a, b) or ops.where, which keep the shape; bool masks work in PYNATIVE_MODE"
@@ -74,8 +78,10 @@ def _part(array: np.ndarray, values: Any) -> np.ndarray:
 def setitem(self: Tensor, index: Any, value: Any) -> None:
     """Replace part of the tensor; inside a trace the name stands for the changed tensor from here on.
 
-    Errors: as `getitem`; ValueError when `value` does not broadcast to the part; TraceError in a trace when a position
-            is itself traced.
+    A position in a trace that is out of range is an error before the run where it is an argument, or made of one by
+    moving it; else after the run, and no Parameter has changed.
+
+    Errors: as `getitem`; ValueError when `value` does not broadcast to the part; RuntimeError.
     """
     trace = active()
     items = _items(index)
@@ -88,24 +94,140 @@ def setitem(self: Tensor, index: Any, value: Any) -> None:
         target[tuple(_plain(item) for item in items)] = source._value("item assignment").astype(target.dtype)
         self._changed()
         return
-    fixed = tuple(_known(item, trace) for item in items)
-    places = np.arange(self.size).reshape(self.shape)[fixed]
-    self._assign(apply(_replace, self, source.astype(self.dtype), places=places))
+    made = _written(trace.node_of(self), trace.node_of(source.astype(self.dtype)), self, items, trace)
+    self._assign(wrap_node(trace.compute([made])[0], trace))
 
 
-def _replace(x: Node, value: Node, *, places: np.ndarray) -> Node:
-    """x with the elements at the flat positions `places` replaced; of repeated positions the last one counts."""
-    value = broadcast_to_shape(value, places.shape)
-    flat = places.reshape(-1)
-    order = np.arange(flat.size)[::-1]
-    positions, last = np.unique(flat[::-1], return_index=True)
-    updates = reshape(value, shape=(flat.size,))
-    if positions.size < flat.size or not np.array_equal(positions, flat):
-        updates = gather(updates, constant(order[last]), axis=0)
-    hole = np.zeros(x.type.size, bool)
-    hole[positions] = True
-    rest = select(constant(hole), full((x.type.size,), 0, x.dtype), reshape(x, shape=(x.type.size,)))
-    return reshape(scatter_add(rest, constant(positions), updates, axis=0), shape=x.shape)
+def _written(x: Node, value: Node, tensor: Tensor, items: Sequence[Any], trace: Trace) -> Node:
+    """x with a part replaced; of repeated positions the last one counts."""
+    mask = items[0] if len(items) == 1 else None
+    if isinstance(mask, Tensor) and mask.dtype is bool_ and mask._array is None:
+        return _where_masked(x, value, trace.node_of(mask))
+    part = _Part(x.shape, _expanded(items, tensor, trace), trace)
+    value = broadcast_to_shape(value, part.shape)
+    count = len(part.places) if isinstance(part.places, np.ndarray) else part.places.type.size
+    value = reshape(value, shape=(count, *part.row))
+    places = part.places
+    if isinstance(places, np.ndarray):
+        positions, last = np.unique(places[::-1], return_index=True)
+        if not np.array_equal(positions, places):
+            value = gather(value, constant(places.size - 1 - last), axis=0)
+        places = constant(positions.astype(np.int32 if part.total < 2**31 else np.int64))
+    elif part.repeats:
+        places = last_rows(places, part.total)
+    if part.total == places.type.size == 1 and places.op == "constant":
+        return reshape(value, shape=x.shape)
+    table = reshape(x, shape=(part.total, *part.row))
+    return reshape(scatter_set(table, places, value), shape=x.shape)
+
+
+def _where_masked(x: Node, value: Node, mask: Node) -> Node:
+    """x with `value` where a mask over its first axes holds.
+
+    Errors: IndexError when the mask does not fit; ValueError when the value has a row for each element that is chosen.
+    """
+    if mask.shape != x.shape[: mask.type.rank]:
+        raise IndexError(f"index: a mask of shape {mask.shape} does not fit a tensor of shape {x.shape}")
+    rest = x.shape[mask.type.rank :]
+    value = broadcast_to_shape(value, rest)
+    axes = range(x.type.rank)
+    value = broadcast(value, shape=x.shape, axes=tuple(axes[mask.type.rank :]))
+    return select(broadcast(mask, shape=x.shape, axes=tuple(axes[: mask.type.rank])), value, x)
+
+
+class _Part:
+    """The part of a tensor that an index means, as rows of a table: the last axes that are taken whole are the row, those
+    before them are one axis of `total` positions.
+
+    shape:   of the part, as numpy has it.
+    places:  the positions of its rows in row-major order; known, or a node.
+    repeats: whether a position may come twice.
+    """
+
+    def __init__(self, sizes: tuple[int, ...], items: Sequence[Any], trace: Trace):
+        rank = len(sizes)
+        items = [_plain(i) if isinstance(i, slice) else i for i in items]
+        while items and isinstance(items[-1], slice) and range(sizes[rank - 1])[items[-1]] == range(sizes[rank - 1]):
+            items.pop()
+            rank -= 1
+        self.row = sizes[rank:]
+        self._sizes = sizes[:rank]
+        self.total = int(np.prod(self._sizes, dtype=np.int64))
+        self._lead: list[int] = []
+        found = self._along_axes(items)
+        self.shape = (*self._lead, *self.row)
+        nodes = {axis: n for axis, n in found.items() if isinstance(n, Node)}
+        self.repeats = any(n.type.size > 1 for n in nodes.values())
+        wide = {axis: numbered(n, self.total) for axis, n in nodes.items()}
+        for axis, positions in wide.items():
+            _see_to_range(nodes[axis], positions, self._sizes[axis], axis, trace)
+        self.places: Any
+        if len(wide) == len(found) == 1 and math.prod(self._lead) == wide[0].type.size:
+            self.places = reshape(wide[0], shape=(wide[0].type.size,))
+        else:
+            self.places = self._merged({axis: p for axis, p in found.items() if isinstance(p, np.ndarray)}, wide)
+
+    def _along_axes(self, items: Sequence[Any]) -> dict[int, Any]:
+        """axis -> its positions in the part, shaped so that all broadcast to the part's shape without the row."""
+        arrays = [i for i in items if isinstance(i, (Node, np.ndarray))]
+        indexed = [k for k, i in enumerate(items) if i is not None and not isinstance(i, slice)] if arrays else []
+        block = np.broadcast_shapes(*[a.shape for a in arrays])
+        at = -1
+        if indexed and indexed[-1] - indexed[0] >= len(indexed):  # numpy's rule: arrays that stand apart go first
+            at, self._lead = 0, [*block]
+        placed: list[tuple[Any, int]] = []
+        for k, item in enumerate(items):
+            size = 0 if item is None else self._sizes[len(placed)]
+            if item is None:
+                self._lead.append(1)
+            elif isinstance(item, slice):
+                placed.append((np.arange(size)[item], len(self._lead)))
+                self._lead.append(len(placed[-1][0]))
+            else:
+                if at < 0 and k in indexed:
+                    at = len(self._lead)
+                    self._lead += block
+                known = item if isinstance(item, Node) else _checked(np.asarray(item), size, len(placed))
+                placed.append((known, at + len(block) - len(known.shape)))
+        found = {}
+        for axis, (positions, first) in enumerate(placed):
+            shape = (*positions.shape, *[1] * (len(self._lead) - first - len(positions.shape)))
+            shape = shape if positions.shape else ()
+            if positions.shape != shape:
+                positions = reshape(positions, shape=shape) if isinstance(positions, Node) else positions.reshape(shape)
+            found[axis] = positions
+        return found
+
+    def _merged(self, known: dict[int, np.ndarray], nodes: dict[int, Node]) -> Any:
+        """Row-major positions; what a node has out of range becomes `total`, out of range too."""
+        strides = [math.prod(self._sizes[axis + 1 :]) for axis in range(len(self._sizes))]
+        lead = tuple(self._lead)
+        flat = np.zeros(lead, np.int64) + sum(p * strides[axis] for axis, p in known.items())
+        if not nodes:
+            return flat.reshape(-1)
+        dtype = i64 if any(n.dtype is i64 for n in nodes.values()) else i32
+        total, outside = constant(flat.astype(dtype.numpy)), full(lead, 0, bool_)
+        for axis, node in nodes.items():
+            n = self._sizes[axis]
+            at = broadcast_to_shape(node if node.dtype is dtype else cast(node, dtype=dtype), lead)
+            outside = logical_or(outside, logical_or(lt(at, -n), ge(at, n)))
+            total = add(total, mul(select(lt(at, 0), add(at, n), at), strides[axis]))
+        places = select(outside, full(lead, self.total, dtype), total)
+        return reshape(places, shape=(places.type.size,))
+
+
+def _see_to_range(node: Node, positions: Node, n: int, axis: int, trace: Trace) -> None:
+    """An IndexError for positions out of range: now, before every run, or a RuntimeError after it."""
+
+    def check(values: np.ndarray) -> None:
+        _checked(values, n, axis)
+
+    if (trace.certain and trace.check_value(node, check)) or trace.concrete or trace.within(node, -n, n):
+        return
+    inside = logical_and(ge(positions, -n), lt(positions, n))
+    flag = reduce_and(inside, axes=tuple(range(inside.type.rank)))
+    what = f"item assignment: a position is out of range for axis {axis} of size {n}"
+    trace.results.append((flag, layout(what, here())))
 
 
 def broadcast_to_shape(x: Node, shape: tuple[int, ...]) -> Node:
@@ -150,13 +272,6 @@ def _plain(item: Any) -> Any:
     return item
 
 
-def _known(item: Any, trace: Trace) -> Any:
-    if isinstance(item, Tensor) and item._array is None:
-        hint = "in a trace, positions to assign to must be constants"
-        raise TraceError(layout("item assignment: the position is a traced tensor", here(), [f"position: {item!r}"], hint))
-    return _plain(item)
-
-
 def _expanded(items: Sequence[Any], x: Tensor, trace: Trace) -> list[Any]:
     """One item for each axis (and None for new axes): Ellipsis filled in, masks as integer arrays, tensors as nodes."""
     result: list[Any] = []
@@ -198,6 +313,8 @@ def _plan(x: Tensor, items: Sequence[Any], trace: Trace) -> _Plan:
     kept: list[int] = []
     arrays: dict[int, Any] = {}
     axis = 0
+    if any(isinstance(item, (Node, np.ndarray)) for item in items):  # an int beside arrays is one, as in numpy
+        items = [np.asarray(i) if isinstance(i, (int, np.integer)) else i for i in items]
     for item in items:
         if item is None:
             kept.append(1)

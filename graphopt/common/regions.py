@@ -12,31 +12,42 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphopt.common.tensor import Tensor, to_tensor, wrap_node
-from graphopt.common.trace import Trace
+from graphopt.common.trace import Rule, Trace
 from graphopt.errors import ShapeError, TraceError, layout
-from graphopt.ir.graph import Graph, Node, input_node, state_node, substitute
+from graphopt.ir.graph import Graph, Node, input_node, state_node, substitute, walk
 from graphopt.ir.types import TensorType, bool_
 from graphopt.opdefs.bits import logical_and
+from graphopt.opdefs.control import items
 from graphopt.opdefs.opdef import constant
+from graphopt.opdefs.rule import with_rule
+from graphopt.passes.control import border
 from graphopt.where import here
 
 if TYPE_CHECKING:
     from graphopt.common.parameter import Parameter
 
 NUMBERS = (bool, int, float, np.number, np.bool_)
+MOST_DEEP = 4
+"""How often a derivative of one's own that uses itself is traced within itself: so many orders can be differentiated."""
 
 
 class Region(Trace):
     """The trace of a body inside another symbolic trace.
 
     captured: outer node -> the leaf that stands for it inside.
+    counters: leaves whose value is the number of a trip, and what it counts through.
+    depth:    how many derivatives of one's own are being traced, one within the other.
     """
+
+    certain = False
 
     def __init__(self, name: str, parent: Trace):
         super().__init__(name)
         self.parent = parent
         self.rewrites = parent.rewrites
         self.captured: dict[Node, Node] = {}
+        self.counters: dict[Node, range] = {}
+        self.depth: int = parent.depth if isinstance(parent, Region) else 0
 
     def knows(self, tensor: Tensor) -> bool:
         return tensor._trace is self or self.parent.knows(tensor)
@@ -77,24 +88,47 @@ class Region(Trace):
     def visit(self, thing: Any, version: int, flags: tuple[Any, ...] = ()) -> None:
         self.parent.visit(thing, version, flags)
 
-    def check_value(self, node: Node, check: Callable[[np.ndarray], None]) -> None:
+    def check_value(self, node: Node, check: Callable[[np.ndarray], None]) -> bool:
         if node.op == "constant":
             check(node.attrs["value"])
-        for outer, leaf in self.captured.items():
-            if leaf is node:
-                self.parent.check_value(outer, check)
+            return True
+        return any([leaf is node and self.parent.check_value(outer, check) for outer, leaf in self.captured.items()])
 
-    def run(self, function: Callable[..., Any], owner: str, *args: Any) -> Any:
-        """`function(*args)` traced here.
+    def within(self, node: Node, low: int, high: int) -> bool:
+        if node in self.counters:
+            counted = self.counters[node]
+            return not counted or (low <= counted[0] and counted[-1] < high)
+        return any(leaf is node and self.parent.within(outer, low, high) for outer, leaf in self.captured.items())
 
-        Errors: TraceError when the body holds a derivative of the user's own.
-        """
+    def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """`function(*args, **kwargs)` traced here."""
         with self.running():
-            result = function(*args)
-        if self.derivatives:
-            what = f"{owner}: a Cell with a bprop, a gradient hook or InsertGradientOf stands in the body"
-            raise TraceError(layout(what, here(), hint="move it out of the body, or write the body with plain operations"))
-        return result
+            return function(*args, **kwargs)
+
+    def ruled(self, sources: Sequence[Node], results: Sequence[Node], rule: Rule) -> tuple[Node, ...]:
+        """As in `Trace`; but the rule becomes part of the body, so it is traced now.
+
+        Errors: TraceError when the rule assigns to a Parameter or bounds a `while_loop`, which only a body itself may.
+        """
+        values = [self.leaf("out", n.type) for n in results]
+        arrived = [self.leaf("ct", n.type) for n in results]
+        found: list[tuple[Node, Node]] = []  # source, its cotangent
+        if self.depth < MOST_DEEP:
+            before, held = self.current, len(self.results)
+            self.depth += 1
+            found = [(s, ct) for s, ct in zip(sources, rule(values, arrived), strict=True) if ct is not None]
+            self.depth -= 1
+            if any(self.written_since(before)) or len(self.results) > held:
+                what = "a derivative of one's own in a body of control flow assigns to a Parameter, or bounds a while_loop"
+                raise TraceError(layout(what, here(), hint="move it out of the body, or leave that out of it"))
+        roots = [ct for _, ct in found]
+        known = set(walk([*results, *sources])) | {n for n in walk(roots) if n.op == "input"}
+        saved = border(roots, known - {*values, *arrived})
+        leaves = [input_node(f"saved{k}", n.type) for k, n in enumerate(saved)]
+        inside = substitute(roots, dict(zip(saved, leaves, strict=True)))
+        back = Graph("rule", (*values, *leaves, *arrived), (), tuple(inside)) if self.depth < MOST_DEEP else None
+        given = [s for s, _ in found] if back is not None else list(sources)
+        return items(with_rule(*results, *given, *saved, back=back, results=len(results), sources=len(given)))
 
     def graph_of(
         self, inputs: Sequence[Node], outputs: Sequence[Node], carry: Sequence[Node] = (), fresh: Sequence[Node] = ()

@@ -22,7 +22,7 @@ from graphopt.common.syntax import refusal
 from graphopt.errors import TraceError, layout
 from graphopt.ir.graph import Graph, Node, input_node, state_node, substitute
 from graphopt.ir.types import TensorType
-from graphopt.opdefs.elementwise import alias, select
+from graphopt.opdefs.elementwise import alias, select, stop_gradient
 from graphopt.opdefs.opdef import constant, opdef
 from graphopt.passes.gradient import Derivative
 from graphopt.passes.reroll import rolled
@@ -32,6 +32,9 @@ from graphopt.where import here, user_frame
 if TYPE_CHECKING:
     from graphopt.common.parameter import Parameter
     from graphopt.common.tensor import Tensor
+
+Rule = Callable[[Sequence[Node], Sequence[Node | None]], Sequence[Node | None]]
+"""(results, their cotangents) -> cotangents of the sources; None: nothing flows, or zero."""
 
 _active: ContextVar[Trace | None] = ContextVar("graphopt_trace", default=None)
 
@@ -68,7 +71,10 @@ class Trace:
     recomputed:  paths of the Cells that asked for `recompute`, and whether their outputs are computed again too.
     derived:     whether anything was differentiated in reverse.
     visited:     what the trace read besides tensors: (object, its version), for `common.compiled` to watch.
+    certain:     whether what is traced runs whenever the graph does.
     """
+
+    certain = True
 
     def __init__(self, name: str, concrete: bool = False, rewrites: bool = False):
         self.name = name
@@ -206,6 +212,12 @@ class Trace:
             if node is not old:
                 self._current[key] = self.compute((select(condition, node, old),))[0]
 
+    def ruled(self, sources: Sequence[Node], results: Sequence[Node], rule: Rule) -> tuple[Node, ...]:
+        """Nodes with the values of `results`; what flows into them goes on to `sources` as `rule` says, and no other way."""
+        cut = tuple(self.compute([stop_gradient(n) for n in results]))
+        self.derivatives.append(Derivative(tuple(sources), cut, lambda cotangents: rule(cut, cotangents)))
+        return cut
+
     def compute(self, nodes: Sequence[Node]) -> Sequence[Node]:
         """In a concrete trace, give the nodes (and whatever they need) their values; the nodes again.
 
@@ -297,17 +309,23 @@ class Trace:
             check()
         self.guards.append(check)
 
-    def check_value(self, node: Node, check: Callable[[np.ndarray], None]) -> None:
+    def check_value(self, node: Node, check: Callable[[np.ndarray], None]) -> bool:
         """Let `check` see a node's integers: now when they are known, before every run when they are an input's, moved or
-        joined or in a wider dtype; else never.
+        joined or in a wider dtype; else never. Whether it sees all of them.
         """
         if node not in self.values and (node.op in ("reshape", "alias", "concat") or _widens(node)):
-            for source in node.inputs:
-                self.check_value(source, check)
-        elif node in self.values or node.op == "constant":
+            return all([self.check_value(source, check) for source in node.inputs])
+        if node in self.values or node.op == "constant":
             check(self.values[node] if node in self.values else node.attrs["value"])
         elif node in self.inputs:
             self.checks.append((self.inputs.index(node), check))
+        else:
+            return False
+        return True
+
+    def within(self, node: Node, low: int, high: int) -> bool:
+        """Whether a node's integers are known to be in [low, high)."""
+        return False
 
     def choose(self, what: str, ask: Callable[[], Any]) -> Any:
         """The answer of `ask`, on which the traced code may branch.

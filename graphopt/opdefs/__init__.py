@@ -13,6 +13,7 @@ from graphopt.opdefs import (
     random,
     reduce,
     rows,
+    rule,
     shape,
     window,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "random",
     "reduce",
     "rows",
+    "rule",
     "shape",
     "window",
 ]

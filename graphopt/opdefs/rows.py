@@ -14,7 +14,7 @@ import numpy as np
 from graphopt.errors import DTypeError, ShapeError
 from graphopt.ir.graph import Node
 from graphopt.ir.types import DTYPES, NUMBERS, DType, TensorType, bf16, f16, f32, i32, i64, u32
-from graphopt.opdefs.elementwise import cast, eq, mul, select, sub
+from graphopt.opdefs.elementwise import add, cast, eq, mul, select, sub
 from graphopt.opdefs.index import (
     INDICES,
     add_at,
@@ -344,6 +344,43 @@ def joined_rows(parts: Sequence[Node]) -> Node:
     return row_tensor(concat(*indices, axis=0), concat(*values, axis=0), shape=parts[0].shape)
 
 
+def added(parts: Sequence[Node]) -> Node:
+    """The sum of some nodes of one type: what is scattered onto zeros is scattered onto the rest, so that a few rows
+    do not cost as much as the whole.
+    """
+    few = [p for p in parts if _scattered(p)]
+    rest = [p for p in parts if p not in few] or few[:1]
+    total = rest[0]
+    for part in rest[1:]:
+        total = add(total, part)
+    for part in few if rest[0] not in few else few[1:]:
+        total = _onto(total, part)
+    return total
+
+
+def _scattered(node: Node) -> bool:
+    """Whether a node is zeros with something scattered onto them."""
+    if node.op == "row_tensor":
+        return True
+    some = False
+    while node.op in ("scatter_add", "reshape"):
+        some |= node.op == "scatter_add"
+        node = node.inputs[0]
+    return some and node.op == "broadcast" and node.inputs[0].op == "constant" and not node.inputs[0].attrs["value"].any()
+
+
+def _onto(total: Node, part: Node) -> Node:
+    """total + part, for a part that is scattered onto zeros."""
+    if part.op == "row_tensor":
+        return scatter_add(total, *part.inputs, axis=0)
+    if part.op == "reshape":
+        inner = part.inputs[0]
+        return reshape(_onto(reshape(total, shape=inner.shape), inner), shape=part.shape)
+    if part.op != "scatter_add":
+        return total
+    return scatter_add(_onto(total, part.inputs[0]), *part.inputs[1:], **part.attrs)
+
+
 def rows_of_either(parts: Sequence[Node | None], like: Node) -> list[tuple[Node, Node]] | None:
     """(indices, rows) of each of several gradients of `like`, all of one type: those of a shorter one, or of None, are
     followed by rows of zeros at `no_row`. None when some gradient is no `row_tensor`.
@@ -397,6 +434,7 @@ def last_rows(indices: Node, size: int) -> Node:
 
 
 __all__ = [
+    "added",
     "as_rows",
     "distinct_rows",
     "first_occurrence",

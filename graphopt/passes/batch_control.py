@@ -17,6 +17,7 @@ from graphopt.opdefs.control import branch, items, loop, split
 from graphopt.opdefs.elementwise import add, cast, lt, select, sub
 from graphopt.opdefs.opdef import constant, full, repeated
 from graphopt.opdefs.reduce import reduce_max, reduce_or
+from graphopt.opdefs.rule import with_rule
 from graphopt.opdefs.shape import broadcast, transpose
 from graphopt.passes.control import fresh_names
 
@@ -26,7 +27,9 @@ Inside = Callable[[Sequence[Node], Sequence[Node], Sequence[bool], Sequence[Node
 
 
 def batch_region(inside: Inside, size: int, node: Node, inputs: Sequence[Node], mapped: Sequence[bool]) -> list[Result]:
-    """The results of a branch or loop on `size` examples. inputs: its operands, of all examples where `mapped`."""
+    """The results of a branch, a loop or a derivative of one's own on `size` examples. inputs: its operands, of all examples where `mapped`."""
+    if node.op == "with_rule":
+        return _rule(inside, size, node, inputs, mapped)
     if node.op == "branch":
         return _branch(inside, size, node, inputs, mapped)
     return _Loop(inside, size, node, inputs, mapped).run()
@@ -60,6 +63,19 @@ def _branch(inside: Inside, size: int, node: Node, inputs: Sequence[Node], mappe
         for g, mine, results in zip(sides, leaves, made, strict=True)
     ]
     return list(zip(items(branch(*inputs, then=graphs[0], other=graphs[1])), flags, strict=True))
+
+
+def _rule(inside: Inside, size: int, node: Node, inputs: Sequence[Node], mapped: Sequence[bool]) -> list[Result]:
+    """Results and sources are taken for every example, so that each has a cotangent of its own."""
+    count, sources, back = node.attrs["results"], node.attrs["sources"], node.attrs["back"]
+    flags = [m or k < count + sources for k, m in enumerate(mapped)]
+    operands = [_as((x, m), flag, size) for x, m, flag in zip(inputs, mapped, flags, strict=True)]
+    if back is not None:
+        of_leaves = [*[True] * count, *flags[count + sources :], *[True] * count]
+        leaves = [_typed(n, size, m) for n, m in zip(back.inputs, of_leaves, strict=True)]
+        outputs = inside(back.inputs, leaves, of_leaves, back.outputs)
+        back = Graph(back.name, tuple(leaves), (), tuple(_as(r, True, size) for r in outputs))
+    return [(n, True) for n in items(with_rule(*operands, back=back, results=count, sources=sources))]
 
 
 @dataclass

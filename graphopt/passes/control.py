@@ -19,7 +19,8 @@ from graphopt.opdefs.elementwise import add
 from graphopt.opdefs.linalg import dot_general
 from graphopt.opdefs.opdef import full, opdef
 from graphopt.opdefs.reduce import reduce_sum
-from graphopt.opdefs.rows import as_rows, joined_rows, row_tensor, rows_of_either
+from graphopt.opdefs.rows import added, as_rows, joined_rows, row_tensor, rows_of_either
+from graphopt.opdefs.rule import ruled_back
 from graphopt.opdefs.shape import reshape, transpose
 from graphopt.passes.unbounded import pull_back_unbounded
 
@@ -30,7 +31,9 @@ LOOKED_THROUGH = ("broadcast", "reshape", "transpose", "reverse", "pad")
 
 
 def pull_back_region(vjp: Vjp, node: Node, cotangents: Sequence[Node | None], wanted: Sequence[bool]) -> list[Node | None]:
-    """The cotangents of the operands of a branch or loop; None for those that are not wanted or that nothing reaches."""
+    """The cotangents of the operands of a node with several results; None for those that are not wanted or that nothing reaches."""
+    if node.op == "with_rule":
+        return ruled_back(node, cotangents)
     if node.op == "branch":
         return _branch_back(vjp, node, cotangents, wanted)
     if node.attrs["length"] is None:
@@ -180,7 +183,7 @@ class _Back:
     def _saved(self, roots: Sequence[Node]) -> dict[Node, Node]:
         """Values of the trip that the way back needs -> leaves for them; their stacks join the rows."""
         forward = set(walk((*self.body.roots, *self.body.state, *self.body.inputs)))
-        needed = [n for n in _border(roots, forward) if not self._free(n)]
+        needed = [n for n in border(roots, forward) if not self._free(n)]
         kept = _without_cheap(self._looked_through(needed), self._free)
         node, at = _with_outputs(self.node, kept)
         results = items(node)
@@ -237,11 +240,11 @@ class _Back:
             if product is not None:
                 later.append(product)
             else:
-                rest = term if rest is None else add(rest, term)
+                rest = term if rest is None else added([rest, term])
         if rest is not None:
             leaf = state_node(self.name("sum"), total.type)
             self.making.carry.append((leaf, full(leaf.shape, 0, leaf.dtype)))
-            self.making.updates.append(add(leaf, rest))
+            self.making.updates.append(added([leaf, rest]))
             k = len(self.making.carry) - 1
             later.append(lambda carry, outputs: carry[k])
 
@@ -337,7 +340,7 @@ class _Back:
         return made[: len(state)], made[len(state) :]
 
 
-def _border(roots: Sequence[Node], forward: set[Node]) -> list[Node]:
+def border(roots: Sequence[Node], forward: set[Node]) -> list[Node]:
     """The nodes of `forward` that computing `roots` starts from."""
     found: dict[Node, None] = {}
     seen: set[Node] = set()
@@ -406,4 +409,4 @@ def with_body(node: Node, body: Graph) -> Node:
     return Node("loop", node.inputs, attrs, type, node.where)
 
 
-__all__ = ["fresh_names", "pull_back_region", "with_body"]
+__all__ = ["border", "fresh_names", "pull_back_region", "with_body"]

@@ -15,6 +15,7 @@ from graphopt.errors import DTypeError, TraceError, layout
 from graphopt.ir.graph import Node, input_node, walk
 from graphopt.ir.types import TupleType, bool_
 from graphopt.opdefs.opdef import opdef
+from graphopt.opdefs.rule import ruled_back
 from graphopt.passes.control_forward import push_region
 from graphopt.passes.gradient import Derivative, vjp, walk_derivatives
 from graphopt.where import at, derivative_of, here
@@ -41,7 +42,9 @@ def jvp(outputs: Sequence[Node], wrt: Sequence[Node], tangents: Sequence[Node | 
             continue
         part = parts_of.get(node)
         with at(derivative_of(node.where)):
-            if isinstance(node.type, TupleType):
+            if node.op == "with_rule":
+                several[node] = _through_rule(node, [found.get(i) for i in node.inputs])
+            elif isinstance(node.type, TupleType):
                 several[node] = push_region(jvp, node, [found.get(i) for i in node.inputs])
             elif node.op == "item":
                 tangent = several[node.inputs[0]][node.attrs["index"]]
@@ -109,8 +112,25 @@ def _through(part: Derivative, tangents: Sequence[Node | None], own: Own) -> lis
         return [None] * len(part.outputs)
     arrived = [input_node("ct", n.type) for n in part.outputs]
     begun = len(own())
-    result = _transposed(part.rule(arrived), tangents, arrived, own()[begun:])
-    if not set(arrived).isdisjoint(walk([t for t in result if t is not None])):
+    return _linear(_transposed(part.rule(arrived), tangents, arrived, own()[begun:]), arrived)
+
+
+def _through_rule(node: Node, tangents: Sequence[Node | None]) -> list[Node | None]:
+    """The tangents of the results of a `with_rule`."""
+    count, sources = node.attrs["results"], node.attrs["sources"]
+    moving = [t is not None and count <= k < count + sources for k, t in enumerate(tangents)]
+    arrived = [input_node("ct", n.type) for n in node.inputs[:count]]
+    if not any(moving):
+        return [None] * count
+    return _linear(_transposed(ruled_back(node, arrived), tangents, arrived), arrived)
+
+
+def _linear(tangents: list[Node | None], arrived: Sequence[Node]) -> list[Node | None]:
+    """Tangents from a transposed rule, in which no cotangent is left.
+
+    Errors: TraceError when one is.
+    """
+    if not set(arrived).isdisjoint(walk([t for t in tangents if t is not None])):
         what = "forward mode: a derivative of one's own must be linear in the gradient it receives"
         raise TraceError(layout(what, here(), hint="use reverse mode: vjp, jacrev or grad"))
-    return result
+    return tangents

@@ -155,6 +155,15 @@ def _for_it_alone(node: Node, shared: bool) -> bool:
     return not shared and node.op not in INLINE and node.op not in LEAVES and node.op != "item"
 
 
+def _may_start_from(value: Node, state: Node) -> bool:
+    """Is a value of an op that stores only what differs from a state, or from what such an op made of it?"""
+    while value.op not in LEAVES and (start := opdef(value.op).starts_from) is not None:
+        value = stored_base(value.inputs[start])
+        if value is state:
+            return True
+    return False
+
+
 def materialise(graph: Graph) -> Graph:
     """Give a buffer of its own to everything that needs one.
 
@@ -186,6 +195,8 @@ def materialise(graph: Graph) -> Graph:
     roots: list[Node] = []
     leaf_of = [None] * len(graph.outputs) + [s for s, _ in graph.updates]
     for root, state in zip(graph.roots, leaf_of, strict=True):
+        if state is not None and _may_start_from(stored_base(root), state) and stored_base(root) not in taken:
+            root = stored_base(root)  # the same memory under another shape
         if root is not state and (root.op in INLINE or root.op in LEAVES or root in taken):
             root = alias(root)
         taken.add(root)

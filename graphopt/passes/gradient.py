@@ -12,7 +12,7 @@ from graphopt.errors import CompileError, DTypeError, ShapeError, layout
 from graphopt.ir.graph import Graph, Node, walk
 from graphopt.ir.types import TupleType, bool_
 from graphopt.opdefs.opdef import full, opdef
-from graphopt.opdefs.rows import as_rows, joined_rows
+from graphopt.opdefs.rows import added, as_rows, joined_rows
 from graphopt.passes.control import pull_back_region
 from graphopt.where import at, derivative_of
 
@@ -141,14 +141,13 @@ def _reaching(order: Iterable[Node], wrt: Sequence[Node], parts_of: Mapping[Node
 
 
 def _sum(parts: Sequence[Node]) -> Node:
-    """The parts added from left to right; rows of a table are only put side by side."""
-    rows = [as_rows(p) for p in parts] if len(parts) > 1 else []
-    if rows and all(r is not None for r in rows):
+    """The parts added from left to right, few rows last; where all are rows of a table, they are only put side by side."""
+    if len(parts) == 1:
+        return parts[0]
+    rows = [as_rows(p) for p in parts]
+    if all(r is not None for r in rows):
         return joined_rows([r for r in rows if r is not None])
-    total = parts[0]
-    for part in parts[1:]:
-        total = opdef("add")(total, part)
-    return total
+    return added(parts)
 
 
 def _pull_back(node: Node, cotangent: Node, reaching: set[Node]) -> Sequence[Node | None]:

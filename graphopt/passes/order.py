@@ -2,7 +2,7 @@
 
 An update is in place when every other reader of the old value runs before the group that computes the new one, and
 that group itself reads the old value only at the point it then overwrites, or not at all because its op starts from
-it (`OpDef.starts_from`). Such an op also continues a temporary that nobody else reads.
+it (`OpDef.starts_from`). Such an op also continues a temporary that nobody reads later.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from graphopt.passes.fuse import INLINE, LEAVES, Group, stored_base
 class Schedule:
     """groups in execution order.
 
-    in_place:  new value -> the state leaf whose buffer it overwrites
+    in_place:  new value, and what it is made of by ops that start from it -> the state leaf whose buffer they overwrite
     continued: value -> the temporary whose buffer it overwrites, in execution order
     """
 
@@ -58,7 +58,8 @@ def _states(node: Node, memo: dict[Node, frozenset[Node]]) -> frozenset[Node]:
 def _only_at_its_point(group: Group, state: Node, value: Node) -> bool:
     """Does the group read `state` only where, and not later than, it stores `value`?"""
     if group.kind == "kernel":
-        return _started_from(value) is state and not any(state in _states(i, {}) for i in _changes(value))
+        start = _started_from(value)
+        return start is not None and stored_base(start) is state and not any(state in _states(i, {}) for i in _changes(value))
     if group.kind == "region" or stored_base(value) is not value or value.shape != state.shape:
         return False
     level = group.levels()
@@ -88,22 +89,43 @@ def _changes(value: Node) -> list[Node]:
     return [i for k, i in enumerate(value.inputs) if k != opdef(value.op).starts_from]
 
 
-def _continued(graph: Graph, groups: Sequence[Group], owner: dict[Node, Group]) -> dict[Node, Node]:
-    """Values whose op starts from a temporary that nothing else reads, and no other input of it is made of."""
+def _continued(
+    graph: Graph, groups: Sequence[Group], owner: dict[Node, Group], needs: dict[Group, set[Group]]
+) -> dict[Node, Node]:
+    """Values whose op starts from a temporary that no other input of it is made of, and that is read before it only;
+    `needs` says so afterwards.
+    """
     readers: dict[Node, list[Group]] = {}
     for g in groups:
-        for source in {m for n in g.nodes for i in n.inputs for m in owned(i, owner)}:
+        for source in {m for n in g.members for i in n.inputs for m in owned(i, owner)}:
             readers.setdefault(source, []).append(g)
+    roots = set(graph.roots)
     found: dict[Node, Node] = {}
     for g in groups:
         start = _started_from(g.nodes[0]) if g.kind == "kernel" else None
         if start is None:
             continue
         base = stored_base(start)
-        if base in owner and base not in graph.roots and readers[base] == [g]:
-            if not any(base in owned(i, owner) for i in _changes(g.nodes[0])):
-                found[g.nodes[0]] = base
+        if base not in owner or base in roots or any(base in owned(i, owner) for i in _changes(g.nodes[0])):
+            continue
+        others = [r for r in readers[base] if r is not g and r is not owner[base]]
+        if not any(_depends(r, g, needs) for r in others):
+            needs[g].update(others)
+            found[g.nodes[0]] = base
     return found
+
+
+def _over_state(state: Node, value: Node, owner: dict[Node, Group], continued: dict[Node, Node]) -> list[Node]:
+    """The values, the first of them first, that lead from a state to its new value, each written over the former."""
+    steps = [value]
+    while steps[-1] in continued:
+        steps.append(continued[steps[-1]])
+    steps.reverse()
+    if not _only_at_its_point(owner[steps[0]], state, steps[0]):
+        return []
+    if any(state in _states(i, {}) for step in steps[1:] for i in _changes(step)):
+        return []
+    return steps
 
 
 def order(graph: Graph, groups: Sequence[Group]) -> Schedule:
@@ -125,17 +147,19 @@ def order(graph: Graph, groups: Sequence[Group]) -> Schedule:
             for i in n.inputs:
                 needs[g] |= {owner[m] for m in owned(i, owner)} - {g}
     in_place: dict[Node, Node] = {}
+    continued = _continued(graph, groups, owner, needs)
     for state, value in graph.updates:
-        if value is state:
+        steps = _over_state(state, value, owner, continued) if value is not state else []
+        if not steps:
             continue
-        g = owner[value]
+        g = owner[steps[0]]
         others = [r for r in readers.get(state, ()) if r is not g]
-        if not _only_at_its_point(g, state, value) or any(_depends(r, g, needs) for r in others):
+        if any(_depends(r, g, needs) for r in others):
             continue
-        in_place[value] = state
+        in_place |= dict.fromkeys(steps, state)
         needs[g].update(others)
     ordered = tuple(_topological(groups, needs, rank))
-    return Schedule(ordered, in_place, _continued(graph, ordered, owner))
+    return Schedule(ordered, in_place, {n: continued[n] for g in ordered for n in g.nodes if n in continued})
 
 
 def _program(roots: Sequence[Node]) -> list[Node]:

@@ -25,6 +25,7 @@ from graphopt.passes.cse import cse
 from graphopt.passes.dce import dce
 from graphopt.passes.join import join
 from graphopt.passes.layout import layout
+from graphopt.passes.plain import plain
 from graphopt.passes.regions import regions
 from graphopt.passes.reroll import reroll
 from graphopt.passes.rewrite import Steps
@@ -44,7 +45,8 @@ class Pass:
 
 
 PASSES = (
-    Pass("reroll", reroll, "first: it looks for what Python's loop left, line by line, before anything is rewritten"),
+    Pass("plain", plain, "first of all: derivatives of one's own have been asked, and hide what is computed"),
+    Pass("reroll", reroll, "before any rewriting: it looks for what Python's loop left, line by line"),
     Pass("join", join, "then: what twin loops share is lost once their bodies are rewritten", inside=False),
     Pass("regions", regions, "before the laws: it brings constants into bodies, and takes what never changes out"),
     Pass("simplify", simplify, "on the traced graph: what tracing and differentiation left is mostly identities"),

@@ -14,6 +14,7 @@ from graphopt.ir.types import TensorType, i32
 from graphopt.opdefs.control import items, loop, parts_of
 from graphopt.opdefs.elementwise import add, floordiv, ge, lt, maximum, minimum, sub
 from graphopt.opdefs.opdef import constant, full
+from graphopt.opdefs.rows import added
 
 Vjp = Callable[[Sequence[Node], Sequence[Node | None], Sequence[Node]], list[Node | None]]
 
@@ -129,7 +130,7 @@ class _Unbounded:
         carry = self._advanced(first, given, k)
         cts, totals = state[: len(self.floats)], state[len(self.floats) :]
         fresh = self._trip_back(carry, given, cts)
-        summed = [t if f is None else add(t, f) for t, f in zip(totals, fresh[len(cts) :], strict=True)]
+        summed = [t if f is None else added([t, f]) for t, f in zip(totals, fresh[len(cts) :], strict=True)]
         after = [*(_or_zeros(f, c) for f, c in zip(fresh, cts, strict=False)), *summed, sub(k, 1)]
         held = (*state, k)
         body = Graph("trip_back", (*first, *given), held, (), tuple(zip(held, after, strict=True)))
