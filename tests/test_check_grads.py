@@ -53,6 +53,7 @@ def convolutional() -> nn.Cell:
 
 RIGHT: dict[str, Callable[[], Any]] = {
     "convolutional": lambda: ms.check_grads(convolutional(), t(2, 2, 4, 4), modes=("rev",)),
+    "batch normalisation": lambda: ms.check_grads(nn.BatchNorm2d(2).set_train(), t(3, 2, 2, 1)),
     "softmax loss": lambda: ms.check_grads(
         nn.SoftmaxCrossEntropyWithLogits(sparse=True), (t(4, 5), Tensor([0, 1, 4, 2], ms.int32))
     ),

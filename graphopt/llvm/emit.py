@@ -46,6 +46,7 @@ class KernelEmitter(LLVMScalars):
         self._labels = 0
         self._exprs: list[dict[int, Val]] = [{}]
         self._loads: dict[str, Val] = {}
+        self._held = any(n.op in ("dot_general", "conv_general") for n in kernel.nodes)
         self._names = {b: f"%{'l' if b.local else 'p'}{k}" for k, b in enumerate((*kernel.params, *kernel.locals))}
 
     def function(self, name: str, linkage: str = "internal") -> str:
@@ -423,12 +424,18 @@ class KernelEmitter(LLVMScalars):
         return self.sub(result, self.const(shift, i64)) if shift and isinstance(atom, Quotient) else result
 
     def _address(self, buffer: Buffer, i: Index) -> str:
-        """The varying part and the constant part apart: neighbours share the first, the second is free."""
+        """The varying part and the constant part apart: neighbours share the first, the second is free.
+
+        A contraction has the first in one register: Intel's processors split a multiply-add that reads memory at the
+        sum of two registers, and start half as many. LLVM would add them up in each instruction, if it saw the sum.
+        """
         total, const = self._index_parts(i)
         m = self.memory_element(buffer.dtype)
         base = self._names[buffer]
         if total is not None:
             base = self.pure(f"getelementptr inbounds {m}, ptr {base}, i64 {total.ref}")
+            if self._held and not buffer.local:
+                base = self.pure(f'call ptr asm "", "=r,0"(ptr {base})')
         return self.pure(f"getelementptr inbounds {m}, ptr {base}, i64 {const}") if const else base
 
     def _addresses(self, buffer: Buffer, i: Index) -> str:

@@ -36,6 +36,19 @@ def moments(x: Node, axes: tuple[int, ...]) -> tuple[Node, Node]:
     return middle, keep(reduce.reduce_sum(centred * centred, axes=axes) * (1.0 / count), x.shape, axes, True)
 
 
+def channel_moments(x: Node, axes: tuple[int, ...]) -> tuple[Node, Node]:
+    """What `moments` gives, for sums that are a pass over memory each: the derivatives take one less.
+
+    The variance is the mean square of x - c less the square of mean - c, whatever the constant c. With the mean's value
+    as c its derivatives, of any order, are those of a variance and need no sum over x - mean, which is zero.
+    """
+    count = max(pymath.prod(x.shape[k] for k in axes), 1)
+    middle = keep(reduce.reduce_sum(x, axes=axes) * (1.0 / count), x.shape, axes, True)
+    fixed = elementwise.stop_gradient(middle)
+    centred, off = x - fixed, middle - fixed
+    return middle, keep(reduce.reduce_sum(centred * centred, axes=axes) * (1.0 / count), x.shape, axes, True) - off * off
+
+
 def batch_norm_train(x: Node, weight: Node, bias: Node, eps: float) -> tuple[Node, Node, Node]:
     """(normalised x, batch mean, unbiased batch variance): what training needs. Statistics are in float32 at
     least.
@@ -43,7 +56,7 @@ def batch_norm_train(x: Node, weight: Node, bias: Node, eps: float) -> tuple[Nod
     kind = weight.dtype if weight.dtype is f64 else f32
     wide, weight, bias = (to_dtype(n, kind) for n in (x, weight, bias))
     axes = (0, *range(2, x.type.rank))
-    middle, variance = moments(wide, axes)
+    middle, variance = channel_moments(wide, axes)
     shape = tuple(1 if k in axes else n for k, n in enumerate(x.shape))
     scale = shapes.reshape(weight, shape=shape) * math.rsqrt(variance + eps)
     y = (wide - middle) * scale + shapes.reshape(bias, shape=shape)
