@@ -13,6 +13,7 @@ import numpy as np
 from platformdirs import user_cache_dir
 
 from graphopt import config
+from graphopt.collector import resting_collector
 from graphopt.ir.graph import Graph, Node, walk
 from graphopt.ir.text import print_graph
 from graphopt.kernel.items import Choose, Item, Repeat, show_items
@@ -93,6 +94,7 @@ def disk_cache(folder: str) -> Cache:
     return Cache(None if folder == "off" else folder or user_cache_dir("graphopt", appauthor=False))
 
 
+@resting_collector()
 def compile_graph(graph: Graph, target: Target | None = None) -> Compiled:
     """Compile a graph for this machine (or another target), by the backend that the switches name.
 
@@ -192,7 +194,7 @@ def planned_step(graph: Graph, machine: Machine) -> Step:
 
 def _call(step: Step, k: int) -> Call:
     kernel = step.kernels[k]
-    reads, writes = reads_and_writes(kernel.body)
+    reads, writes = reads_and_writes(kernel)
     moved = sum(b.size * b.dtype.itemsize for b in reads) + sum(b.size * b.dtype.itemsize for b in writes)
     where = next((n.where for n in kernel.nodes if n.where is not None), None)
     return Call(

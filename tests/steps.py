@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 
 from graphopt import config
 from graphopt.compile import Compiled, compile_graph
 from graphopt.ir.graph import Graph, Node, input_node, state_node
 from graphopt.ir.types import DType, TensorType, f32, i32
 from graphopt.kernel.machine import AVX2, Machine
+from graphopt.kernel.repeats import Repeats
 from graphopt.kernel.step import Step, lower_graph
 from graphopt.opdefs.elementwise import cast, eq, gt, maximum, select
 from graphopt.opdefs.evaluate import evaluate
@@ -161,6 +163,11 @@ GRAPHS = {
 }
 
 
+def lower_all(patch: pytest.MonkeyPatch) -> None:
+    """Every group is lowered, also one that does what another has done before."""
+    patch.setattr(Repeats, "kernels", lambda self, group, lowering, lower: lower(group, lowering))
+
+
 def lowered(graph: Graph, machine: Machine = AVX2) -> Step:
     """The kernels of a graph, optimized first; for a fixed machine, so that texts are the same everywhere."""
     return lower_graph(optimize(graph), machine)
@@ -206,4 +213,4 @@ def agree(found: Sequence[np.ndarray], expected: Sequence[np.ndarray], what: str
         assert_close(a, e, factor=factor, scale=np.max(finite, initial=0.0), what=f"{what}: value {k}")
 
 
-__all__ = ["GRAPHS", "agree", "arguments", "cast", "compiled", "leaf", "lowered", "meaning", "run", "state"]
+__all__ = ["GRAPHS", "agree", "arguments", "cast", "compiled", "leaf", "lower_all", "lowered", "meaning", "run", "state"]

@@ -39,7 +39,10 @@ def touched(step: Step, kernel: Kernel) -> tuple[set[Span], set[Span]]:
     reads: set[Span] = set()
     writes: set[Span] = set()
 
-    def span(b: Buffer) -> Span:
+    called = dict(zip(kernel.params, kernel.args, strict=True))
+
+    def span(param: Buffer) -> Span:
+        b = called[param]
         at = step.plan.offsets.get(b)
         size = b.size * b.dtype.itemsize
         return ("arena", at, at + size) if at is not None else (f"argument {id(b)}", 0, size)
@@ -241,11 +244,12 @@ class Slices(Tracer):
     def masks(self, step: Step, parallel: bool, team: int, places: dict[Buffer, int], total: int) -> list[np.ndarray]:
         """For each byte of memory, the threads that read it and those that write it."""
         masks = [np.zeros(total, np.int64), np.zeros(total, np.int64)]
+        called = dict(zip(self.kernel.params, self.kernel.args, strict=True))
         reads = [((b, k), i) for (b, k), who in self.readers.items() for i in who]
         for mask, touched in zip(masks, (reads, list(self.writer.items())), strict=True):
             for (buffer, element), iteration in touched:
                 size = buffer.dtype.itemsize
-                at = places[buffer] + element * size
+                at = places[called[buffer]] + element * size
                 mask[at : at + size] |= self.threads(iteration, team) if parallel else 1
         return masks
 

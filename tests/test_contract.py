@@ -32,7 +32,7 @@ from graphopt.opdefs.shape import broadcast, reshape, reverse, slice_, transpose
 from graphopt.passes.gradient import vjp
 from graphopt.passes.pipeline import random_array
 from graphopt_runtime import engine
-from tests.steps import adam_after_dot, agree, arguments, compiled, dense_bias_relu, lowered, meaning, run
+from tests.steps import adam_after_dot, agree, arguments, compiled, dense_bias_relu, lower_all, lowered, meaning, run
 from tests.tolerances import assert_close
 
 Golden = Callable[..., None]
@@ -72,6 +72,7 @@ def forced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return taken[id(p)][1]
 
     monkeypatch.setattr(contract, "choose", choose)
+    lower_all(monkeypatch)
     return counts
 
 

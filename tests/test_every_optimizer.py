@@ -301,7 +301,7 @@ def test_every_state_is_touched_once_a_step(name: str) -> None:
     gradients = {n: v for n, v in found.items() if n.startswith("gradients")}
     assert len(gradients) == 2 and all(1 <= r <= (2 if allowed else 1) and w == 0 for r, w in gradients.values())
     assert {s.shape for s in large} >= set(SHAPES_OF_STEPS.values())
-    copied = [k.params for k in step.kernels if k.name == "copy" and k.params[0].size >= 1000]
+    copied = [k.args for k in step.kernels if k.name == "copy" and k.args[0].size >= 1000]
     assert not copied, "a state went through a copy"
 
 

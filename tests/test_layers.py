@@ -16,6 +16,7 @@ ROOTS = {"graphopt": "graphopt", "graphopt_runtime": "runtime/graphopt_runtime",
 
 FLOORS = {
     "graphopt.errors": 0,
+    "graphopt.collector": 0,
     "graphopt.config": 0,
     "graphopt.where": 0,
     "graphopt.ir": 1,

@@ -146,7 +146,7 @@ def test_every_construct_prints() -> None:
         "      out[u + 4] = select(True, exp(x[u]), 0.0)",
     ]
     assert kernel.extent == 4 and kernel.params == (Y, X, OUT, ints)
-    assert reads_and_writes(kernel.body) == ({X, Y, ints}, {OUT})
+    assert reads_and_writes(kernel) == ({X, Y, ints}, {OUT})
 
 
 def test_equal_signatures_mean_equal_code() -> None:

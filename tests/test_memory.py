@@ -88,7 +88,7 @@ def lives_of(step: Step) -> dict[Buffer, tuple[int, int]]:
     fixed = {b for b, _, _ in step.args}
     spans: dict[Buffer, tuple[int, int]] = {}
     for k, kernel in enumerate(step.kernels):
-        reads, writes = reads_and_writes(kernel.body)
+        reads, writes = reads_and_writes(kernel)
         for b in (reads | writes) - fixed:
             assert b in spans or b in writes, f"kernel {k} reads {b} before anything wrote it"
             spans[b] = (spans.get(b, (k, k))[0], k)

@@ -395,7 +395,7 @@ def test_the_cost_does_not_depend_on_the_size_of_the_table(name: str, loss_scale
     small, large = (kernels(step_of(ROWS_ONLY[name], n, loss_scale)) for n in (1_000, 200_000))
     assert [(k.name, k.work) for k in small.kernels] == [(k.name, k.work) for k in large.kernels]
     states = {b for b, kind, _ in large.args if kind == "state"}
-    sized = [b for k in large.kernels for b in k.params if b.size >= 200_000 and b not in states]
+    sized = [b for k in large.kernels for b in k.args if b.size >= 200_000 and b not in states]
     assert {b.name.rstrip("0123456789") for b in sized} <= {"scratch"}
     assert large.plan.arena_bytes - small.plan.arena_bytes <= 4 * 200_000
     assert "copy" not in {k.name for k in large.kernels}

@@ -14,6 +14,7 @@ def sweeps(step: Step) -> dict[str, tuple[float, float]]:
     Loads of one element that stand at one point are one: code generation makes them one.
     """
     found: dict[Buffer, list[int]] = {}
+    called: dict[Buffer, Buffer] = {}
 
     def visit(body: Sequence[Stmt], times: int) -> None:
         places: set[tuple[int, Buffer, str]] = set()
@@ -24,8 +25,9 @@ def sweeps(step: Step) -> dict[str, tuple[float, float]]:
             elif isinstance(s, For | If):
                 visit(s.body, times * (s.var.size if isinstance(s, For) else 1))
         for written, buffer, _ in places:
-            found.setdefault(buffer, [0, 0])[written] += times
+            found.setdefault(called.get(buffer, buffer), [0, 0])[written] += times
 
     for kernel in step.kernels:
+        called |= dict(zip(kernel.params, kernel.args, strict=True))
         visit(kernel.body, 1)
     return {b.name: (r / b.size, w / b.size) for b, (r, w) in found.items() if not b.local and b.size}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from graphopt import context
+from graphopt.collector import resting_collector
 from graphopt.common import nan_check
 from graphopt.common.branching import prepared
 from graphopt.common.dispatch import OTHERWISE, Shortcut, run_many, shortcut
@@ -234,6 +235,7 @@ class CompiledFunction:
     def _names(self, args: Sequence[Any]) -> list[str]:
         return _positional_names(self._signature, len(args))
 
+    @resting_collector()
     def _compile(
         self, key: Any, arrays: list[np.ndarray], args: Sequence[Any], kwargs: Mapping[str, Any], dropped: list[Entry]
     ) -> tuple[Entry, list[np.ndarray]]:

@@ -48,6 +48,20 @@ class _Touch:
     write: bool
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Hull:
+    """What one statement does to a parameter: the bytes that each thread touches, counted from its beginning.
+
+    idle: the threads that touch nothing; all arrays are [team size - 2, thread].
+    """
+
+    buffer: Buffer
+    write: bool
+    idle: np.ndarray
+    first: Any
+    last: Any
+
+
 def place_barriers(
     kernels: Sequence[Kernel], parallel: Sequence[bool], plan: MemoryPlan
 ) -> tuple[tuple[bool, ...], tuple[int, ...]]:
@@ -63,10 +77,14 @@ def place_barriers(
     places: dict[Buffer, int] = {b: at for b, at in plan.offsets.items() if isinstance(b, Buffer)}
     since = dict.fromkeys((*_SIZES, LARGER), 0)  # the kernel behind each team's last barrier
     pending: list[_Touch] = []
+    known: dict[tuple[tuple[Stmt, ...], bool], list[list[_Hull]]] = {}
     barriers: list[bool] = []
     spared: list[int] = []
     for k, kernel in enumerate(kernels):
-        mine = _touches(kernel, k, parallel[k], places)
+        key = kernel.body, parallel[k]
+        if key not in known:
+            known[key] = [_hulls(s, parallel[k]) for s in kernel.body]
+        mine = _touches(kernel, k, parallel[k], places, known[key])
         clashes = [
             (a.kernel, _meetings(a, b))
             for b in mine
@@ -94,33 +112,42 @@ def _meetings(a: _Touch, b: _Touch) -> np.ndarray:
     return np.asarray(meet.any(axis=(1, 2)))
 
 
-def _touches(kernel: Kernel, number: int, team: bool, places: dict[Buffer, int]) -> list[_Touch]:
+def _touches(
+    kernel: Kernel, number: int, team: bool, places: dict[Buffer, int], hulls: Sequence[Sequence[_Hull]]
+) -> list[_Touch]:
     """Every buffer that a kernel touches, apart for each of its outermost statements.
 
     places: where buffers begin; those outside of the arena get places of their own behind it.
     """
     found: list[_Touch] = []
-    for s in kernel.body:
-        share: dict[Var, Bounds] = {}
-        idle = np.arange(TEAMS)[None, :] >= (np.array(_SIZES)[:, None] if team else 1)
-        if team and isinstance(s, For) and s.kind == "par":
-            share[s.var] = _slices(s.var.size)
-            idle = idle | (share[s.var][1] < share[s.var][0])
-        hulls: dict[tuple[Buffer, bool], tuple[Any, Any]] = {}
-        for (buffer, write, terms), (least, greatest) in _accesses([s]).items():
-            low, high = 0, buffer.size - 1
-            if _is_known(terms):
-                low, high = _bounds(terms, share)
-                low, high = low + least, high + greatest
-            known = hulls.get((buffer, write))
-            hull = (low, high) if known is None else (np.minimum(known[0], low), np.maximum(known[1], high))
-            hulls[buffer, write] = hull
-        for (buffer, write), (low, high) in hulls.items():
-            start = places.setdefault(buffer, _OUTSIDE * (1 + len(places)))
-            size = buffer.dtype.itemsize
-            first, last = np.where(idle, 0, start + low * size), np.where(idle, 0, start + (high + 1) * size)
-            found.append(_Touch(start, start + buffer.size * size, first, last, number, team, write))
+    called = dict(zip(kernel.params, kernel.args, strict=True))
+    for h in (h for of_statement in hulls for h in of_statement):
+        buffer = called[h.buffer]
+        start = places.setdefault(buffer, _OUTSIDE * (1 + len(places)))
+        first, last = np.where(h.idle, 0, start + h.first), np.where(h.idle, 0, start + h.last)
+        found.append(_Touch(start, start + buffer.size * buffer.dtype.itemsize, first, last, number, team, h.write))
     return found
+
+
+def _hulls(s: Stmt, team: bool) -> list[_Hull]:
+    """What an outermost statement touches."""
+    share: dict[Var, Bounds] = {}
+    idle = np.arange(TEAMS)[None, :] >= (np.array(_SIZES)[:, None] if team else 1)
+    if team and isinstance(s, For) and s.kind == "par":
+        share[s.var] = _slices(s.var.size)
+        idle = idle | (share[s.var][1] < share[s.var][0])
+    hulls: dict[tuple[Buffer, bool], tuple[Any, Any]] = {}
+    for (buffer, write, terms), (least, greatest) in _accesses([s]).items():
+        low, high = 0, buffer.size - 1
+        if _is_known(terms):
+            low, high = _bounds(terms, share)
+            low, high = low + least, high + greatest
+        known = hulls.get((buffer, write))
+        hull = (low, high) if known is None else (np.minimum(known[0], low), np.maximum(known[1], high))
+        hulls[buffer, write] = hull
+    return [
+        _Hull(b, write, idle, low * b.dtype.itemsize, (high + 1) * b.dtype.itemsize) for (b, write), (low, high) in hulls.items()
+    ]
 
 
 def _slices(size: int) -> Bounds:

@@ -12,7 +12,7 @@ Local buffers are registers or stack; all others are the kernel's parameters, in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,13 +116,20 @@ Stmt = For | Store | If
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kernel:
-    """A function of its buffers. `width` is the number of lanes; `work` an estimate in instructions."""
+    """A function of its buffers. `width` is the number of lanes; `work` an estimate in instructions.
+
+    params: what the body calls its buffers; reads, writes: those of them that it reads and writes.
+    args:   the buffers it works on, one for each parameter. Kernels that do the same to different buffers share a body.
+    """
 
     name: str
     params: tuple[Buffer, ...]
     locals: tuple[Buffer, ...]
     body: tuple[Stmt, ...]
     width: int
+    reads: frozenset[Buffer]
+    writes: frozenset[Buffer]
+    args: tuple[Buffer, ...]
     work: float = 0.0
     flops: int = 0
     nodes: tuple[Any, ...] = field(default=())
@@ -202,22 +209,10 @@ def loaded(i: Index) -> list[Expr]:
     return found
 
 
-def reads_and_writes(body: Sequence[Stmt]) -> tuple[set[Buffer], set[Buffer]]:
-    """Parameter buffers that the statements read, and those they write."""
-    reads: set[Buffer] = set()
-    writes: set[Buffer] = set()
-    seen: set[int] = set()
-    for s in statements(body):
-        values: list[Expr] = []
-        if isinstance(s, Store):
-            values = [s.value, *loaded(s.index)]
-            if not s.buffer.local:
-                writes.add(s.buffer)
-        elif isinstance(s, If):
-            values = [s.condition]
-        for v in values:
-            reads.update(e.buffer for e in expressions(v, seen) if isinstance(e, Load) and not e.buffer.local)
-    return reads, writes
+def reads_and_writes(kernel: Kernel) -> tuple[set[Buffer], set[Buffer]]:
+    """The buffers that a kernel reads, and those it writes."""
+    pairs = list(zip(kernel.params, kernel.args, strict=True))
+    return {b for p, b in pairs if p in kernel.reads}, {b for p, b in pairs if p in kernel.writes}
 
 
 def accumulator(dtype: DType) -> DType:
@@ -259,20 +254,26 @@ def _work(e: Expr, width: int, lane: Var | None) -> float:
 def make_kernel(name: str, body: Sequence[Stmt], width: int, flops: int = 0, nodes: tuple[Any, ...] = ()) -> Kernel:
     """A checked kernel; parameters and locals are collected from the body in order of appearance."""
     order: dict[Buffer, None] = {}
+    reads: set[Buffer] = set()
+    writes: set[Buffer] = set()
     seen: set[int] = set()
     for s in statements(body):
-        if isinstance(s, Store):
-            for v in (s.value, *loaded(s.index)):
-                for e in expressions(v, seen):
-                    if isinstance(e, Load | Fold):
-                        order.setdefault(e.buffer)
-            order.setdefault(s.buffer)
-        elif isinstance(s, If):
-            for e in expressions(s.condition, seen):
+        if isinstance(s, For):
+            continue
+        for v in (s.value, *loaded(s.index)) if isinstance(s, Store) else (s.condition,):
+            for e in expressions(v, seen):
                 if isinstance(e, Load | Fold):
                     order.setdefault(e.buffer)
+                    reads.add(e.buffer)
+        if isinstance(s, Store):
+            order.setdefault(s.buffer)
+            writes.add(s.buffer)
     params = tuple(b for b in order if not b.local)
-    kernel = Kernel(name, params, tuple(b for b in order if b.local), tuple(body), width, work_of(body, width), flops, nodes)
+    local = tuple(b for b in order if b.local)
+    kernel = Kernel(
+        name, params, local, tuple(body), width, frozenset(reads.difference(local)), frozenset(writes.difference(local)),
+        params, work_of(body, width), flops, nodes,
+    )  # fmt: skip
     check(kernel)
     return kernel
 
@@ -375,7 +376,8 @@ _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=",
 class _Namer:
     """Names shared and long sub-expressions of one statement, so that its text stays linear in its size."""
 
-    def __init__(self, roots: Sequence[Expr]):
+    def __init__(self, roots: Sequence[Expr], called: Mapping[Buffer, Buffer]):
+        self.called = called
         self.uses: dict[int, int] = {}
         self.names: dict[int, str] = {}
         self.lines: list[str] = []
@@ -416,7 +418,7 @@ class _Namer:
             kind = "" if e.dtype.short == "f32" else f":{e.dtype.short}"
             return f"{float(e.value) if e.dtype.is_float else int(e.value)}{kind}"
         if isinstance(e, Load):
-            text = f"{e.buffer}[{self.index(e.index)}]"
+            text = f"{self.called.get(e.buffer, e.buffer)}[{self.index(e.index)}]"
             return text if e.mask is None or e.other is None else f"({text} if {self.text(e.mask)} else {self.text(e.other)})"
         if isinstance(e, IndexValue):
             return f"{e.dtype.short}({self.index(e.index)})"
@@ -440,7 +442,8 @@ def _children(e: Expr) -> list[Expr]:
 
 def show(kernel: Kernel) -> str:
     """A kernel as readable pseudo-code."""
-    head = ", ".join(f"{b}: {b.dtype.short}[{b.size}]" for b in kernel.params)
+    called = dict(zip(kernel.params, kernel.args, strict=True))
+    head = ", ".join(f"{b}: {b.dtype.short}[{b.size}]" for b in kernel.args)
     lines = [f"kernel {kernel.name}({head}) width {kernel.width}:"]
     lines.extend(f"  local {b}: {b.dtype.short}[{b.size}]" for b in kernel.locals)
 
@@ -450,14 +453,14 @@ def show(kernel: Kernel) -> str:
                 lines.append(f"{indent}{s.kind} {s.var} < {s.var.size}:")
                 visit(s.body, indent + "  ")
             elif isinstance(s, If):
-                namer = _Namer([s.condition])
+                namer = _Namer([s.condition], called)
                 text = namer.text(s.condition)
                 lines.extend(indent + line for line in namer.lines)
                 lines.append(f"{indent}if {text}:")
                 visit(s.body, indent + "  ")
             else:
-                namer = _Namer([s.value, *loaded(s.index)])
-                text = f"{s.buffer}[{namer.index(s.index)}] = {namer.text(s.value)}"
+                namer = _Namer([s.value, *loaded(s.index)], called)
+                text = f"{called.get(s.buffer, s.buffer)}[{namer.index(s.index)}] = {namer.text(s.value)}"
                 lines.extend(indent + line for line in namer.lines)
                 lines.append(indent + text)
 

@@ -69,7 +69,7 @@ class Barriers:
         """What a kernel touches, or a branch or loop that thread 0 runs alone."""
         found: dict[Touch, None] = {}
         for k in kernels_of([item]):
-            reads, writes = reads_and_writes(k.body)
+            reads, writes = reads_and_writes(k)
             found.update({(b, b in writes, k in self.team): None for b in reads | writes})
         if not isinstance(item, Kernel):
             for inner in controls_of([item]):

@@ -111,5 +111,5 @@ class Interpreter:
 
 
 def run(kernel: Kernel, arrays: Mapping[Buffer, np.ndarray]) -> None:
-    """Run a kernel in place on the flat arrays of its parameters."""
-    Interpreter(kernel, [arrays[b] for b in kernel.params]).run()
+    """Run a kernel in place on the flat arrays of its buffers."""
+    Interpreter(kernel, [arrays[b] for b in kernel.args]).run()

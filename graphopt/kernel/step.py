@@ -20,6 +20,7 @@ from graphopt.kernel.lower import Lowering, lower_loops
 from graphopt.kernel.machine import Machine
 from graphopt.kernel.nested_barriers import Barriers
 from graphopt.kernel.nests import copy_kernel, lower_kernel, zero_kernel
+from graphopt.kernel.repeats import Repeats
 from graphopt.kernel.small import Places, is_small, lower_small
 from graphopt.opdefs.control import parts_of
 from graphopt.passes.fuse import Group, dims_of, follow, fuse, materialise, stored_base
@@ -29,6 +30,8 @@ from graphopt.passes.order import Schedule, order
 _TEAM_WORK = 6000.0  # instructions (2.4 us) below which one thread is as quick: a barrier costs 0.2 us, and data cross
 _START_WORK = 1.5  # times as many, for all kernels together: a job costs 1.3 us more on two threads than on one
 _DENSE_RATE = 2.2  # the multiply-adds of a contraction run so many times as fast as other instructions
+
+_LOWER = {"contraction": lower_contraction, "kernel": lower_kernel, "loops": lower_loops}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,6 +130,7 @@ class _Assembly:
         self.args: list[tuple[Buffer, str, Node]] = []
         self.graphs: list[tuple[Graph, tuple[Group, ...]]] = []
         self.constants: dict[Node, Buffer] = {}
+        self.repeats = Repeats()
 
     def whole(self, graph: Graph) -> _Lowered:
         """The outermost graph: its leaves and outputs are bound from outside."""
@@ -155,14 +159,10 @@ class _Assembly:
                 lowering.place[source] = lowering.buffer(value)
         made = _Lowered(graph)
         for group in schedule.groups:
-            if group.kind == "contraction":
-                made.items += lower_contraction(group, lowering)
-            elif group.kind == "kernel":
-                made.items += lower_kernel(group, lowering)
-            elif group.kind == "region":
+            if group.kind == "region":
                 made.items += self._region(group, lowering)
             else:
-                made.items += lower_loops(group, lowering)
+                made.items += self.repeats.kernels(group, lowering, _LOWER[group.kind])
         for state, value in graph.updates:
             if value is not state and value not in schedule.in_place and state.type.size:
                 made.items += copy_kernel(lowering.buffer(value), place[state], self.machine)
@@ -237,7 +237,7 @@ class _Assembly:
         count = results.get(len(carry) + len(body.outputs))
         rest, moved = _invariant(inside.items, given, {w.row for w in (*windows, *outputs)})
         given |= {count} if count is not None else set()
-        given |= {b for k in moved for b in reads_and_writes(k.body)[1]}
+        given |= {b for k in moved for b in reads_and_writes(k)[1]}
         made = Repeat(
             tuple(rest), (*windows, *outputs), length, node.attrs["reverse"], trips, tuple(tested), goes_on, count,
             frozenset(given),
@@ -279,14 +279,14 @@ def _invariant(items: Sequence[Item], given: set[Buffer], rows: set[Buffer]) -> 
     """(what stays in a loop, kernels that do the same on every trip): operands brought into order for a contraction."""
     written: dict[Buffer, int] = {}
     for k in kernels_of(items):
-        for b in reads_and_writes(k.body)[1]:
+        for b in reads_and_writes(k)[1]:
             written[b] = written.get(b, 0) + 1
     fixed = {b for b in given if b not in written}
     rest: list[Item] = []
     moved: list[Kernel] = []
     for i in items:
         if isinstance(i, Kernel):
-            reads, writes = reads_and_writes(i.body)
+            reads, writes = reads_and_writes(i)
             if reads and reads <= fixed and all(written[b] == 1 and b not in given and b not in rows for b in writes):
                 fixed |= writes
                 moved.append(i)
@@ -311,7 +311,7 @@ def _plan(items: Sequence[Item], fixed: set[Buffer]) -> MemoryPlan:
     def visit(sequence: Sequence[Item]) -> None:
         for i in sequence:
             if isinstance(i, Kernel):
-                touched.append([b for p in i.params if (b := base(p)) not in fixed])
+                touched.append([b for p in i.args if (b := base(p)) not in fixed])
                 continue
             start = len(touched)
             touched.append([])

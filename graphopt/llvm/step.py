@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from graphopt.errors import CompileError
 from graphopt.kernel.barriers import LARGER, TEAMS
-from graphopt.kernel.items import Choose, Item, Repeat, kernels_of, windows_of
-from graphopt.kernel.loops import Buffer, Kernel, signature
+from graphopt.kernel.items import Choose, Item, Repeat, kernels_of
+from graphopt.kernel.loops import Buffer, Kernel, Stmt, signature
 from graphopt.kernel.machine import Machine
 from graphopt.kernel.step import Step
 from graphopt.llvm.emit import KernelEmitter
@@ -34,7 +34,7 @@ def emit_step(
     """
     written = _Modules(machine, triple, part)
     names = {kernel: written.add(kernel) for kernel in step.kernels}
-    lines = [f"define void @{entry}(i64 %thread, i64 %team, ptr %args, ptr %arena, ptr %scratch, ptr %barrier) #0 {{", "entry:"]
+    lines = [f"define void @{entry}(i64 %thread, i64 %team, ptr %args, ptr %arena, ptr %scratch, ptr %barrier) #1 {{", "entry:"]
     writer = _Writer(step, names, times_at)
     offered = ["declare void @graphopt_barrier(ptr)"]
     offered += ["declare void @graphopt_mark(ptr, i64)"] if times_at >= 0 else []
@@ -52,13 +52,13 @@ class _Writer:
         self.shared = {k for k, team in zip(step.kernels, step.parallel, strict=True) if team}
         self.guarded = {k for k, barrier in zip(step.kernels, step.barriers, strict=True) if barrier}
         self.spared = dict(zip(step.kernels, step.spared, strict=True))
-        self.pointers: dict[Buffer, str] = {}
+        self.args = {b: k for k, (b, _, _) in enumerate(step.args)}
+        self.rows: dict[Buffer, str] = {}  # pointers to this trip's rows of stacks
         self.head: list[str] = []
         self.lines: list[str] = []
         self.labels = 0
 
     def text(self) -> list[str]:
-        self._place()
         self.head += ["  %first = icmp eq i64 %thread, 0", f"  %small = icmp ule i64 %team, {TEAMS}"]
         self.head += [f"  %kind = select i1 %small, i64 %team, i64 {LARGER}", "  %size = shl i64 1, %kind"]
         if self.times_at >= 0:
@@ -77,35 +77,19 @@ class _Writer:
         if self.times_at >= 0:
             self.lines.append(f"  call void @graphopt_mark(ptr %times, i64 {counter})")
 
-    def _place(self) -> None:
-        """Pointers to everything that lies still."""
-        args = {b: k for k, (b, _, _) in enumerate(self.step.args)}
-        rows = windows_of(self.step.items)
-        for b in dict.fromkeys(self._touched(self.step.items)):
-            if b in rows:
-                continue
-            if b in args:
-                name = f"%args{args[b]}"
-                self.head.append(f"  {name}.p = getelementptr inbounds ptr, ptr %args, i64 {args[b]}")
-                self.head.append(f"  {name} = load ptr, ptr {name}.p")
-            else:
-                offset = self.step.plan.offsets[b]
-                name = f"%arena{len(self.pointers)}"
-                self.head.append(f"  {name} = getelementptr inbounds i8, ptr %arena, i64 {offset}")
-            self.pointers[b] = name
-
-    def _touched(self, items: Sequence[Item]) -> list[Buffer]:
-        found: list[Buffer] = []
-        for i in items:
-            if isinstance(i, Kernel):
-                found += i.params
-            elif isinstance(i, Choose):
-                found += [i.pred, *self._touched((*i.then, *i.other))]
-            else:
-                found += [b for b in (i.trips, i.goes_on, i.count) if b is not None]
-                found += [w.base for w in i.windows]
-                found += self._touched((*i.test, *i.body))
-        return found
+    def _pointer(self, b: Buffer) -> str:
+        """Where a buffer lies, found out right where it is used: kept from the start of a long step, thousands of pointers
+        would be spilled, and LLVM's time for that grows faster than the step.
+        """
+        if b in self.rows:
+            return self.rows[b]
+        name = f"%{self._label('p')}"
+        if b in self.args:
+            self.lines.append(f"  {name}.p = getelementptr inbounds ptr, ptr %args, i64 {self.args[b]}")
+            self.lines.append(f"  {name} = load ptr, ptr {name}.p")
+        else:
+            self.lines.append(f"  {name} = getelementptr inbounds i8, ptr %arena, i64 {self.step.plan.offsets[b]}")
+        return name
 
     def _label(self, name: str) -> str:
         self.labels += 1
@@ -174,7 +158,7 @@ class _Writer:
     def _item(self, item: Item, alone: bool) -> None:
         if isinstance(item, Kernel):
             share = "i64 %thread, i64 %team" if item in self.shared else "i64 0, i64 1"
-            pointers = "".join(f", ptr {self.pointers[b]}" for b in item.params)
+            pointers = "".join([f", ptr {self._pointer(b)}" for b in item.args])
             self.lines.append(f"  call void @{self.names[item]}({share}{pointers})")
             self._mark(2 * self.numbers[item] + 1)
             self._count(item)
@@ -186,7 +170,7 @@ class _Writer:
     def _flag(self, buffer: Buffer) -> str:
         """A bool in memory."""
         name = f"%{self._label('f')}"
-        self.lines.append(f"  {name}.b = load i8, ptr {self.pointers[buffer]}")
+        self.lines.append(f"  {name}.b = load i8, ptr {self._pointer(buffer)}")
         self.lines.append(f"  {name} = icmp ne i8 {name}.b, 0")
         return name
 
@@ -233,7 +217,7 @@ class _Writer:
         if item.trips is None:
             return None if item.length is None else str(item.length)
         n = f"%{self._label('n')}"
-        self.lines.append(f"  {n}.s = load i32, ptr {self.pointers[item.trips]}")
+        self.lines.append(f"  {n}.s = load i32, ptr {self._pointer(item.trips)}")
         self.lines.append(f"  {n}.w = sext i32 {n}.s to i64")
         self.lines.append(f"  {n}.neg = icmp slt i64 {n}.w, 0")
         self.lines.append(f"  {n}.p = select i1 {n}.neg, i64 0, i64 {n}.w")
@@ -255,8 +239,8 @@ class _Writer:
             name = f"%{self._label('w')}"
             stride = w.row.size * w.row.dtype.itemsize
             self.lines.append(f"  {name}.o = mul i64 {row}, {stride}")
-            self.lines.append(f"  {name} = getelementptr inbounds i8, ptr {self.pointers[w.base]}, i64 {name}.o")
-            self.pointers[w.row] = name
+            self.lines.append(f"  {name} = getelementptr inbounds i8, ptr {self._pointer(w.base)}, i64 {name}.o")
+            self.rows[w.row] = name
 
     def _store_count(self, buffer: Buffer, count: str, alone: bool) -> None:
         store, on = self._label("store"), self._label("on")
@@ -264,7 +248,7 @@ class _Writer:
             self.lines.append(f"  br i1 %first, label %{store}, label %{on}")
             self._open(store)
         self.lines.append(f"  {count}.n = trunc i64 {count} to i32")
-        self.lines.append(f"  store i32 {count}.n, ptr {self.pointers[buffer]}")
+        self.lines.append(f"  store i32 {count}.n, ptr {self._pointer(buffer)}")
         if not alone:
             self._jump(on)
             self._open(on)
@@ -281,6 +265,7 @@ class _Modules:
         self._triple = triple
         self._part = part
         self._known: dict[str, str] = {}  # equal kernels (layers of one shape) are one function
+        self._bodies: dict[tuple[Stmt, ...], str] = {}
         self._elsewhere: list[str] = []
         self._begin()
 
@@ -292,11 +277,14 @@ class _Modules:
 
     def add(self, kernel: Kernel) -> str:
         """The name of a kernel's function."""
-        key = signature(kernel)
-        if key not in self._known:
-            self._known[key] = f"k{len(self._known)}"
-            self._write(kernel, self._known[key])
-        return self._known[key]
+        name = self._bodies.get(kernel.body)
+        if name is None:
+            key = signature(kernel)
+            if key not in self._known:
+                self._known[key] = f"k{len(self._known)}"
+                self._write(kernel, self._known[key])
+            name = self._bodies[kernel.body] = self._known[key]
+        return name
 
     def _write(self, kernel: Kernel, name: str) -> None:
         emitter = KernelEmitter(kernel, self._machine, self._constants)
@@ -318,7 +306,8 @@ class _Modules:
         tables = [f"{name} = {body}" for body, name in self._constants.items()]
         attributes = f'attributes #0 = {{ nounwind "min-legal-vector-width"="{bits}" "prefer-vector-width"="{bits}" }}'
         head = [f'target triple = "{self._triple}"', *tables, *declarations, *self._declared.values()]
-        return "\n".join([*head, *self._functions, *more, attributes, ""])
+        quick = "attributes #1 = { nounwind noinline optnone }"  # long and plain: LLVM's simplest selection is 3 times as fast
+        return "\n".join([*head, *self._functions, *more, attributes, quick, ""])
 
 
 __all__ = ["emit_step"]

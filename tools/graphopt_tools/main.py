@@ -113,7 +113,7 @@ def profile(
 @app.command()
 @reports_mistakes
 def bench(
-    workloads: Annotated[str, typer.Option(help="Comma-separated names, or all, matmul, optimizers.")] = "mlp,lenet5",
+    workloads: Annotated[str, typer.Option(help="Comma-separated names, or all, matmul, optimizers, depths.")] = "mlp,lenet5",
     peer: Annotated[
         list[str] | None,
         typer.Option(

@@ -83,6 +83,12 @@ def _matmul(m: int, k: int, n: int) -> Workload:
     return Workload(about, "functions", {"name": "matmul", "m": m, "k": k, "n": n}, {"m": 5, "k": 7, "n": 9}, ("eager",))
 
 
+def _deep(depth: int) -> Workload:
+    sizes = {"batch": 32, "width": 64, "depth": depth, "classes": 10}
+    about = f"{depth} residual layers 64-64, batch 32, Momentum"
+    return Workload(about, "residual", sizes, {"batch": 3, "width": 5, "depth": 2})
+
+
 WORKLOADS: dict[str, Workload] = {
     "mlp": Workload(
         "MLP 784-512-256-10, batch 128, Momentum",
@@ -157,11 +163,13 @@ WORKLOADS: dict[str, Workload] = {
     "dispatch": _function("8 elements, gradient + SGD, called from Python", "dispatch", {}, elements=8),
     "custom_vjp": _function("10 ops with own derivatives, 1 M", "custom_vjp", {"elements": 30}, elements=1 << 20),
 }
+DEPTHS = {f"deep_{depth}": _deep(depth) for depth in (16, 32, 64, 128, 256)}
 OPTIMIZERS = {f"update_{name}": _update(name, *rule.variants) for name, rule in RULES.items()}
 SETS: dict[str, tuple[str, ...]] = {
     "all": tuple(WORKLOADS),
     "matmul": tuple(name for name in WORKLOADS if name.startswith("matmul_")),
     "optimizers": tuple(OPTIMIZERS),
+    "depths": tuple(DEPTHS),
 }
-EVERY: dict[str, Workload] = WORKLOADS | OPTIMIZERS
-"""Every benchmark by name: `all` and `optimizers`."""
+EVERY: dict[str, Workload] = WORKLOADS | OPTIMIZERS | DEPTHS
+"""Every benchmark by name: `all`, `optimizers`, and `depths`, whose first calls show how compiling grows with a network."""
