@@ -253,17 +253,21 @@ def _capacities(rows: int, known: Sequence[int], most: int) -> list[int]:
 def _made(
     graph: Graph, parameters: Sequence[Parameter], rows: int, capacity: int, inputs: tuple[int, ...], retrace: Retrace
 ) -> RowsProgram:
-    """A program for `capacity` rows, compiled.
+    """A program for `capacity` rows, compiled. A single row says little of others, as its axis may be broadcast.
 
     Errors: Unfit.
     """
     if capacity == 1:
         raise Unfit("a single row is a case of its own")
-    other_rows = capacity if capacity != rows else rows + 1
-    other, same = _retraced(retrace, inputs, other_rows)
-    if tuple(same) != tuple(parameters):
-        raise Unfit(f"the code uses other Parameters for {other_rows} rows than for {rows}")
-    whole, part, fewer = (graph, other, other_rows) if capacity == rows else (other, graph, rows)
+
+    def traced(for_rows: int) -> Graph:
+        made, used = _retraced(retrace, inputs, for_rows)
+        if tuple(used) != tuple(parameters):
+            raise Unfit(f"the code uses other Parameters for {for_rows} rows than for {rows}")
+        return made
+
+    whole = graph if capacity == rows else traced(capacity)
+    part, fewer = (graph, rows) if rows not in (1, capacity) else (traced(capacity + 1), capacity + 1)
     region = analyse(whole, capacity, part, fewer)
     compiled = compile_graph(masked(region, [whole.inputs[k] for k in inputs]))
     return RowsProgram(region, compiled, inputs, tuple(parameters), graph.memory)

@@ -7,7 +7,7 @@ code that decides by the number of rows is found out by its trace. `passes.masks
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,11 @@ from graphopt.ir.types import TensorType, TupleType
 from graphopt.opdefs.control import parts_of
 from graphopt.passes.symbolic_rules import ANY, Axes, Mask, Unfit, Use, axes_of
 
+Nodes = Mapping[Node, Node]
+NO_NODES: Nodes = {}
+
+_REPEATS = {"broadcast", "reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "reduce_and", "reduce_or"}
+_MOVING = _REPEATS | {"reshape", "transpose", "slice"}
 _SHAPED = {"broadcast", "reshape", "iota", "random_bits"}  # ops that say their result's shape in attrs
 
 
@@ -38,6 +43,10 @@ class Region:
     masks: dict[Node, dict[int, Mask]] = field(default_factory=dict)
     varying: list[Node] = field(default_factory=list)
     inside: dict[Node, dict[str, Region]] = field(default_factory=dict)
+
+    def type_at(self, node: Node, rows: int) -> TensorType:
+        """The type of a node for another number of rows."""
+        return node.type if node in self.parts else sized(node.type, self.axes[node], self.capacity, rows)
 
     def regions(self) -> Iterator[Region]:
         """This one and all inside it, in a fixed order."""
@@ -92,23 +101,56 @@ def _analysed(graph: Graph, capacity: int, other: Graph, rows: int, given: Seque
     return region
 
 
-def _paired(graph: Graph, other: Graph) -> Iterator[tuple[Node, Node]]:
-    """The nodes of both graphs beside each other.
+def _paired(graph: Graph, other: Graph, same: Nodes = NO_NODES, twins_same: Nodes = NO_NODES) -> list[tuple[Node, Node]]:
+    """The nodes of both graphs beside each other. same, twins_same: nodes of each for which others stand.
 
     Errors: Unfit when one graph is not built like the other.
     """
-    nodes = walk((*graph.inputs, *graph.state, *graph.roots))
-    twins = walk((*other.inputs, *other.state, *other.roots))
+    nodes, twins = _ordered(graph, same), _ordered(other, twins_same)
     twin_of: dict[Node, Node] = {}
     for node, twin in zip(nodes, twins, strict=False):
         twin_of[node] = twin
-        if node.op != twin.op or [twin_of[i] for i in node.inputs] != list(twin.inputs):
+        if node.op != twin.op or [twin_of[same.get(i, i)] for i in node.inputs] != [twins_same.get(i, i) for i in twin.inputs]:
             raise Unfit(f"the code does something else for another number of rows: {twin.op} instead of {node.op}", twin)
     ends = [*graph.roots, *(leaf for leaf, _ in graph.updates)]
-    same = len(nodes) == len(twins) and len(graph.outputs) == len(other.outputs)
-    if not same or [twin_of[n] for n in ends] != [*other.roots, *(leaf for leaf, _ in other.updates)]:
+    other_ends = [*other.roots, *(leaf for leaf, _ in other.updates)]
+    alike = len(nodes) == len(twins) and len(graph.outputs) == len(other.outputs)
+    if not alike or [twin_of[same.get(n, n)] for n in ends] != [twins_same.get(n, n) for n in other_ends]:
         raise Unfit(f"the code does something else for another number of rows: {len(twins)} instead of {len(nodes)} operations")
-    yield from zip(nodes, twins, strict=True)
+    return list(zip(nodes, twins, strict=True))
+
+
+def _ordered(graph: Graph, same: Nodes) -> list[Node]:
+    """What `walk` gives for a graph's leaves and roots, with other nodes for those in `same`."""
+    ends = (*graph.inputs, *graph.state, *graph.roots)
+    if not same:
+        return walk(ends)
+    order: dict[Node, None] = {}
+    for end in ends:
+        stack = [(same.get(end, end), False)]
+        while stack:
+            node, ready = stack.pop()
+            if ready:
+                order.setdefault(node)
+            elif node not in order:
+                stack.append((node, True))
+                stack.extend((same.get(i, i), False) for i in reversed(node.inputs))
+    return list(order)
+
+
+def _bases(graph: Graph, type_of: Callable[[Node], TensorType]) -> dict[Node, Node]:
+    """For nodes that hold another's elements in the same order, whatever the shape, that one."""
+    found: dict[Node, Node] = {}
+    for node in walk(graph.roots):
+        if node.op in _MOVING and type_of(node).size == type_of(node.inputs[0]).size:
+            if node.op != "transpose" or _keeps_order(node, type_of(node.inputs[0])):
+                found[node] = found.get(node.inputs[0], node.inputs[0])
+    return found
+
+
+def _keeps_order(node: Node, before: TensorType) -> bool:
+    moved = [k for k in node.attrs["perm"] if before.shape[k] != 1]
+    return moved == sorted(moved)
 
 
 def _free(node: Node, twin: Node, capacity: int, rows: int) -> tuple[bool, ...]:
@@ -205,12 +247,15 @@ def matches(region: Region, other: Graph, rows: int) -> list[np.ndarray]:
     """
     values: dict[tuple[Region, Node], np.ndarray] = {}
     _match(region, other, rows, values)
-    return [values[inner, node] for inner in region.regions() for node in inner.varying]
+    keys = [(inner, node) for inner in region.regions() for node in inner.varying]
+    if any(key not in values for key in keys):
+        raise Unfit("the code leaves out a constant that others depend on")
+    return [values[key] for key in keys]
 
 
 def _match(region: Region, other: Graph, rows: int, values: dict[tuple[Region, Node], np.ndarray]) -> None:
     varying = set(region.varying)
-    for node, twin in _paired(region.graph, other):
+    for node, twin in _pairs_at(region, other, rows):
         if isinstance(node.type, TupleType):
             inner = region.inside[node]
             for name, value in node.attrs.items():
@@ -219,7 +264,10 @@ def _match(region: Region, other: Graph, rows: int, values: dict[tuple[Region, N
                 elif type(value) is not Graph and value != twin.attrs[name]:
                     raise _differs(node, twin, name)
             continue
-        if twin.type != sized(node.type, region.axes[node], region.capacity, rows):
+        if rows == 1 and node.op in _REPEATS:
+            _match_single(region, node, twin)
+            continue
+        if twin.type != region.type_at(node, rows):
             raise Unfit(f"the code gives {twin.type} for {rows} rows, {node.type} for {region.capacity}", twin)
         if node.op == "constant":
             _match_constant(region, node, twin, rows, node in varying)
@@ -227,6 +275,44 @@ def _match(region: Region, other: Graph, rows: int, values: dict[tuple[Region, N
                 values[region, node] = twin.attrs["value"].reshape(-1)[:1].reshape(())
         else:
             _match_attrs(region, node, twin, rows)
+
+
+def _pairs_at(region: Region, other: Graph, rows: int) -> list[tuple[Node, Node]]:
+    """The nodes of both graphs beside each other. A single row is repeated, and summed, by doing nothing or by a change of
+    shape: there these are looked through, and what reads them must find the same shapes.
+    """
+    if rows != 1:
+        return _paired(region.graph, other)
+
+    def type_at(node: Node) -> TensorType:
+        return region.type_at(node, rows)
+
+    pairs = _paired(region.graph, other, _bases(region.graph, type_at), _bases(other, lambda n: n.type))
+    ends = [*zip(region.graph.roots, other.roots, strict=True)]
+    for node, twin in pairs:
+        if node.op not in _REPEATS:
+            ends += zip(node.inputs, twin.inputs, strict=True)
+    for node, twin in ends:
+        if type_at(node) != twin.type:
+            raise Unfit(f"the code gives {twin.type} for a single row, {node.type} for {region.capacity}", twin)
+    return pairs
+
+
+def _match_single(region: Region, node: Node, twin: Node) -> None:
+    """Broadcasts and reductions of a single row, but for axes of size 1."""
+
+    def meaning(n: Node, own: TensorType, source: TensorType) -> tuple[Any, ...]:
+        shape, before = (tuple(k for k in t.shape if k != 1) for t in (own, source))
+        sizes = own.shape if n.op == "broadcast" else source.shape
+        if n.op == "broadcast":
+            axes = tuple(a for a, k in zip(n.attrs["axes"], source.shape, strict=True) if k != 1)
+        else:
+            axes = tuple(a for a in n.attrs["axes"] if source.shape[a] != 1)
+        return shape, before, axes, sizes, own.dtype
+
+    found = meaning(twin, twin.type, twin.inputs[0].type)
+    if meaning(node, region.type_at(node, 1), region.type_at(node.inputs[0], 1)) != found:
+        raise _differs(node, twin, "axes")
 
 
 def sized(type: TensorType, axes: Axes, capacity: int, rows: int) -> TensorType:
@@ -253,9 +339,9 @@ def _same_memory(a: np.ndarray, b: np.ndarray) -> bool:
 def _match_attrs(region: Region, node: Node, twin: Node, rows: int) -> None:
     for name, value in node.attrs.items():
         if value == twin.attrs.get(name):
-            if name not in ("start", "stop", "high"):
+            if name not in ("start", "stop", "high", "low"):
                 continue
-        elif (name == "shape" and node.op in _SHAPED) or name in ("start", "stop", "high"):
+        elif (name == "shape" and node.op in _SHAPED) or name in ("start", "stop", "high", "low"):
             pass  # shapes are compared with the types
         elif name != "name":
             raise _differs(node, twin, name)
@@ -264,20 +350,20 @@ def _match_attrs(region: Region, node: Node, twin: Node, rows: int) -> None:
             expected = tuple(v // region.capacity * rows if m else v for v, m in zip(value, free, strict=True))
             if twin.attrs[name] != expected:
                 raise _differs(node, twin, name)
-        elif name == "high" and node.op == "pad":
-            _match_pad(region, node, twin, rows)
+        elif name in ("high", "low") and node.op == "pad":
+            _match_pad(region, node, twin, rows, name)
 
 
-def _match_pad(region: Region, node: Node, twin: Node, rows: int) -> None:
-    """Behind rows of a fixed number comes what the smaller size has place for."""
+def _match_pad(region: Region, node: Node, twin: Node, rows: int, name: str) -> None:
+    """Whole blocks are added to rows; behind rows of a fixed number comes what the smaller size has place for."""
     before = region.axes[node.inputs[0]]
-    for k, (high, m) in enumerate(zip(node.attrs["high"], region.axes[node], strict=True)):
-        if m and not before[k]:
-            high -= node.shape[k] - node.shape[k] // region.capacity * rows
-            if high < 0:
-                raise _differs(node, twin, "high")
-        if twin.attrs["high"][k] != high:
-            raise _differs(node, twin, "high")
+    for k, (count, m) in enumerate(zip(node.attrs[name], region.axes[node], strict=True)):
+        if m and before[k]:
+            count = count // region.capacity * rows
+        elif m and name == "high":
+            count -= node.shape[k] - node.shape[k] // region.capacity * rows
+        if twin.attrs[name][k] != count or (m and count < 0):
+            raise _differs(node, twin, name)
 
 
 def _differs(node: Node, twin: Node, name: str) -> Unfit:

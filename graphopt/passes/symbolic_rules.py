@@ -208,13 +208,19 @@ def _(use: Use) -> Axes:
 
 @_rule("pad")
 def _(use: Use) -> Axes:
-    a, made = use.node.attrs, []
+    """Rows get whole blocks of others beside them, or are of a fixed number and get as many behind them as there is room."""
+    a, x, made = use.node.attrs, use.node.inputs[0], []
     for k, m in enumerate(use.axes[0]):
-        if m and (a["low"][k] or a["high"][k] or a["interior"][k]):
-            raise use.refused("adds to the rows, whose number changes")
-        if not m and use.free[k] and (a["high"][k] < 0 or a["low"][k] < 0):
-            raise use.refused("cuts the rows, whose number changes")
-        made.append(m or (use.node.shape[k] // use.capacity if use.free[k] else 0))
+        low, high = a["low"][k], a["high"][k]
+        if m and (low or high or a["interior"][k]):
+            block = (m := use.resolved(m, x.shape[k])) * use.capacity
+            if low % block or high % block or low < 0 or high < 0 or a["interior"][k]:
+                raise use.refused("adds to the rows, whose number changes")
+        elif not m and use.free[k]:
+            if low < 0 or high < 0:
+                raise use.refused("cuts the rows, whose number changes")
+            m = use.node.shape[k] // use.capacity
+        made.append(m)
     return tuple(made)
 
 
