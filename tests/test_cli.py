@@ -101,7 +101,7 @@ def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "tiny_network.py"
 
 
-COMMANDS = ["", "demo", "show", "check", "profile", "bench", "doctor", "cache", "cache info", "cache clear"]
+COMMANDS = ["", "demo", "show", "check", "profile", "explain", "bench", "doctor", "cache", "cache info", "cache clear"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -39,7 +39,7 @@ class Jitted:
 
     def _declared(self) -> Specs | str | None:
         """What `enable_dynamic` said of the arguments, or `dynamic`."""
-        specs: Specs | None = getattr(self, _MARK, None)
+        specs: Specs | None = getattr(self, _MARK, None) or getattr(self.function, _MARK, None)
         return specs or (ALL if self._dynamic else None)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

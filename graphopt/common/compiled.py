@@ -410,7 +410,8 @@ def _avoidable(before: Entry | None, entry: Entry) -> str:
         elif old != new:
             return ""
         else:
-            shapes.append("..." if not isinstance(new, TensorType) else f"Tensor(shape={list(new.shape)}, dtype={new.dtype.name})")
+            known = isinstance(new, TensorType)
+            shapes.append(f"Tensor(shape={list(new.shape)}, dtype={new.dtype.name})" if known else "...")
     if not any("None" in shape for shape in shapes):
         return ""
     return f"one compile serves any number of rows: set_inputs({', '.join(shapes)}), for a function @jit(dynamic=1)"

@@ -18,7 +18,6 @@ from weakref import WeakSet
 import numpy as np
 
 from graphopt.common.parameter import Parameter
-from graphopt.common.tensor import type_like
 from graphopt.compile import Compiled, compile_graph
 from graphopt.ir.graph import Graph, Memory
 from graphopt.ir.types import TensorType
@@ -62,7 +61,8 @@ class RowsProgram:
         own = self.region.graph.inputs
         if rows > self.capacity or len(types) != len(own):
             return False
-        return all(t == (_resized(n.type, rows) if k in self.inputs else n.type) for k, (t, n) in enumerate(zip(types, own)))
+        wanted = [_resized(n.type, rows) if k in self.inputs else n.type for k, n in enumerate(own)]
+        return list(types) == wanted
 
     def staged(self, inputs: Sequence[np.ndarray], rows: int) -> list[np.ndarray]:
         """The inputs in arrays with room for `capacity` rows, zeros behind the valid ones."""
@@ -277,7 +277,8 @@ def _retraced(retrace: Retrace, inputs: Sequence[int], rows: int) -> tuple[Graph
     try:
         return retrace(dict.fromkeys(inputs, rows))
     except Exception as error:
-        raise Unfit(f"the code cannot be traced for {rows} rows: {str(error).splitlines()[0] if str(error) else error!r}") from None
+        why = next(iter(str(error).splitlines()), repr(error))
+        raise Unfit(f"the code cannot be traced for {rows} rows: {why}") from None
 
 
 def _at(program: RowsProgram, graph: Graph, rows: int) -> AtRows:

@@ -336,13 +336,15 @@ class Cell:
         Errors: ValueError for both kinds of arguments at once, for more than `construct` has, or names it does not have.
                 When called, ValueError for a shape that was not declared, TypeError for a dtype.
 
-        >>> import numpy as np, graphopt as ms
+        >>> import graphopt as ms
+        >>> ms.set_context(mode=ms.GRAPH_MODE)
         >>> net = ms.nn.Dense(3, 2)
         >>> net.set_inputs(ms.Tensor(shape=[None, 3], dtype=ms.float32))
-        >>> [net(ms.Tensor(np.ones((n, 3), np.float32))).shape for n in (8, 5, 2)]
+        >>> [net(ms.ops.ones((n, 3))).shape for n in (8, 5, 2)]
         [(8, 2), (5, 2), (2, 2)]
         >>> net.compile_cache.compiles
         1
+        >>> ms.set_context(mode=ms.PYNATIVE_MODE)
         """
         if inputs and kwargs:
             raise ValueError("set_inputs: expected all arguments by position or some by name, found both")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.ir.graph import Graph, Node, walk
-from graphopt.ir.types import TensorType, TupleType
+from graphopt.ir.types import TensorType, TupleType, tuple_of
 from graphopt.opdefs.control import parts_of
 from graphopt.passes.symbolic_rules import ANY, Axes, Mask, Unfit, Use, axes_of
 
@@ -46,7 +46,9 @@ class Region:
 
     def type_at(self, node: Node, rows: int) -> TensorType:
         """The type of a node for another number of rows."""
-        return node.type if node in self.parts else sized(node.type, self.axes[node], self.capacity, rows)
+        if not isinstance(node.type, TupleType):
+            return sized(node.type, self.axes[node], self.capacity, rows)
+        return tuple_of([sized(t, m, self.capacity, rows) for t, m in zip(node.type.parts, self.parts[node], strict=True)])
 
     def regions(self) -> Iterator[Region]:
         """This one and all inside it, in a fixed order."""
