@@ -110,6 +110,14 @@ def test_help(command: str) -> None:
     assert result.exit_code == 0 and "Usage" in result.output
 
 
+def test_explain_says_how_to_avoid_a_compile(network: str) -> None:
+    result = invoke("explain", f"{network}:net", "--input", "f32[4,6]", "--rows", "3")
+    assert result.exit_code == 0, result.output
+    assert "argument x: f32[4,6] -> f32[3,6]" in result.output
+    assert "set_inputs(Tensor(shape=[None, 6], dtype=float32))" in result.output
+    assert invoke("explain", f"{network}:net", "--input", "f32[4,6]", "--rows", "0").exit_code == 2
+
+
 def test_help_imports_neither_the_compiler_nor_numpy() -> None:
     code = "import sys, graphopt_tools.main; print([m for m in ('numpy', 'llvmlite', 'graphopt') if m in sys.modules])"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
