@@ -30,8 +30,8 @@ from graphopt_runtime.program import Program
 Retrace = Callable[[dict[int, int]], tuple[Graph, Sequence[Parameter]]]
 """Trace the function again, some inputs with another number of rows: {number of the input: rows}."""
 
-_HEADROOM = 4  # rows that came after a compile are a sign that more will: room for so many times as many
-_ROOM = 64  # rows, for how many there is room then at least
+_HEADROOM = 2  # rows that came after a compile are a sign that more will: room for so many times as many; all cost time
+_ROOM = 32  # rows, for how many there is room then at least
 _LEAST = 4  # rows; a single one is often a case of its own
 
 
