@@ -3,7 +3,7 @@
 from graphopt import amp, common, context, control, dataset, nn, ops, train
 from graphopt.amp import DynamicLossScaleManager, FixedLossScaleManager, LossScaleManager
 from graphopt.common import dtype as mstype
-from graphopt.common.api import Jitted, jit, mutable
+from graphopt.common.api import Jitted, enable_dynamic, jit, mutable
 from graphopt.common.border import guard, guard_class
 from graphopt.common.dtype import (
     bfloat16,
@@ -26,6 +26,7 @@ from graphopt.common.dtype import (
 from graphopt.common.parameter import Parameter, ParameterTuple
 from graphopt.common.row_tensor import RowTensor
 from graphopt.common.seed import get_seed, set_seed
+from graphopt.common.symbol import Symbol
 from graphopt.common.tensor import Tensor, from_numpy, is_tensor
 from graphopt.context import (
     COMPATIBLE,
@@ -111,6 +112,7 @@ __all__ = [
     "RowTensor",
     "RunContext",
     "STRICT",
+    "Symbol",
     "Tensor",
     "TimeMonitor",
     "Top1CategoricalAccuracy",
@@ -129,6 +131,7 @@ __all__ = [
     "dtype",
     "dtype_to_nptype",
     "dtype_to_pytype",
+    "enable_dynamic",
     "float16",
     "float32",
     "float64",

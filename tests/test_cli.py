@@ -101,13 +101,21 @@ def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "tiny_network.py"
 
 
-COMMANDS = ["", "demo", "show", "check", "profile", "bench", "doctor", "cache", "cache info", "cache clear"]
+COMMANDS = ["", "demo", "show", "check", "profile", "explain", "bench", "doctor", "cache", "cache info", "cache clear"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help(command: str) -> None:
     result = invoke(*command.split(), "--help")
     assert result.exit_code == 0 and "Usage" in result.output
+
+
+def test_explain_says_how_to_avoid_a_compile(network: str) -> None:
+    result = invoke("explain", f"{network}:net", "--input", "f32[4,6]", "--rows", "3")
+    assert result.exit_code == 0, result.output
+    assert "argument x: f32[4,6] -> f32[3,6]" in result.output
+    assert "set_inputs(Tensor(shape=[None, 6], dtype=float32))" in result.output
+    assert invoke("explain", f"{network}:net", "--input", "f32[4,6]", "--rows", "0").exit_code == 2
 
 
 def test_help_imports_neither_the_compiler_nor_numpy() -> None:

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from typing import Any, overload
 
 from graphopt.common.branching import prepared
-from graphopt.common.checks import check_bytes, check_choice
+from graphopt.common.checks import check_bytes, check_choice, found, meant
 from graphopt.common.compiled import CompiledFunction
 from graphopt.common.signature import parameters_of
+from graphopt.common.symbol import ALL, Specs, check_specs
 from graphopt.common.tensor import Tensor
 from graphopt.common.trace import active
 
+_MARK = "_graphopt_dynamic"
 _OPTIONS = {
     "capture_mode": ("ast", "bytecode", "trace"),
     "jit_level": ("", "O0", "O1", "O2"),
@@ -27,11 +29,18 @@ _OPTIONS = {
 class Jitted:
     """A function that is traced and compiled once per signature; see `jit`."""
 
-    def __init__(self, function: Callable[..., Any], budget: int | None = None):
+    def __init__(self, function: Callable[..., Any], budget: int | None = None, dynamic: bool = False):
         functools.update_wrapper(self, function, updated=())
         self.function = function
         name = getattr(function, "__name__", type(function).__name__)
         self.compile_cache = CompiledFunction(name, function, parameters_of(function), budget=budget)
+        self._dynamic = dynamic
+        self.compile_cache.declared = self._declared
+
+    def _declared(self) -> Specs | str | None:
+        """What `enable_dynamic` said of the arguments, or `dynamic`."""
+        specs: Specs | None = getattr(self, _MARK, None) or getattr(self.function, _MARK, None)
+        return specs or (ALL if self._dynamic else None)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if active() is not None:
@@ -57,8 +66,10 @@ def jit(function: Callable[..., Any] | None = None, *, memory_budget: str | int 
     function: what to compile; left out when `jit` is used with options: `@jit(jit_level="O1")`.
     memory_budget: the most memory that temporaries of one call may take, "512MB" or a number of bytes; left out, the
               context's. Values are computed again where that is needed to stay below it, with the same results.
-    options:  capture_mode, jit_level, dynamic, fullgraph, backend, and whatever else MindSpore's jit takes; checked
-              and without effect.
+    dynamic:  1 when calls come with different numbers of rows, which then share a compile: the first Tensor's rows, and
+              those of every argument that has as many.
+    options:  capture_mode, jit_level, fullgraph, backend, and whatever else MindSpore's jit takes; checked and without
+              effect.
 
     What a Cell's call counts as its signature counts here too. `compile_cache` on the result tells about the compiles.
     Errors: TypeError when function is not callable; ValueError for an option's unknown value, and at the first call for
@@ -79,11 +90,47 @@ def jit(function: Callable[..., Any] | None = None, *, memory_budget: str | int 
     budget = None if memory_budget is None else check_bytes("jit", "memory_budget", memory_budget)
     if function is None:
         return lambda f: jit(f, memory_budget=budget, **options)
+    dynamic = bool(options.get("dynamic", 0))
     if not callable(function):
         raise TypeError(f"jit: expected a function, found {function!r} of type {type(function).__name__}")
     if isinstance(function, Jitted):
-        return function if budget is None else Jitted(function.function, budget)
-    return Jitted(function, budget)
+        return function if budget is None and not dynamic else Jitted(function.function, budget, dynamic)
+    return Jitted(function, budget, dynamic)
+
+
+def enable_dynamic(**kwargs: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Say which arguments of a `jit` function have sizes that change from call to call; goes around or under `jit`.
+
+    kwargs: a Tensor for an argument, `x=Tensor(shape=[None, 8], dtype=ms.float32)`. Calls with different first sizes
+            share a compile; see `Cell.set_inputs`, which does the same for a Cell.
+    Errors: ValueError without arguments, or for a name that the function does not have; TypeError for what is no function.
+
+    >>> import graphopt as ms
+    >>> @ms.enable_dynamic(x=ms.Tensor(shape=[None, 2], dtype=ms.float32))
+    ... @ms.jit
+    ... def total(x):
+    ...     return x.sum(axis=0)
+    >>> [total(ms.ops.ones((n, 2))).tolist() for n in (6, 3, 5)]
+    [[6.0, 6.0], [3.0, 3.0], [5.0, 5.0]]
+    >>> total.compile_cache.compiles
+    1
+    """
+    if not kwargs:
+        raise ValueError("enable_dynamic: expected arguments as names with Tensors, found none")
+    check_specs("enable_dynamic", kwargs)
+
+    def mark(function: Callable[..., Any]) -> Callable[..., Any]:
+        if not callable(function):
+            raise TypeError(f"enable_dynamic: expected a function, found {found(function)}")
+        signature = parameters_of(function)
+        for name in kwargs if signature is not None else ():
+            if name not in signature.parameters:  # type: ignore[union-attr]
+                known = list(signature.parameters)  # type: ignore[union-attr]
+                raise ValueError(f"enable_dynamic: expected names of {known}, found {name!r}{meant(name, known)}")
+        setattr(function, _MARK, kwargs)
+        return function
+
+    return mark
 
 
 class _MutableTuple(tuple[Any, ...]):

@@ -18,7 +18,9 @@ from graphopt.common.dispatch import OTHERWISE, Shortcut, run_many, shortcut
 from graphopt.common.journal import note
 from graphopt.common.parameter import Parameter
 from graphopt.common.row_tensor import RowTensor
-from graphopt.common.signature import Template, check_call, describe, traced
+from graphopt.common.signature import Template, check_call, describe, positional_names, traced
+from graphopt.common.sized import AtRows, Retrace, Rows, RowsProgram, Wanted
+from graphopt.common.symbol import Specs, symbolic_arguments
 from graphopt.common.tensor import Tensor, epoch
 from graphopt.common.trace import Settling, Trace
 from graphopt.compile import Compiled, compile_graph
@@ -30,26 +32,39 @@ from graphopt.passes.guard import guarded
 
 @dataclass(frozen=True)
 class Compilation:
-    """One compile: its number, why it was needed, its signature, and the seconds it took."""
+    """One compile: its number, why it was needed, its signature, and the seconds it took.
+
+    serves: the program, when its number of rows is an input. note: why it is not although that was declared.
+    hint:   how this compile could have been avoided.
+    """
 
     number: int
     reason: str
     signature: str
     seconds: float
+    serves: RowsProgram | None = None
+    note: str = ""
+    hint: str = ""
 
     def __str__(self) -> str:
-        return f"{self.number}. {self.reason}: {self.signature} ({1e3 * self.seconds:.0f} ms)"
+        line = f"{self.number}. {self.reason}: {self.signature} ({1e3 * self.seconds:.0f} ms)"
+        more = [str(self.serves)] if self.serves is not None else []
+        more += [f"for this number of rows alone: {self.note}"] if self.note else []
+        return "\n   ".join([line, *more])
 
 
 @dataclass(eq=False)
 class Entry:
-    """A compiled signature: what it was traced with, and what it ran over."""
+    """A compiled signature: what it was traced with, and what it ran over.
+
+    fresh: whether a compile was needed. note: why one of its own, where its number of rows was declared to be symbolic.
+    """
 
     names: tuple[str, ...]
     key: Any
     floats: bool
     graph: Graph
-    compiled: Compiled
+    compiled: Compiled | AtRows
     parameters: tuple[Parameter, ...]
     template: Template
     watched: tuple[tuple[Any, int, tuple[Any, ...]], ...]
@@ -62,6 +77,8 @@ class Entry:
     epoch: int
     checked: bool
     budget: Callable[[], int | None]
+    fresh: bool = True
+    note: str = ""
     shortcut: Shortcut | None = None
     settled: bool = field(init=False)
 
@@ -131,7 +148,10 @@ class CompiledFunction:
 
     The signature is: dtypes and shapes of Tensors, the values of ints, bools, strings and None, the structure of
     containers, which Cells are training, and whatever attributes of Cells the trace may have read. Python floats are
-    run-time scalars, unless the code asks for their value; then that argument list is compiled per value.
+    run-time scalars, unless the code asks for their value; then that argument list is compiled per value. Signatures
+    that differ in numbers of rows which were declared to be symbolic share a compile (`common.sized`).
+
+    declared: what the arguments were declared to be, asked before every trace; None: nothing.
     """
 
     def __init__(
@@ -152,12 +172,14 @@ class CompiledFunction:
         self._by_value: set[Any] = set()
         self._last: Entry | None = None
         self._rewrites = False
+        self._rows = Rows()
+        self.declared: Callable[[], Specs | str | None] = _nothing
         self.shortcut: Shortcut | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: the function, nothing compiled."""
         fresh: dict[str, Any] = {"compilations": [], "_entries": {}, "_by_value": set()}
-        fresh |= {"_last": None, "shortcut": None}
+        fresh |= {"_last": None, "shortcut": None, "_rows": Rows()}
         return self.__dict__ | fresh
 
     @property
@@ -171,8 +193,12 @@ class CompiledFunction:
         return self._last
 
     def explain(self) -> str:
-        """A line for each compile: why it was needed, for which signature, and how long it took."""
-        return "\n".join(map(str, self.compilations)) or "not compiled yet"
+        """A line for each compile: why it was needed, for which signature, and how long it took.
+
+        Under it, which numbers of rows it serves, or why no others; and how the compile could have been avoided.
+        """
+        hints = list(dict.fromkeys(c.hint for c in self.compilations if c.hint))[-1:]
+        return "\n".join([*map(str, self.compilations), *hints]) or "not compiled yet"
 
     def __call__(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         tried = self.shortcut
@@ -233,7 +259,7 @@ class CompiledFunction:
         return tuple(parts), arrays
 
     def _names(self, args: Sequence[Any]) -> list[str]:
-        return _positional_names(self._signature, len(args))
+        return positional_names(self._signature, len(args))
 
     @resting_collector()
     def _compile(
@@ -253,10 +279,15 @@ class CompiledFunction:
             entry = self._trace_as_needed(key, args, kwargs, False)
         reason = self._reason(entry, dropped)
         self._entries.setdefault(key, []).append(entry)
-        self._last = entry
-        signature = ", ".join(f"{n}: {_shown(k)}" for n, k in zip(entry.names, key, strict=True))
-        seconds = time.perf_counter() - start
-        self.compilations.append(Compilation(self.compiles + 1, reason, f"({signature})", seconds))
+        before, self._last = self._last, entry
+        if entry.fresh:
+            signature = ", ".join(f"{n}: {_shown(k)}" for n, k in zip(entry.names, key, strict=True))
+            seconds = time.perf_counter() - start
+            serves = entry.compiled.of if isinstance(entry.compiled, AtRows) else None
+            hint = _avoidable(before, entry) if serves is None and not entry.note else ""
+            self.compilations.append(
+                Compilation(self.compiles + 1, reason, f"({signature})", seconds, serves, entry.note, hint)
+            )
         return entry, arrays
 
     def _trace_as_needed(self, key: Any, args: Sequence[Any], kwargs: Mapping[str, Any], floats: bool) -> Entry:
@@ -270,27 +301,29 @@ class CompiledFunction:
         return self._trace(key, args, kwargs, floats)
 
     def _trace(self, key: Any, args: Sequence[Any], kwargs: Mapping[str, Any], floats: bool) -> Entry:
-        trace = Trace(self.name, rewrites=self._rewrites)
         names = self._names(args)
         at = epoch()
         objects = _objects([*args, *kwargs.values()])
-        for thing in (self._function, *objects):
-            trace.watch(thing)
-        with trace.running():
-            given = [traced(v, n, trace, floats) for n, v in zip(names, args, strict=True)]
-            named = {n: traced(v, n, trace, floats) for n, v in kwargs.items()}
-            template = Template(prepared(self._function)(*given, **named), trace, self.name)
-        graph = trace.graph([*template.nodes, *(flag for flag, _ in trace.results)])
-        budget = self._memory_budget()
-        cells = tuple(sorted(trace.recomputed.items())) if trace.derived else ()
-        graph = replace(graph, memory=Memory(budget, cells))
         checked = nan_check.mode() == "first"
+        specs = self.declared()
+        arguments = [*zip(names, args, strict=True), *kwargs.items()]
+        declared, most = ([], 0) if specs is None else symbolic_arguments(self.name, specs, arguments, floats)
+        trace, template, graph = self._traced(args, kwargs, floats, objects, {})
+        wanted = Wanted(declared or sorted(trace.symbolic), max(most, *trace.symbolic.values(), 0))
+
+        def retrace(resized: dict[int, int]) -> tuple[Graph, Sequence[Parameter]]:
+            again, _, made = self._traced(args, kwargs, floats, objects, resized)
+            return guarded(made) if checked else made, again.parameters
+
+        compiled, fresh, note = self._compiled(guarded(graph) if checked else graph, trace, wanted, retrace)
         return Entry(
             names=(*names, *kwargs),
             key=key,
             floats=floats,
             graph=graph,
-            compiled=compile_graph(guarded(graph) if checked else graph),
+            compiled=compiled,
+            fresh=fresh,
+            note=note,
             checked=checked,
             parameters=tuple(trace.parameters),
             template=template,
@@ -304,6 +337,32 @@ class CompiledFunction:
             choices=tuple((ask, what, answer) for ask, (what, answer) in trace.choices.items()),
             budget=self._memory_budget,
         )
+
+    def _traced(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], floats: bool, objects: Sequence[Any], resized: dict[int, int]
+    ) -> tuple[Trace, Template, Graph]:
+        """One run of the function over nodes. resized: inputs (by number) that shall have another number of rows."""
+        trace = Trace(self.name, rewrites=self._rewrites, resized=resized)
+        for thing in (self._function, *objects):
+            trace.watch(thing)
+        with trace.running():
+            given = [traced(v, n, trace, floats) for n, v in zip(self._names(args), args, strict=True)]
+            named = {n: traced(v, n, trace, floats) for n, v in kwargs.items()}
+            template = Template(prepared(self._function)(*given, **named), trace, self.name)
+        graph = trace.graph([*template.nodes, *(flag for flag, _ in trace.results)])
+        cells = tuple(sorted(trace.recomputed.items())) if trace.derived else ()
+        return trace, template, replace(graph, memory=Memory(self._memory_budget(), cells))
+
+    def _compiled(
+        self, graph: Graph, trace: Trace, wanted: Wanted, retrace: Retrace
+    ) -> tuple[Compiled | AtRows, bool, str]:
+        """What runs a traced graph; whether it was compiled now; why for this number of rows alone, where it is."""
+        note = ""
+        if wanted.declared:
+            found, fresh, note = self._rows.serve(wanted, graph, trace.parameters, retrace)
+            if found is not None:
+                return found, fresh, ""
+        return compile_graph(graph), True, note
 
     def _memory_budget(self) -> int | None:
         """This function's own budget, or else the context's."""
@@ -337,14 +396,27 @@ class CompiledFunction:
         return "state of the Cells"
 
 
-def _positional_names(signature: inspect.Signature | None, count: int) -> list[str]:
-    names: list[str] = []
-    for parameter in signature.parameters.values() if signature is not None else ():
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            names.extend(f"{parameter.name}_{k}" for k in range(count - len(names)))
-        elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-            names.append(parameter.name)
-    return (names + [f"arg{k}" for k in range(len(names), count)])[:count]
+def _nothing() -> None:
+    """No declaration of the arguments."""
+
+
+def _avoidable(before: Entry | None, entry: Entry) -> str:
+    """How the compile would not have been needed: when it is one more number of rows alone that made it."""
+    if before is None or before.names != entry.names:
+        return ""
+    shapes = []
+    for old, new in zip(before.key, entry.key, strict=True):
+        tensors = isinstance(old, TensorType) and isinstance(new, TensorType)
+        if tensors and old != new and old.rank and new.rank and old.with_shape((new.shape[0], *old.shape[1:])) == new:
+            shapes.append(f"Tensor(shape={[None, *new.shape[1:]]}, dtype={new.dtype.name})")
+        elif old != new:
+            return ""
+        else:
+            known = isinstance(new, TensorType)
+            shapes.append(f"Tensor(shape={list(new.shape)}, dtype={new.dtype.name})" if known else "...")
+    if not any("None" in shape for shape in shapes):
+        return ""
+    return f"one compile serves any number of rows: set_inputs({', '.join(shapes)}), for a function @jit(dynamic=1)"
 
 
 def _change(thing: Any) -> str:

@@ -167,6 +167,17 @@ def parameters_of(function: Callable[..., Any]) -> inspect.Signature | None:
         return None
 
 
+def positional_names(signature: inspect.Signature | None, count: int) -> list[str]:
+    """Names for so many positional arguments of a function."""
+    names: list[str] = []
+    for parameter in signature.parameters.values() if signature is not None else ():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            names.extend(f"{parameter.name}_{k}" for k in range(count - len(names)))
+        elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            names.append(parameter.name)
+    return (names + [f"arg{k}" for k in range(len(names), count)])[:count]
+
+
 def check_call(owner: str, signature: inspect.Signature | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:
     """The names of the positional arguments.
 

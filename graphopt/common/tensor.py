@@ -63,10 +63,11 @@ class Tensor(Attached):
     input_data: a Tensor, numpy array (copied; `Tensor.from_numpy` shares), number, or nested lists of numbers.
                 Python floats become float32, ints int64; numpy arrays keep their dtype.
     dtype:      the dtype to convert to.
-    shape, init: instead of input_data, an initializer fills that shape (`common.initializer`).
+    shape, init: instead of input_data, an initializer fills that shape (`common.initializer`). With None, -1 or a
+                `Symbol` among the sizes and no init, the Tensor has no values: it describes an argument (`set_inputs`).
 
     Errors: TypeError for data that is no number or not rectangular, or an unknown dtype; ValueError when input_data and
-            init are both given, or neither.
+            init are both given, or neither, and for unknown sizes without a dtype.
 
     >>> import graphopt as ms
     >>> ms.Tensor([1.0, 2.0]) * 3
@@ -85,9 +86,13 @@ class Tensor(Attached):
     _trace: Trace | None = None
     _weak = False
     _captured = False
+    _described: tuple[Any, ...] | None = None  # of a Tensor that only describes an argument, its shape with what is unknown
     _draw: Callable[..., Tensor]  # common.initializer.initializer, put here by common/__init__.py
 
     def __init__(self, input_data: Any = None, dtype: Any = None, shape: Any = None, init: Any = None, const_arg: bool = False):
+        if input_data is None and init is None and isinstance(shape, (tuple, list)) and any(map(_unknown, shape)):
+            self._describe(shape, dtype)
+            return
         if init is not None:
             array = _initialized(input_data, dtype, shape, init)
         elif input_data is None:
@@ -97,6 +102,13 @@ class Tensor(Attached):
             if shape is not None and tuple(shape) != array.shape:
                 raise ValueError(f"Tensor: shape must be that of input_data, {array.shape}, found {tuple(shape)}")
         self._bind(array)
+
+    def _describe(self, shape: Any, dtype: Any) -> None:
+        if dtype is None:
+            raise ValueError(f"Tensor: a shape with unknown sizes needs a dtype, found shape {tuple(shape)} alone")
+        self._described = tuple(None if n == -1 else n for n in shape)
+        sizes = tuple(n if isinstance(n, int) else -1 for n in self._described)
+        self._type, self._array = TensorType(check_dtype("Tensor", dtype), sizes), None
 
     def _bind(self, array: np.ndarray) -> None:
         self._type = type_of(array)
@@ -175,6 +187,8 @@ class Tensor(Attached):
         Errors: TraceError naming `what` when only the type is known.
         """
         if self._array is None:
+            if self._described is not None:
+                raise ValueError(f"{what}: a Tensor of shape {self._described} only describes an argument, it has no values")
             if self._trace is not None and self._trace.finished:
                 raise value_is_gone(self)
             raise needs_value(what, self, hint)
@@ -290,6 +304,11 @@ class Tensor(Attached):
         if self._captured:
             self._version += 1
             bump()
+
+
+def _unknown(size: Any) -> bool:
+    """Whether a size in a shape stands for any: None, -1 or a Symbol."""
+    return size is None or size == -1 or hasattr(size, "admits")
 
 
 def _initialized(input_data: Any, dtype: Any, shape: Any, init: Any) -> np.ndarray:

@@ -70,14 +70,20 @@ class Trace:
     rewrites:    whether the user's functions are called as twins whose conditions may be Tensors (`common.branching`).
     recomputed:  paths of the Cells that asked for `recompute`, and whether their outputs are computed again too.
     derived:     whether anything was differentiated in reverse.
+    symbolic:    inputs (by number) whose first axis a Cell declared to be symbolic, and the most rows, 0 for no limit.
+    resized:     inputs that have another number of rows here than their arguments.
     visited:     what the trace read besides tensors: (object, its version), for `common.compiled` to watch.
     certain:     whether what is traced runs whenever the graph does.
     """
 
     certain = True
 
-    def __init__(self, name: str, concrete: bool = False, rewrites: bool = False):
+    def __init__(
+        self, name: str, concrete: bool = False, rewrites: bool = False, resized: Mapping[int, int] | None = None
+    ):
         self.name = name
+        self.resized = resized or {}
+        self.symbolic: dict[int, int] = {}
         self.concrete = concrete
         self.rewrites = rewrites
         self.finished = False
@@ -113,6 +119,8 @@ class Trace:
 
     def input(self, name: str, type: TensorType) -> Node:
         """A new input leaf; equal names get a number."""
+        if len(self.inputs) in self.resized:
+            type = type.with_shape((self.resized[len(self.inputs)], *type.shape[1:]))
         node = input_node(self._unique(name), type, here())
         self.inputs.append(node)
         return node
@@ -335,6 +343,13 @@ class Trace:
         if ask not in self.choices:
             self.choices[ask] = (what, ask())
         return self.choices[ask][1]
+
+    def declare(self, node: Node, most: int) -> None:
+        """Note that a Cell declared the first axis of a value to be symbolic, when that is an input of the trace."""
+        while node.op in ("alias", "stop_gradient", "cast"):
+            node = node.inputs[0]
+        if node in self.inputs:
+            self.symbolic[self.inputs.index(node)] = most
 
     def visit(self, thing: Any, version: int, flags: tuple[Any, ...] = ()) -> None:
         """Note that the trace depends on `thing` as it is in this version, with these flags."""

@@ -12,7 +12,7 @@ import numpy as np
 from graphopt import context
 from graphopt.common.border import told
 from graphopt.common.branching import prepared
-from graphopt.common.checks import check_bool
+from graphopt.common.checks import check_bool, meant
 from graphopt.common.compiled import CompiledFunction
 from graphopt.common.derivative import with_derivative
 from graphopt.common.dispatch import OTHERWISE
@@ -21,9 +21,10 @@ from graphopt.common.hooks import HookHandle, with_backward_hooks
 from graphopt.common.journal import UndoneOnError
 from graphopt.common.parameter import PARAMETER_NAME_DEFAULT, Parameter, ParameterTuple
 from graphopt.common.precision import Rule, computing_by
-from graphopt.common.signature import parameters_of, refuse_array, refuse_value, tensor_arguments
+from graphopt.common.signature import parameters_of, positional_names, refuse_array, refuse_value, tensor_arguments
+from graphopt.common.symbol import Specs, check_specs, described, leading, most_rows
 from graphopt.common.tensor import Tensor, bump
-from graphopt.common.trace import active
+from graphopt.common.trace import Trace, active
 from graphopt.errors import NamingError
 from graphopt.ir.types import DType
 from graphopt.where import cell_path, enter_cell, leave_cell
@@ -44,7 +45,8 @@ class Cell:
 
     Calling a Cell runs `construct`. In GRAPH_MODE the outermost call is traced and compiled once per signature: shapes
     and dtypes of the arguments, values of ints, bools, strings and None, structure of containers, which Cells are
-    training, and the attributes of the Cells. `compile_cache` counts the compiles and explains each.
+    training, and the attributes of the Cells. `compile_cache` counts the compiles and explains each; signatures that
+    differ in a number of rows alone share one after `set_inputs`.
 
     Errors: TypeError, naming the argument, for arguments that are no Tensors, numbers or containers of them, or do not
             fit `construct`. A call that fails leaves all Parameters as they were in GRAPH_MODE.
@@ -75,7 +77,7 @@ class Cell:
         self._to_float: DType | None = None
         self._precision: Rule | None = None
         self._recompute_outputs: bool | None = None
-        self._inputs: tuple[Any, ...] | None = None
+        self._inputs: tuple[Any, ...] | dict[str, Any] | None = None
         self._pre_hooks: dict[int, tuple[Callable[..., Any], bool]] = {}
         self._forward_hooks: dict[int, tuple[Callable[..., Any], bool]] = {}
         self._backward_pre_hooks: dict[int, tuple[Callable[..., Any], bool]] = {}
@@ -250,6 +252,7 @@ class Cell:
     def _compiled(self) -> CompiledFunction:
         if self._steps is None:
             self._steps = CompiledFunction(self._label(), self._traced_call, self._signature())
+            self._steps.declared = self._declared
         return self._steps
 
     def _traced_call(self, *args: Any, **kwargs: Any) -> Any:
@@ -260,6 +263,8 @@ class Cell:
         trace = active()
         if trace is not None and self._recompute_outputs is not None:
             trace.recomputed[cell_path()] = self._recompute_outputs
+        if trace is not None and self._inputs is not None:
+            self._declare(trace, args, kwargs)
         for hook, with_kwargs in list(self._pre_hooks.values()):
             changed = hook(self, args, kwargs) if with_kwargs else hook(self, args)
             if with_kwargs and changed is not None:
@@ -320,12 +325,61 @@ class Cell:
         return self._compiled()(args, kwargs)
 
     def set_inputs(self, *inputs: Any, **kwargs: Any) -> None:
-        """Note example inputs; shapes are static, so compiling happens per shape anyway."""
-        self._inputs = inputs or tuple(kwargs.values())
+        """Say what calls will be given, all arguments or some by name, as Tensors whose sizes may be unknown.
+
+        inputs: a Tensor (or tuple of them) for each argument, `Tensor(shape=[None, 784], dtype=ms.float32)`. A first size
+                of None, or a `Symbol`, is symbolic: calls with different ones share a compile, also when the Cell is part
+                of a training step. Other unknown sizes are checked for their rank alone, and compiled one by one.
+
+        Code that does something else for some number of rows keeps its meaning: the number then has a compile of its own,
+        and `compile_cache.explain()` tells why.
+        Errors: ValueError for both kinds of arguments at once, for more than `construct` has, or names it does not have.
+                When called, ValueError for a shape that was not declared, TypeError for a dtype.
+
+        >>> import graphopt as ms
+        >>> ms.set_context(mode=ms.GRAPH_MODE)
+        >>> net = ms.nn.Dense(3, 2)
+        >>> net.set_inputs(ms.Tensor(shape=[None, 3], dtype=ms.float32))
+        >>> [net(ms.ops.ones((n, 3))).shape for n in (8, 5, 2)]
+        [(8, 2), (5, 2), (2, 2)]
+        >>> net.compile_cache.compiles
+        1
+        >>> ms.set_context(mode=ms.PYNATIVE_MODE)
+        """
+        if inputs and kwargs:
+            raise ValueError("set_inputs: expected all arguments by position or some by name, found both")
+        check_specs("set_inputs", inputs or kwargs)
+        signature = self._signature()
+        if kwargs and signature is not None:
+            for name in kwargs:
+                if name not in signature.parameters:
+                    known = list(signature.parameters)
+                    raise ValueError(f"set_inputs: expected names of {known}, found {name!r}{meant(name, known)}")
+        if inputs and signature is not None:
+            try:
+                signature.bind_partial(*inputs)
+            except TypeError as error:
+                raise ValueError(f"set_inputs: {len(inputs)} inputs do not fit {self._label()}: {error}") from None
+        self._inputs = kwargs or inputs
+        self._changed()
 
     def get_inputs(self) -> tuple[Any, ...] | None:
         """What `set_inputs` was given."""
-        return self._inputs
+        return tuple(self._inputs.values()) if isinstance(self._inputs, dict) else self._inputs
+
+    def _declared(self) -> Specs | None:
+        """What `set_inputs` was given, by the arguments' names."""
+        if self._inputs is None or isinstance(self._inputs, dict):
+            return self._inputs
+        return dict(zip(positional_names(self._signature(), len(self._inputs)), self._inputs, strict=True))
+
+    def _declare(self, trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Tell the trace around this call which of its inputs have a symbolic first axis here."""
+        specs = self._declared() or {}
+        for name, value in [*zip(positional_names(self._signature(), len(args)), args, strict=True), *kwargs.items()]:
+            shape = described(specs.get(name))
+            if shape is not None and leading(shape) and isinstance(value, Tensor) and value._node is not None:
+                trace.declare(value._node, most_rows(shape))
 
     # children and parameters ----------------------------------------------------------------------------------
 

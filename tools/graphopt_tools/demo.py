@@ -15,6 +15,7 @@ from rich.table import Table
 
 import graphopt as ms
 from graphopt import Tensor, nn
+from graphopt.common.sized import AtRows
 from graphopt.compile import Compiled
 from graphopt.dataset.digits import load_digits, load_mnist5k
 from graphopt_tools.mistakes import Mistake
@@ -186,7 +187,7 @@ def draw(path: Path, history: History, batches: int) -> None:
     ))  # fmt: skip
 
 
-def summary(compiled: Compiled, history: History, tested: int, path: Path) -> Table:
+def summary(compiled: Compiled | AtRows, history: History, tested: int, path: Path) -> Table:
     """The numbers at the end."""
     table = Table.grid(padding=(0, 3))
     right = history.accuracies[-1]

@@ -112,6 +112,26 @@ def profile(
 
 @app.command()
 @reports_mistakes
+def explain(
+    target: Annotated[str, typer.Argument(metavar="FILE:OBJECT", help="A Python file and the name of an object in it.")],
+    input: Annotated[
+        list[str] | None, typer.Option(metavar="TYPE", help="Type of one input, such as f32[64,784]; once per input.")
+    ] = None,
+    rows: Annotated[
+        list[int] | None, typer.Option(metavar="N", help="A number of rows to call it with; may be given several times.")
+    ] = None,
+) -> None:
+    """Explain each compile of a network that is called with different numbers of rows, and how to avoid it.
+
+    OBJECT is what `graphopt show` takes. Without --rows it is called with as many as its inputs have, half of them, and one.
+    """
+    from graphopt_tools.explain import run_explain
+
+    run_explain(target, input or [], rows or [])
+
+
+@app.command()
+@reports_mistakes
 def bench(
     workloads: Annotated[str, typer.Option(help="Comma-separated names, or all, matmul, optimizers, depths.")] = "mlp,lenet5",
     peer: Annotated[
