@@ -255,7 +255,12 @@ _MOVES: tuple[Callable[[Node], Node], ...] = (
     lambda x: dot_general(x, X, contract=((1,), (1,)), batch=((), ())) * 0.1,
     lambda x: scatter_set(x, PLACES, THREE),
     lambda x: scatter_add(x, PLACES, gather(x, constant([1, 0, 6], i32), axis=0), axis=0),
-    lambda x: reshape(scatter_set(reshape(x, shape=(64,)), PLACES, slice_(reshape(x, shape=(64,)), start=(0,), stop=(3,), step=(1,))), shape=(8, 8)),
+    lambda x: reshape(
+        scatter_set(
+            reshape(x, shape=(64,)), PLACES, slice_(reshape(x, shape=(64,)), start=(0,), stop=(3,), step=(1,))
+        ),
+        shape=(8, 8),
+    ),
     lambda x: reshape(transpose(reshape(x, shape=(4, 2, 8)), perm=(1, 0, 2)), shape=(8, 8)),
 )
 

@@ -300,9 +300,10 @@ def test_explain_names_data_and_label() -> None:
     train = nn.TrainOneStepCell(nn.WithLossCell(net, nn.CrossEntropyLoss()), nn.SGD(net.trainable_params(), 0.1)).set_train()
     for count in (8, 8, 5):
         train(*(Tensor(a) for a in clusters(count)))
-    first, second = train.compile_cache.explain().splitlines()
+    first, second, advice = train.compile_cache.explain().splitlines()
     assert first.startswith("1. first call: (data: f32[8,4], label: i32[8])")
     assert second.startswith("2. argument data: f32[8,4] -> f32[5,4]: (data: f32[5,4], label: i32[5])")
+    assert "set_inputs(Tensor(shape=[None, 4], dtype=float32), Tensor(shape=[None], dtype=int32))" in advice
 
 
 @pytest.mark.parametrize("flags", [(a, b, s) for a in (False, True) for b in (False, True) for s in (False, True)])

@@ -14,7 +14,7 @@ import numpy as np
 
 from graphopt.common.arithmetic import method
 from graphopt.common.dtype import bool_
-from graphopt.common.tensor import Tensor, apply, to_tensor, wrap_node
+from graphopt.common.tensor import Tensor, to_tensor, wrap_node
 from graphopt.common.trace import Trace, active, needs_value
 from graphopt.errors import layout
 from graphopt.ir.graph import Node

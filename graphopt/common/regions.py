@@ -92,7 +92,8 @@ class Region(Trace):
         if node.op == "constant":
             check(node.attrs["value"])
             return True
-        return any([leaf is node and self.parent.check_value(outer, check) for outer, leaf in self.captured.items()])
+        checked = [self.parent.check_value(outer, check) for outer, leaf in self.captured.items() if leaf is node]
+        return any(checked)
 
     def within(self, node: Node, low: int, high: int) -> bool:
         if node in self.counters:

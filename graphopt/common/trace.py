@@ -322,7 +322,8 @@ class Trace:
         joined or in a wider dtype; else never. Whether it sees all of them.
         """
         if node not in self.values and (node.op in ("reshape", "alias", "concat") or _widens(node)):
-            return all([self.check_value(source, check) for source in node.inputs])
+            checked = [self.check_value(source, check) for source in node.inputs]
+            return all(checked)
         if node in self.values or node.op == "constant":
             check(self.values[node] if node in self.values else node.attrs["value"])
         elif node in self.inputs:

@@ -27,7 +27,10 @@ Inside = Callable[[Sequence[Node], Sequence[Node], Sequence[bool], Sequence[Node
 
 
 def batch_region(inside: Inside, size: int, node: Node, inputs: Sequence[Node], mapped: Sequence[bool]) -> list[Result]:
-    """The results of a branch, a loop or a derivative of one's own on `size` examples. inputs: its operands, of all examples where `mapped`."""
+    """The results of a branch, a loop or a derivative of one's own on `size` examples.
+
+    inputs: its operands, of all examples where `mapped`.
+    """
     if node.op == "with_rule":
         return _rule(inside, size, node, inputs, mapped)
     if node.op == "branch":

@@ -31,7 +31,7 @@ LOOKED_THROUGH = ("broadcast", "reshape", "transpose", "reverse", "pad")
 
 
 def pull_back_region(vjp: Vjp, node: Node, cotangents: Sequence[Node | None], wanted: Sequence[bool]) -> list[Node | None]:
-    """The cotangents of the operands of a node with several results; None for those that are not wanted or that nothing reaches."""
+    """The cotangents of the operands of a node with several results; None where none is wanted or nothing reaches."""
     if node.op == "with_rule":
         return ruled_back(node, cotangents)
     if node.op == "branch":

@@ -14,7 +14,8 @@ def plain(graph: Graph, steps: Steps) -> Graph:
 
     def change(node: Node) -> Node:
         if node.op == "item" and node.inputs[0].op == "with_rule":
-            return node.inputs[0].inputs[node.attrs["index"]]
+            index: int = node.attrs["index"]
+            return node.inputs[0].inputs[index]
         return node
 
     return rebuild(graph, change)
