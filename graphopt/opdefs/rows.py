@@ -7,6 +7,7 @@ indices and rows. Whoever updates a table takes it apart; to everybody else it i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from graphopt.opdefs.index import (
     positions,
     scatter_add,
 )
-from graphopt.opdefs.opdef import Loops, Reader, Sample, all_mapped, full, op
+from graphopt.opdefs.opdef import Loops, Reader, Sample, all_mapped, constant, full, op, opdef
 from graphopt.opdefs.shape import Mapped, concat, iota, reshape, reverse
 
 Values = Callable[[np.random.Generator, DType], list[np.ndarray]]
@@ -348,7 +349,8 @@ def added(parts: Sequence[Node]) -> Node:
     """The sum of some nodes of one type: what is scattered onto zeros is scattered onto the rest, so that a few rows
     do not cost as much as the whole.
     """
-    few = [p for p in parts if _scattered(p)]
+    changed = any(p.inputs and opdef(p.op).starts_from is not None for p in map(_stored, parts))
+    few = [p for p in parts if _scattered(p) or (changed and _padded(p))]
     rest = [p for p in parts if p not in few] or few[:1]
     total = rest[0]
     for part in rest[1:]:
@@ -356,6 +358,20 @@ def added(parts: Sequence[Node]) -> Node:
     for part in few if rest[0] not in few else few[1:]:
         total = _onto(total, part)
     return total
+
+
+def _stored(node: Node) -> Node:
+    while node.op == "reshape":
+        node = node.inputs[0]
+    return node
+
+
+def _padded(node: Node) -> bool:
+    """Whether a node is little in the midst of many zeros."""
+    if node.op != "pad" or node.inputs[0].type.size * 4 > node.type.size or any(node.attrs["interior"]):
+        return False
+    zero = node.inputs[1]
+    return zero.op == "constant" and not zero.attrs["value"].any() and min(*node.attrs["low"], *node.attrs["high"]) >= 0
 
 
 def _scattered(node: Node) -> bool:
@@ -373,12 +389,28 @@ def _onto(total: Node, part: Node) -> Node:
     """total + part, for a part that is scattered onto zeros."""
     if part.op == "row_tensor":
         return scatter_add(total, *part.inputs, axis=0)
+    if part.op == "pad":
+        return _onto_cut(total, part.inputs[0], part.attrs["low"])
     if part.op == "reshape":
         inner = part.inputs[0]
         return reshape(_onto(reshape(total, shape=inner.shape), inner), shape=part.shape)
     if part.op != "scatter_add":
         return total
     return scatter_add(_onto(total, part.inputs[0]), *part.inputs[1:], **part.attrs)
+
+
+def _onto_cut(total: Node, part: Node, low: tuple[int, ...]) -> Node:
+    """total with `part` added to what begins at `low`; the last axes that it fills are rows."""
+    rank = total.type.rank
+    while rank and part.shape[rank - 1] == total.shape[rank - 1]:
+        rank -= 1
+    places = np.zeros((), np.int64)
+    for start, n, size in zip(low[:rank], part.shape, total.shape, strict=False):
+        places = places[..., None] * size + np.arange(start, start + n)
+    row = total.shape[rank:]
+    table = reshape(total, shape=(prod(total.shape[:rank]), *row))
+    rows = reshape(part, shape=(places.size, *row))
+    return reshape(scatter_add(table, constant(places.reshape(-1)), rows, axis=0), shape=total.shape)
 
 
 def rows_of_either(parts: Sequence[Node | None], like: Node) -> list[tuple[Node, Node]] | None:

@@ -217,12 +217,19 @@ class _Back:
         result: dict[Node, None] = {}
         stack = list(reversed(needed))
         wanted = set(needed)
+        read: dict[Node, int] = {}  # how many elements slices take of a node
+        for n in needed:
+            while n.op in LOOKED_THROUGH:
+                n = n.inputs[0]
+            if n.op == "slice":
+                read[n.inputs[0]] = read.get(n.inputs[0], 0) + n.type.size
         while stack:
             n = stack.pop()
             if self._free(n):
                 continue
             source = n.inputs[0] if n.inputs else n
-            cut = n.op == "slice" and (source.op == "state" or source in wanted or source in result)
+            most = source.op == "state" and 2 * read.get(source, 0) > source.type.size
+            cut = n.op == "slice" and (most or source in wanted or source in result)
             if n.op in LOOKED_THROUGH or cut:
                 stack.extend(n.inputs)
             else:
