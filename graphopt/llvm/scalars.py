@@ -426,8 +426,11 @@ class LLVMScalars(VectorMath):
         a, b = self.splat(a, lanes), self.splat(b, lanes)
         if a.ref == b.ref:
             return a
+        # One condition for whole vectors would become a jump over the loads of what is not chosen, and stores to memory
+        # that was not loaded before run at half the speed (ASGD: 24 ms instead of 14).
+        condition = self.splat(condition, lanes)
         t = type_of(a.dtype, lanes)
-        c = type_of(bool_, condition.lanes)
+        c = type_of(bool_, lanes)
         return Val(self.pure(f"select {c} {condition.ref}, {t} {a.ref}, {t} {b.ref}"), a.dtype, lanes)
 
     # conversion
