@@ -591,6 +591,21 @@ def test_memory_is_aligned_and_writable() -> None:
     assert address(array) % 256 == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+@pytest.mark.parametrize("nbytes", [0, 64, (1 << 21) - 1, 1 << 21, (1 << 22) - 4096, (5 << 21) + 1])
+def test_memory_of_any_size_is_aligned_and_a_process_of_its_own(nbytes: int) -> None:
+    array = aligned_empty((nbytes,), np.dtype(np.uint8))
+    array[:] = 1
+    assert array.shape == (nbytes,)
+    assert not nbytes or address(array) % 64 == 0
+    child = os.fork()
+    if not child:
+        array[:] = 2
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert (array == 1).all()
+
+
 # ---- the engine
 
 VECTOR_IR = """
