@@ -165,6 +165,12 @@ WORKLOADS: dict[str, Workload] = {
 }
 DEPTHS = {f"deep_{depth}": _deep(depth) for depth in (16, 32, 64, 128, 256)}
 OPTIMIZERS = {f"update_{name}": _update(name, *rule.variants) for name, rule in RULES.items()}
+OPTIMIZERS["rows_LazyAdam"] = Workload(
+    "200,000 x 32 table, 2,048 look-ups, mean squared error, lazy Adam",
+    "rows",
+    {"batch": 2048, "rows": 200_000, "width": 32},
+    {"batch": 4, "rows": 20, "width": 3},
+)
 SETS: dict[str, tuple[str, ...]] = {
     "all": tuple(WORKLOADS),
     "matmul": tuple(name for name in WORKLOADS if name.startswith("matmul_")),

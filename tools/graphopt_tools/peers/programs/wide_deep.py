@@ -70,8 +70,9 @@ def in_jax(kit: Any, sizes: dict[str, Any], arrays: Mapping[str, np.ndarray]) ->
     import jax.numpy as jnp
     import optax
 
+    from .jax_rules import at_rows, lazy_adam, rows_of
+
     layers = len(sizes["hidden"]) + 1
-    looked_up = sizes["batch"] * sizes["fields"]
 
     def loss(deep: Any, wide: Any, dense: Any, labels: Any) -> Any:
         x = deep.reshape(sizes["batch"], -1)
@@ -86,29 +87,15 @@ def in_jax(kit: Any, sizes: dict[str, Any], arrays: Mapping[str, np.ndarray]) ->
         kept = (jnp.clip(linear, -L1, L1) - linear) / (jnp.sqrt(grown) / FTRL_RATE + 2 * L2)
         return kept, grown, linear
 
-    def lazy_adam(t: Any, w: Any, m: Any, v: Any, g: Any) -> Any:
-        m = 0.9 * m + 0.1 * g
-        v = 0.999 * v + 0.001 * g * g
-        rate = ADAM_RATE * jnp.sqrt(1 - 0.999**t) / (1 - 0.9**t)
-        return w - rate * m / (jnp.sqrt(v) + EPS), m, v
-
-    def at_rows(rule: Any, tables: Any, rows: Any, gradient: Any) -> Any:
-        found = rule(*(t.at[rows].get(mode="fill", fill_value=0) for t in tables), gradient)
-        return tuple(t.at[rows].set(f, mode="drop") for t, f in zip(tables, found, strict=True))
-
     def update(state: Any, ids: Any, labels: Any) -> Any:
         t = state["t"] + 1
         deep, wide, dense = state["deep"], state["wide"], state["dense"]
         weights = {name: parts[0] for name, parts in dense.items()}
         value, (g_deep, g_wide, g) = jax.value_and_grad(loss, (0, 1, 2))(deep[0][ids], wide[0][ids], weights, labels)
-        rows, place = jnp.unique(ids.reshape(-1), return_inverse=True, size=looked_up, fill_value=sizes["rows"])
-
-        def summed(gradient: Any) -> Any:
-            return jax.ops.segment_sum(gradient.reshape(looked_up, -1), place.reshape(-1), looked_up)
-
-        deep = at_rows(partial(lazy_adam, t), deep, rows, summed(g_deep))
+        rows, summed = rows_of(ids, sizes["rows"])
+        deep = at_rows(partial(lazy_adam, ADAM_RATE, EPS, t), deep, rows, summed(g_deep))
         wide = at_rows(ftrl, wide, rows, summed(g_wide))
-        rules: dict[str, Any] = {n: ftrl if n == "wide.bias" else partial(lazy_adam, t) for n in dense}
+        rules: dict[str, Any] = {n: ftrl if n == "wide.bias" else partial(lazy_adam, ADAM_RATE, EPS, t) for n in dense}
         dense = {n: rules[n](*parts, g[n]) for n, parts in dense.items()}
         return {"t": t, "deep": deep, "wide": wide, "dense": dense}, value
 
