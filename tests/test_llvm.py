@@ -7,7 +7,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -158,6 +158,16 @@ def test_a_module_has_one_external_function_and_calls_the_barrier_alone(
         assembly = engine.assembly(text, target)
         assert called(assembly) <= ALLOWED, (name, target)
         assert re.search(r"^step:", assembly, re.MULTILINE)
+
+
+def test_lines_are_asked_for_where_straight_code_reads_more_than_caches_hold() -> None:
+    def prefetches(n: int, result: Callable[[Node], Node]) -> int:
+        x = input_node("x", TensorType(f32, (n,)))
+        return step_text(Graph("g", (x,), (), (result(x),)), TARGETS["avx512"]).count("call void @llvm.prefetch")
+
+    assert prefetches(1 << 16, sqrt) == 0
+    assert prefetches(1 << 22, lambda x: reduce_sum(x, axes=(0,))) == 0
+    assert prefetches(1 << 22, sqrt) == 4  # one per line of a turn
 
 
 @pytest.mark.parametrize("dtype", [f32, f16, i32], ids=lambda d: d.short)

@@ -18,6 +18,10 @@ from graphopt.kernel.loops import Buffer, Const, Expr, Fold, For, If, IndexValue
 from graphopt.kernel.machine import Machine
 from graphopt.llvm.scalars import LLVMScalars, Val, type_of
 
+_LINE = 64  # bytes of a cache line
+_AHEAD = 1024  # how far before its use a line is asked for: four turns of a loop unrolled four times
+_CACHED = 8 << 20  # bytes that may lie in caches; what exceeds them comes from memory
+
 
 @dataclass(frozen=True, slots=True)
 class _Lane:
@@ -47,6 +51,7 @@ class KernelEmitter(LLVMScalars):
         self._exprs: list[dict[int, Val]] = [{}]
         self._loads: dict[str, Val] = {}
         self._held = any(n.op in ("dot_general", "conv_general") for n in kernel.nodes)
+        self._streams = _streamed(kernel)
         self._names = {b: f"%{'l' if b.local else 'p'}{k}" for k, b in enumerate((*kernel.params, *kernel.locals))}
 
     def function(self, name: str, linkage: str = "internal") -> str:
@@ -313,8 +318,16 @@ class KernelEmitter(LLVMScalars):
                 ref = self.opaque(f"load {t}, ptr {base}, align {align}")
             else:
                 ref = self._masked_load(t, base, align, guard, m, lane)
+            if e.buffer in self._streams and lane.width * e.dtype.itemsize == _LINE:
+                self._prefetch(base)
             self._loads[key] = self.from_memory(ref, e.dtype, lane.width)
         return self._loads[key]
+
+    def _prefetch(self, base: str) -> None:
+        """Ask for the line that the loop reads some turns later; behind an array's end that is nothing."""
+        self.declared.setdefault("llvm.prefetch.p0", "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
+        ahead = self.pure(f"getelementptr i8, ptr {base}, i64 {_AHEAD}")
+        self.line(f"call void @llvm.prefetch.p0(ptr {ahead}, i32 0, i32 3, i32 1)")
 
     def _fold(self, e: Fold) -> Val:
         """Halve until one is left; while halves are whole vectors no element moves between lanes."""
@@ -443,6 +456,19 @@ class KernelEmitter(LLVMScalars):
         offset = self.splat(self.index_value(i), self.lane.width)
         m = self.memory_element(buffer.dtype)
         return self.pure(f"getelementptr {m}, ptr {self._names[buffer]}, <{self.lane.width} x i64> {offset.ref}")
+
+
+def _streamed(kernel: Kernel) -> frozenset[Buffer]:
+    """The arrays that a kernel reads once, in order, from memory: those of straight code over more than caches hold."""
+    if sum(b.size * b.dtype.itemsize for b in kernel.params) < _CACHED:
+        return frozenset()
+    pending = [s for s in kernel.body if isinstance(s, For)]
+    while pending:
+        s = pending.pop()
+        if s.kind not in ("par", "unroll", "lanes") or any(isinstance(inner, If) for inner in s.body):
+            return frozenset()
+        pending += [inner for inner in s.body if isinstance(inner, For)]
+    return frozenset(kernel.params)
 
 
 __all__ = ["KernelEmitter"]
