@@ -392,6 +392,26 @@ def test_gradient_of_a_weight_is_one_product(golden) -> None:  # type: ignore[no
     golden("control_recurrent.graph", print_graph(graph, where=False))
 
 
+def test_a_loop_stacks_a_value_once_and_reads_weights_where_they_lie(run: Callable[..., Any]) -> None:
+    def f(w: ms.Tensor, xs: ms.Tensor) -> Any:
+        across = w.T
+
+        def body(h: Any, x: Any) -> Any:
+            new = ops.tanh(h @ across + x)
+            return new, (new, new.reshape(4), new.T, new.sum())
+
+        return control.scan(body, w[:, :2] * 0.5, xs)
+
+    w, xs = t([[1.0, -0.5], [0.25, 0.75]]), t(np.arange(8).reshape(2, 2, 2) / 8)
+    expected, found = f(w, xs), run(f, w, xs)
+    for a, b in zip(expected[1], found[1], strict=True):
+        np.testing.assert_allclose(b.asnumpy(), a.asnumpy(), rtol=1e-6)
+    graph = optimize(ms.jit(f).compile_cache.graph([w, xs], {}))
+    (loop,) = [n for n in walk(graph.roots) if n.op == "loop"]
+    assert len(loop.attrs["body"].outputs) == 2
+    assert regions.parts_of(loop).constants == graph.inputs[:1]
+
+
 @pytest.mark.parametrize("f", PROGRAMS, ids=lambda f: f.__name__)
 def test_same_bits_for_any_number_of_threads(
     f: Callable[..., Any], kernel_by_kernel: None, monkeypatch: pytest.MonkeyPatch

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from graphopt.errors import CompileError
-from graphopt.ir.graph import Graph, Node, input_node, walk
+from graphopt.ir.graph import Graph, Node, input_node, state_node, walk
 from graphopt.ir.types import DTYPES, FLOATS, DType, TensorType, bf16, bool_, f16, f32, f64, i8, i32, i64, u8
 from graphopt.opdefs import elementwise
+from graphopt.opdefs.control import items, loop
 from graphopt.opdefs.elementwise import alias, cast, eq, neg, select, special_values
 from graphopt.opdefs.evaluate import evaluate_nodes
 from graphopt.opdefs.index import gather, scatter_add
@@ -120,6 +121,14 @@ def _cut(x: Node, start: int, stop: int, step: int = 1) -> Node:
     return slice_(x, start=(start,) * x.type.rank, stop=(stop,) * x.type.rank, step=(step,) * x.type.rank)
 
 
+def _stack(reverse: bool) -> Node:
+    """The carry of each trip of a loop, stacked."""
+    h, row = state_node("h", TensorType(f32, (6,))), input_node("row", TensorType(f32, (6,)))
+    fresh = h * row
+    body = Graph("body", (row,), (h,), (fresh,), ((h, fresh),))
+    return items(loop(V, X, body=body, test=None, length=4, reverse=reverse, stacked=1, counted=False))[1]
+
+
 # rule -> left sides it must match
 EXAMPLES: dict[str, list[Callable[[], Node]]] = {
     "fold": [lambda: constant([1.0, 2.0]) * constant([3.0, 4.0]), lambda: reduce_sum(constant(np.ones((3, 4))), axes=(0,))],
@@ -177,6 +186,10 @@ EXAMPLES: dict[str, list[Callable[[], Node]]] = {
         lambda: _cut(slice_(X, start=(0, 1), stop=(4, 6), step=(1, 2)), 1, 3, 2),
         lambda: _cut(broadcast(P, shape=(4, 6), axes=()), 1, 3),
         lambda: slice_(slice_(V, start=(2,), stop=(5,), step=(2,)), start=(2,), stop=(2,), step=(3,)),
+    ],
+    "slice_of_stack": [
+        lambda: slice_(_stack(False), start=(3, 1), stop=(4, 6), step=(1, 2)),
+        lambda: slice_(_stack(True), start=(0, 0), stop=(1, 6), step=(2, 1)),
     ],
     "slice_of_pad": [lambda: _cut(_sized(X, 2, 3), 3, 6, 2)],
     "pad_of_nothing": [lambda: _sized(X, 0, 0), lambda: _sized(X, -1, -2), lambda: _sized(X, -1, 0)],

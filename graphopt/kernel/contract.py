@@ -12,6 +12,7 @@ addition depends on shapes alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import product
 from math import prod
 
@@ -58,7 +59,8 @@ def problem_of(group: Group, lowering: Lowering) -> Problem:
         found = follow(source, idx)
         assert found is not None, "fuse.materialise stores operands that are not affine"
         base, where = found
-        operands.append(Operand(lowering.buffer(stored_base(base)), linear(where, base.shape).substitute(gone)))
+        buffer = lowering.buffer(stored_base(base))
+        operands.append(Operand(buffer, linear(where, base.shape).substitute(gone), lowering.steady.get(buffer, 1)))
     c = tuple(i.substitute(gone) for i in dims.c)
     if group.result is not node:
         assert group.result is not None
@@ -88,7 +90,7 @@ def _merge_sums(sums: tuple[Var, ...], operands: list[Operand]) -> tuple[Var, ..
             if all(o.stride(u) == o.stride(v) * v.size for o in operands):
                 both = Var(f"{u.name}{v.name}", u.size * v.size)
                 for k, o in enumerate(operands):
-                    operands[k] = Operand(o.buffer, o.offset.substitute({u: ZERO, v: ZERO}) + index(both) * o.stride(v))
+                    operands[k] = replace(o, offset=o.offset.substitute({u: ZERO, v: ZERO}) + index(both) * o.stride(v))
                 done[-1] = both
                 continue
         done.append(v)
@@ -533,8 +535,8 @@ def _split_kernels(
     q = Problem(
         (*counts, *p.outs),
         sums,
-        Operand(p.a.buffer, p.a.offset.substitute(cut)),
-        Operand(p.b.buffer, p.b.offset.substitute(cut)),
+        replace(p.a, offset=p.a.offset.substitute(cut)),
+        replace(p.b, offset=p.b.offset.substitute(cut)),
         p.result,
         p.c + linear([index(v) for v in counts], tuple(v.size for v in counts)) * size,
         p.dtype,

@@ -16,11 +16,15 @@ from graphopt.passes.fuse import INLINE, LEAVES, stored_base
 
 
 class Lowering:
-    """What all groups of a graph share: which buffer holds which value."""
+    """What all groups of a graph share: which buffer holds which value.
 
-    def __init__(self, machine: Machine, place: Mapping[Node, Buffer]):
+    steady: for what a loop's trips find unchanged, how many trips that are.
+    """
+
+    def __init__(self, machine: Machine, place: Mapping[Node, Buffer], steady: Mapping[Buffer, int] | None = None):
         self.machine = machine
         self.place = dict(place)
+        self.steady = dict(steady or {})
         self.temporaries: list[Buffer] = []
         self.partial: dict[Node, Buffer] = {}
 

@@ -79,7 +79,8 @@ class _Told:
         return g.kind, g.full, g.axes, g.slices, nodes, sinks, stores, result, tuple(self._parts)
 
     def _buffer(self, buffer: Buffer) -> Hashable:
-        return self.buffers.setdefault(buffer, len(self.buffers)), buffer.dtype.name, buffer.size
+        number = self.buffers.setdefault(buffer, len(self.buffers))
+        return number, buffer.dtype.name, buffer.size, self._lowering.steady.get(buffer, 1)
 
     def _node(self, node: Node) -> int:
         known = self._numbers.get(node)

@@ -143,8 +143,10 @@ class _Assembly:
         self.args += [(b, "output", n) for b, n in zip(outputs, graph.outputs, strict=True)]
         return self.lower(graph, place, outputs)
 
-    def lower(self, graph: Graph, place: dict[Node, Buffer], outputs: Sequence[Buffer]) -> _Lowered:
-        """A graph whose leaves and outputs have buffers."""
+    def lower(
+        self, graph: Graph, place: dict[Node, Buffer], outputs: Sequence[Buffer], steady: dict[Buffer, int] | None = None
+    ) -> _Lowered:
+        """A graph whose leaves and outputs have buffers; steady: see Lowering."""
         graph = materialise(graph)
         schedule = order(graph, fuse(graph))
         self.graphs.append((graph, schedule.groups))
@@ -153,7 +155,7 @@ class _Assembly:
         for group in schedule.groups:
             if group.kind == "region":
                 _place_results(group, place)
-        lowering = Lowering(self.machine, place)
+        lowering = Lowering(self.machine, place, steady)
         for value, source in reversed(schedule.continued.items()):
             if source not in lowering.place:
                 lowering.place[source] = lowering.buffer(value)
@@ -213,7 +215,8 @@ class _Assembly:
             return [self._small_loop(node, lowering, results)]
         place = dict(zip(body.state, carry, strict=True))
         constants = body.inputs[node.attrs["stacked"] :]
-        place |= {leaf: lowering.buffer(n) for leaf, n in zip(constants, parts.constants, strict=True)}
+        held = [lowering.buffer(n) for n in parts.constants]
+        place |= dict(zip(constants, held, strict=True))
         windows = [_window(leaf, lowering.buffer(n)) for leaf, n in zip(body.inputs, parts.rows, strict=False)]
         place |= {leaf: w.row for leaf, w in zip(body.inputs, windows, strict=False)}
         first: list[Item] = []
@@ -223,7 +226,7 @@ class _Assembly:
             outputs.append(_window(n, stack))
             if not always and stack.size:
                 first += zero_kernel(stack, self.machine)  # rows of trips that may not happen
-        inside = self.lower(body, place, [w.row for w in outputs])
+        inside = self.lower(body, place, [w.row for w in outputs], dict.fromkeys(held, length or 1))
         given = {*place.values(), *(w.base for w in (*windows, *outputs))} - {w.row for w in (*windows, *outputs)}
         tested, goes_on = [], None
         if test is not None:

@@ -43,10 +43,14 @@ _BARRIER = 1000.0  # cycles a kernel more costs
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """Where an operand lies, and how far each loop dimension moves in it (in elements)."""
+    """Where an operand lies, and how far each loop dimension moves in it (in elements).
+
+    runs: how many runs of the kernel read the same of it: a copy that serves them is made once.
+    """
 
     buffer: Buffer
     offset: Index
+    runs: int = 1
 
     def stride(self, var: Var | None) -> int:
         return 0 if var is None else self.offset.coefficient(var)
@@ -114,7 +118,7 @@ _chosen: dict[Hashable, tuple[Tiling, tuple[int, int, int]]] = {}
 def _key(p: Problem, machine: Machine) -> Hashable:
     """All that the model looks at: sizes and strides of the dimensions, what offsets are multiples of, dtypes."""
     dims = tuple((v.size, p.a.stride(v), p.b.stride(v), p.c.coefficient(v)) for v in (*p.outs, *p.sums))
-    kinds = tuple((o.buffer.dtype.itemsize, o.offset.const) for o in (p.a, p.b))
+    kinds = tuple((o.buffer.dtype.itemsize, o.offset.const, o.runs) for o in (p.a, p.b))
     return len(p.outs), dims, kinds, p.width, machine
 
 
@@ -253,7 +257,7 @@ def _broadcast_tiles(p: Problem, machine: Machine, v: Var, m: Var | None, u: Var
     copied = _copied(p, v, vector) if vector is not None else 0
     copying = 0.0
     if vector is not None:
-        copying = copied / p.width * (1.0 + _load_cost(vector, p, v)) + _BARRIER
+        copying = (copied / p.width * (1.0 + _load_cost(vector, p, v)) + _BARRIER) / vector.runs
     packable = vector is not None and copied * vector.buffer.dtype.itemsize <= _PACKED_BYTES
     scalars = row_operand(p, v, m) if u is None else None
     further = _step_cost(scalars, p) * steps * others if scalars is not None else 0.0
@@ -288,7 +292,7 @@ def _broadcast_tiles(p: Problem, machine: Machine, v: Var, m: Var | None, u: Var
                     tall, wide = -(-size_of(m) // rows), -(-total // vectors)
                     yield Tiling("broadcast", v, m, u, rows, cols, vectors, cost + further * tall * wide, packed)
                     if scalars is not None:
-                        cost += (2.0 + _FAR_STEP) * lines * tall + _BARRIER
+                        cost += ((2.0 + _FAR_STEP) * lines * tall + _BARRIER) / scalars.runs
                         yield Tiling("broadcast", v, m, u, rows, cols, vectors, cost, packed, rows_packed=True)
 
 

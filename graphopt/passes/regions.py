@@ -2,6 +2,7 @@
 
     trim     a loop without carries, outputs, operands that nobody needs; branches and loops that are decided vanish
     hoist    what depends on the loop's constants alone is computed before the loop
+    move     a product reads a constant where it lies, and outputs that are one value in two shapes are one stack
     gather   products with a constant, of a row or for an output alone, are one product over all trips
 """
 
@@ -361,6 +362,65 @@ def _known_outputs(node: Node, used: set[int]) -> Mapping[int, Node] | None:
     return {k: known[k] if k in known else item(node, index=k) for k in used} if known else None
 
 
+def _moved_outputs(node: Node, used: set[int]) -> Mapping[int, Node] | None:
+    """An output that is another one in another order or shape needs no stack of its own."""
+    whole = _apart(node)
+    outputs = list(whole.body.outputs)
+    bases: dict[int, tuple[Node, list[Node]]] = {}
+    for j, n in enumerate(outputs):
+        moves: list[Node] = []
+        while n.op in ("reshape", "transpose"):
+            moves.append(n)
+            n = n.inputs[0]
+        if moves and n in outputs:
+            bases[j] = n, moves[::-1]
+    if not bases:
+        return None
+    kept = list(dict.fromkeys([bases[j][0] if j in bases else n for j, n in enumerate(outputs)]))
+    made = with_body(node, replace(whole.body, outputs=tuple(kept)))
+    result: dict[int, Node] = {}
+    for k in used:
+        j = k - whole.output
+        if not 0 <= j < len(outputs):
+            result[k] = item(made, index=k if j < 0 else k + len(kept) - len(outputs))
+            continue
+        base, moved = bases.get(j, (outputs[j], []))
+        stack = item(made, index=whole.output + kept.index(base))
+        for m in moved:
+            if m.op == "reshape":
+                stack = reshape(stack, shape=(*stack.shape[:1], *m.shape))
+            else:
+                stack = transpose(stack, perm=(0, *(a + 1 for a in m.attrs["perm"])))
+        result[k] = stack
+    return result
+
+
+def _direct_operands(node: Node, used: set[int]) -> Mapping[int, Node] | None:
+    """A constant that is a transposed array, of use in products alone, comes in as it lies: products read either order."""
+    whole = _apart(node)
+    body, parts = whole.body, whole.parts
+    wanted = {leaf: k for k, leaf in enumerate(whole.constants) if parts.constants[k].op == "transpose"}
+    for n in walk(body.roots) if wanted else ():
+        if not _dots(n):
+            for i in n.inputs:
+                wanted.pop(i, None)
+    for root in body.roots:
+        wanted.pop(root, None)
+    if not wanted:
+        return None
+    name = fresh_names((*body.inputs, *body.state))
+    operands, leaves = list(parts.constants), list(whole.constants)
+    swap: dict[Node, Node] = {}
+    for leaf, k in wanted.items():
+        source = operands[k].inputs[0]
+        leaves[k] = input_node(name(leaf.attrs["name"]), source.type, leaf.where)
+        swap[leaf] = transpose(leaves[k], perm=operands[k].attrs["perm"])
+        operands[k] = source
+    changed = replace(body, inputs=(*whole.rows, *leaves)).with_roots(substitute(body.roots, swap))
+    made = whole.made(changed, whole.test, replace(parts, constants=tuple(operands)))
+    return {k: item(made, index=k) for k in used}
+
+
 def _dots(node: Node) -> bool:
     return node.op == "dot_general" and not any(node.attrs["batch"])
 
@@ -456,7 +516,9 @@ LOOP_RULES: tuple[tuple[str, Rule], ...] = (
     ("unchanging_carry", _unchanging),
     ("trim_loop", _trim),
     ("known_outputs", _known_outputs),
+    ("moved_outputs", _moved_outputs),
     ("hoist", _hoist),
+    ("direct_operands", _direct_operands),
     ("gather_rows", _gather_rows),
     ("gather_outputs", _gather_outputs),
 )

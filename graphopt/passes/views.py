@@ -12,6 +12,7 @@ from math import prod
 from graphopt.ir.graph import Node, with_inputs
 from graphopt.ir.types import DType, f32
 from graphopt.opdefs.bits import logical_and
+from graphopt.opdefs.control import item
 from graphopt.opdefs.elementwise import cast, ge, lt, neg
 from graphopt.opdefs.linalg import dot_general, free_axes
 from graphopt.opdefs.opdef import full, opdef
@@ -150,6 +151,26 @@ def slice_of_slice(n: Node) -> Node | None:
     stop = tuple([min(b, a + j * c) for (_, j, _), (a, b, c) in zip(outer, inner, strict=True)])
     step = tuple([k * c for (_, _, k), (_, _, c) in zip(outer, inner, strict=True)])
     return slice_(x.inputs[0], start=tuple(map(min, start, stop)), stop=stop, step=step)
+
+
+@rewrite("slice")
+def slice_of_stack(n: Node) -> Node | None:
+    """The row that a loop's last trip stacked is what the loop leaves in its carry, where the two are one value."""
+    (x,) = n.inputs
+    if x.op != "item" or x.inputs[0].op != "loop" or n.shape[:1] != (1,):
+        return None
+    a = x.inputs[0].attrs
+    body, length = a["body"], a["length"]
+    k = x.attrs["index"] - len(body.state)
+    last = 0 if a["reverse"] else (length or 0) - 1
+    if a["test"] is not None or a["counted"] or not 0 <= k < len(body.outputs) or n.attrs["start"][0] != last:
+        return None
+    for j, s in enumerate(body.state):
+        if dict(body.updates).get(s, s) is body.outputs[k]:
+            row = item(x.inputs[0], index=j)
+            where = {name: n.attrs[name][1:] for name in ("start", "stop", "step")}
+            return reshape(slice_(row, **where), shape=n.shape)
+    return None
 
 
 @rewrite("slice")
