@@ -302,3 +302,117 @@ def test_gradient_penalty() -> None:
     step = nn.TrainOneStepCell(net, nn.Adam(net.trainable_params(), 0.01)).set_train()
     losses = [float(step(real, fake, share).asnumpy()) for _ in range(30)]
     assert losses[-1] < losses[0] - 2
+
+
+# a neural ordinary differential equation
+
+ERROR, END = 1e-3, 1 - 1e-9
+ODE = [np.random.default_rng(k).normal(size=s) for k, s in enumerate([(2, 5), (5,), (5, 2)], 20)]
+START, TARGET = np.array([0.8, -1.1]), np.array([0.3, 0.4])
+
+
+class Flow(nn.Cell):
+    """y after dy/dt = v(y) from 0 to 1: Heun's method, whose steps are as long as the error allows, or are taken back."""
+
+    def __init__(self, dtype: Any = ms.float64) -> None:
+        super().__init__()
+        for name, value in zip(("w", "b", "v"), ODE, strict=True):
+            setattr(self, name, Parameter(t(value, dtype), name=name))
+
+    def field(self, y: Tensor) -> Tensor:
+        return ops.matmul(ops.tanh(ops.matmul(3 * y, self.w) + self.b), self.v)
+
+    def construct(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        time, h, steps = y[0] * 0, y[0] * 0 + 0.9, 0
+        while time < END:
+            if h > 1 - time:
+                h = 1 - time
+            first = self.field(y)
+            second = self.field(y + h * first)
+            error = ops.sqrt(((second - first) ** 2).sum()) * h / 2 + 1e-12
+            if error <= ERROR:
+                y = y + h / 2 * (first + second)
+                time = time + h
+            change = 0.9 * ops.sqrt(ERROR / error)
+            if change > 3:
+                change = change * 0 + 3
+            h = h * change
+            steps = steps + 1
+        return y, Tensor(steps) if isinstance(steps, int) else steps
+
+
+class Distance(nn.Cell):
+    def __init__(self, flow: Flow) -> None:
+        super().__init__(auto_prefix=False)
+        self.flow = flow
+
+    def construct(self, y: Tensor, target: Tensor) -> Tensor:
+        end, _ = self.flow(y)
+        return ((end - target) ** 2).sum()
+
+
+def flow(weights: list[np.ndarray], y: np.ndarray) -> tuple[np.ndarray, int, int]:
+    """(where y goes, the steps tried, those taken) of the same method in numpy, also of complex numbers."""
+    w, b, v = weights
+    time, h, tried, taken = 0.0, 0.9, 0, 0
+    while np.real(time) < END:
+        h = 1 - time if np.real(h) > np.real(1 - time) else h
+        first = np.tanh(3 * y @ w + b) @ v
+        second = np.tanh(3 * (y + h * first) @ w + b) @ v
+        error = np.sqrt(((second - first) ** 2).sum()) * h / 2 + 1e-12
+        if np.real(error) <= ERROR:
+            y, time, taken = y + h / 2 * (first + second), time + h, taken + 1
+        change = 0.9 * np.sqrt(ERROR / error)
+        h = h * (3.0 if np.real(change) > 3 else change)
+        tried += 1
+    return y, tried, taken
+
+
+def slopes(weights: list[np.ndarray], y: np.ndarray) -> list[np.ndarray]:
+    """The derivative of the distance by each weight and by y, exact to rounding: a complex step has no cancellation."""
+    at = [*weights, y]
+    found = [np.zeros(a.shape) for a in at]
+    for k, whole in enumerate(found):
+        for place in np.ndindex(whole.shape):
+            moved = [a.astype(complex) for a in at]
+            moved[k][place] += 1e-30j
+            whole[place] = np.imag(((flow(moved[:3], moved[3])[0] - TARGET) ** 2).sum()) / 1e-30
+    return found
+
+
+def test_an_adaptive_solver_is_differentiated_through_its_steps() -> None:
+    """Its steps, some of them taken back, are a while loop; their lengths depend on the weights, and count."""
+    net = Flow()
+    end, tried, taken = flow(ODE, START)
+    assert tried > taken + 1 > 5
+    found, steps = net(t(START))
+    close(found, end, 1e-13)
+    assert int(steps) == tried
+    distance = Distance(net)
+    by_inputs, by_weights = ms.grad(distance, 0, distance.trainable_params())(t(START), t(TARGET))
+    for gradient, expected in zip((*by_weights, by_inputs), slopes(ODE, START), strict=True):
+        close(gradient, expected, 1e-11)
+
+
+def test_the_second_derivative_of_an_adaptive_solver() -> None:
+    """Against differences of the first, forward over reverse and reverse over reverse."""
+    distance = Distance(Flow())
+    slope, way = ms.grad(distance), np.array([0.6, -0.8])
+    ahead, behind = (slopes(ODE, START + e * way)[3] for e in (1e-6, -1e-6))
+    expected = (ahead - behind) / 2e-6
+    close(ms.jvp(lambda y: slope(y, t(TARGET)), (t(START),), (t(way),))[1], expected, 1e-7)
+    close(ms.grad(lambda y: (slope(y, t(TARGET)) * t(way)).sum())(t(START)), expected, 1e-7)
+
+
+def test_an_adaptive_solver_is_trained(mode: int) -> None:
+    """One compile, however many steps the solver needs."""
+    net = Flow(ms.float32)
+    distance = Distance(net)
+    step = nn.TrainOneStepCell(distance, nn.Adam(distance.trainable_params(), 0.05)).set_train()
+    start, target = t(START, ms.float32), t(TARGET, ms.float32)
+    before = int(net(start)[1])
+    losses = [float(step(start, target).asnumpy()) for _ in range(40 if mode == ms.GRAPH_MODE else 5)]
+    assert losses[-1] < losses[0]
+    if mode == ms.GRAPH_MODE:
+        assert losses[-1] < 0.01 * losses[0] and int(net(start)[1]) != before
+        assert step.compile_cache.compiles == 1

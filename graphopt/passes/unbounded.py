@@ -3,6 +3,7 @@
 What it needs of each trip cannot be kept, as there may be any number of trips. So the loop is run again, now that its
 trips are counted, and what it carries is kept at the start of each of a fixed number of equal spans. On the way back a
 trip's carry is computed again from the start of its span. While there are no more trips than spans, that costs nothing.
+Only spans that hold trips are run.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ class _Unbounded:
         self.node = node
 
     def run(self) -> list[Node | None]:
-        starts, done, span = self._spans()
-        cts, sums = self._back(starts, done, span)
+        starts, done, span, used = self._spans()
+        cts, sums = self._back(starts, done, span, used)
         result: list[Node | None] = [None] * len(self.node.inputs)
         for k, ct in zip(self.floats, cts, strict=True):
             result[k] = ct
@@ -61,9 +62,12 @@ class _Unbounded:
             result[len(self.body.state) + k] = total
         return result
 
-    def _spans(self) -> tuple[Sequence[Node], Node, Node]:
-        """(carries at the start of the spans, stacked; trips before each span, stacked; trips of a whole span)."""
+    def _spans(self) -> tuple[Sequence[Node], Node, Node, Node]:
+        """(carries at the start of the spans, stacked; trips before each span, stacked; trips of a whole span; how many
+        spans hold trips: were the others run too, each order of a derivative would run a thousand times as many).
+        """
         span = maximum(floordiv(add(self.trips, self.spans - 1), self.spans), constant(1, i32))
+        used = floordiv(add(self.trips, sub(span, 1)), span)
         leaves = _Leaves()
         carry, constants = leaves.states(self.body.state), leaves.inputs(self.body.inputs)
         done = leaves.state("done", _COUNT)
@@ -77,11 +81,11 @@ class _Unbounded:
             (*carry, done),
             (*zip(carry, after, strict=True), (done, add(done, count))),
         )
-        operands = (*self.parts.carry, constant(0, i32), *self.parts.constants, self.trips, span)
+        operands = (*self.parts.carry, constant(0, i32), *self.parts.constants, self.trips, span, used)
         made = items(
-            loop(*operands, body=body, test=None, length=self.spans, reverse=False, stacked=0, counted=False)
+            loop(*operands, body=body, test=None, length=self.spans, reverse=False, stacked=0, counted=True)
         )[len(carry) + 1 :]
-        return made[:-1], made[-1], span
+        return made[:-1], made[-1], span, used
 
     def _advanced(self, carry: Sequence[Node], constants: Sequence[Node], count: Node) -> Sequence[Node]:
         """The carry after `count` more trips, which are known to happen."""
@@ -99,7 +103,7 @@ class _Unbounded:
         updates = dict(self.body.updates)
         return substitute([updates.get(s, s) for s in self.body.state], swap)
 
-    def _back(self, starts: Sequence[Node], done: Node, span: Node) -> tuple[Sequence[Node], Sequence[Node]]:
+    def _back(self, starts: Sequence[Node], done: Node, span: Node, used: Node) -> tuple[Sequence[Node], Sequence[Node]]:
         """(cotangents of the first carry, of the wanted constants)."""
         leaves = _Leaves()
         rows = leaves.inputs(self.body.state)
@@ -113,9 +117,9 @@ class _Unbounded:
         state = (*flowing, *totals)
         body = Graph("spans_back", (*rows, before, *constants, limit, whole), state, (), tuple(zip(state, after, strict=True)))
         zeros = [full(n.shape, 0, n.dtype) for n in totals]
-        operands = (*self.arriving, *zeros, *starts, done, *self.parts.constants, self.trips, span)
+        operands = (*self.arriving, *zeros, *starts, done, *self.parts.constants, self.trips, span, used)
         made = items(
-            loop(*operands, body=body, test=None, length=self.spans, reverse=True, stacked=len(rows) + 1, counted=False)
+            loop(*operands, body=body, test=None, length=self.spans, reverse=True, stacked=len(rows) + 1, counted=True)
         )
         return made[: len(flowing)], made[len(flowing) : len(state)]
 
