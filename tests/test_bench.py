@@ -163,7 +163,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_mistakes(tmp_path: Path) -> None:
-    assert refused("--workloads", "mpl").startswith("graphopt bench: no workload mpl; there are all, matmul, optimizers, depths")
+    known = "there are all, matmul, optimizers, depths, loops"
+    assert refused("--workloads", "mpl").startswith(f"graphopt bench: no workload mpl; {known}")
     expected = "graphopt bench: --peer torch: expected NAME=PYTHON with a name of torch, jax, mindspore"
     assert refused("--peer", "torch") == expected
     peer = f"torch={tmp_path / 'python'}"

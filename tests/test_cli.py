@@ -18,7 +18,9 @@ from graphopt import config
 from graphopt_runtime.cache import Cache
 from graphopt_tools import picture, probes
 from graphopt_tools.main import app
+from graphopt_tools.memory import curve
 from graphopt_tools.mistakes import Mistake
+from graphopt_tools.targets import resolve
 
 NETWORK = """
 import numpy as np
@@ -101,7 +103,7 @@ def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "tiny_network.py"
 
 
-COMMANDS = ["", "demo", "show", "check", "profile", "explain", "bench", "doctor", "cache", "cache info", "cache clear"]
+COMMANDS = ["", "demo", "show", "check", "profile", "memory", "explain", "bench", "doctor", "cache", "cache info", "cache clear"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -116,6 +118,16 @@ def test_explain_says_how_to_avoid_a_compile(network: str) -> None:
     assert "argument x: f32[4,6] -> f32[3,6]" in result.output
     assert "set_inputs(Tensor(shape=[None, 6], dtype=float32))" in result.output
     assert invoke("explain", f"{network}:net", "--input", "f32[4,6]", "--rows", "0").exit_code == 2
+
+
+def test_memory_shows_what_less_of_it_costs(network: str) -> None:
+    result = invoke("memory", f"{network}:step", "--seconds", "0.1")
+    assert result.exit_code == 0, result.output
+    assert "100 %" in result.output and "1.00 x" in result.output
+    points, refusal = curve(*resolve("mlp", []), seconds=0.1)
+    assert [p.arena <= p.budget for p in points] == [True] * len(points) and points[0].arena == points[0].budget
+    assert refusal is None or "temporaries need at least" in refusal
+    assert refusal is not None or points[-1].arena <= 0.2 * points[0].arena
 
 
 def test_help_imports_neither_the_compiler_nor_numpy() -> None:
@@ -188,7 +200,7 @@ def test_show_function_and_class(network: str) -> None:
 
 
 MISTAKES = {
-    "net": "net: expected FILE:OBJECT, such as net.py:net",
+    "net": "net: expected FILE:OBJECT, such as net.py:net, or a workload of graphopt bench, such as mlp",
     "absent.py:net": "there is no file absent.py",
     "absent_module:net": "there is no file absent_module and no module of that name",
     "tiny_network.py:nets": "tiny_network.py has no nets; did you mean net?",

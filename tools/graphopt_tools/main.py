@@ -112,6 +112,26 @@ def profile(
 
 @app.command()
 @reports_mistakes
+def memory(
+    target: Annotated[str, typer.Argument(metavar="FILE:OBJECT", help="A Python file and the name of an object in it.")],
+    input: Annotated[
+        list[str] | None, typer.Option(metavar="TYPE", help="Type of one input, such as f32[64,784]; once per input.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=0, help="Threads; 0 lets the machine decide.")] = 0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Measuring time for each budget.")] = 1.0,
+) -> None:
+    """Show what a step's temporaries need, and how long it takes in parts of that: the choice of a memory_budget.
+
+    OBJECT is what `graphopt show` takes; the name of a workload of `graphopt bench` stands for its step. The Parameters
+    keep their values.
+    """
+    from graphopt_tools.memory import run_memory
+
+    run_memory(target, input or [], threads, seconds)
+
+
+@app.command()
+@reports_mistakes
 def explain(
     target: Annotated[str, typer.Argument(metavar="FILE:OBJECT", help="A Python file and the name of an object in it.")],
     input: Annotated[
@@ -133,7 +153,9 @@ def explain(
 @app.command()
 @reports_mistakes
 def bench(
-    workloads: Annotated[str, typer.Option(help="Comma-separated names, or all, matmul, optimizers, depths.")] = "mlp,lenet5",
+    workloads: Annotated[
+        str, typer.Option(help="Comma-separated names, or all, matmul, optimizers, depths, loops.")
+    ] = "mlp,lenet5",
     peer: Annotated[
         list[str] | None,
         typer.Option(

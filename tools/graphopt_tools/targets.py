@@ -19,6 +19,7 @@ import numpy as np
 from graphopt import Tensor, nn
 from graphopt.ir.types import TensorType, dtype_of
 from graphopt_tools.mistakes import Mistake
+from graphopt_tools.workloads import EVERY
 
 _TYPE = re.compile(r"([a-z0-9]+)\[([0-9, ]*)\]")
 
@@ -26,12 +27,15 @@ _TYPE = re.compile(r"([a-z0-9]+)\[([0-9, ]*)\]")
 def resolve(target: str, types: Sequence[str]) -> tuple[Callable[..., Any], list[Any]]:
     """The Cell or function and its inputs.
 
-    types: types of the inputs, for an object that does not bring its own.
+    target: FILE:OBJECT, or the name of a workload of `graphopt bench`.
+    types:  types of the inputs, for an object that does not bring its own.
     Errors: Mistake for whatever cannot be found, loaded or called.
     """
     place, colon, name = target.rpartition(":")
+    if not colon and target in EVERY:
+        return EVERY[target].in_graphopt()
     if not colon or not place or not name:
-        raise Mistake(f"{target}: expected FILE:OBJECT, such as net.py:net")
+        raise Mistake(f"{target}: expected FILE:OBJECT, such as net.py:net, or a workload of graphopt bench, such as mlp")
     found = _attribute(load_module(place), place, name)
     inputs = [example(parse_type(text)) for text in types]
     if isinstance(found, type) and issubclass(found, nn.Cell):

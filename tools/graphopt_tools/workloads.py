@@ -39,6 +39,16 @@ class Workload:
         found: dict[str, np.ndarray] = program.arrays(self.sizes, np.random.default_rng(seed))
         return found
 
+    def in_graphopt(self) -> tuple[Any, list[Any]]:
+        """The Cell that graphopt compiles for it, in this process, and its first batch."""
+        kit = import_module("graphopt_tools.peers.mindspore_peer").Kit("", 0, "graphopt")
+        arrays = self.arrays()
+        named = {p: {n.removeprefix(p): a for n, a in arrays.items() if n.startswith(p)} for p in ("weight.", "batch.")}
+        program = import_module(f"graphopt_tools.peers.programs.{self.program}")
+        program.in_mindspore(kit, dict(self.sizes), named["weight."])
+        batch = [kit.tensor(a[0]) for a in named["batch."].values()]
+        return kit.made, [tuple(batch)] if self.program == "updates" else batch
+
     def shrunk(self) -> Workload:
         """The same in its small sizes."""
         return Workload(self.about, self.program, {**self.sizes, **self.small}, {}, self.variants)
@@ -164,6 +174,23 @@ WORKLOADS: dict[str, Workload] = {
     "custom_vjp": _function("10 ops with own derivatives, 1 M", "custom_vjp", {"elements": 30}, elements=1 << 20),
 }
 DEPTHS = {f"deep_{depth}": _deep(depth) for depth in (16, 32, 64, 128, 256)}
+LOOPS = {
+    f"lstm_{length}": Workload(
+        f"LSTM 64-256, seq {length}, batch 32, Adam, as a Python loop",
+        "lstm",
+        {**LSTM, "length": length, "loop": True},
+        SMALL_LSTM,
+        ("eager",),
+    )
+    for length in (25, 50, 100)
+}
+LOOPS["lorenz"] = Workload(
+    "Lorenz system, 1,000 steps of RK4, gradient for the start",
+    "functions",
+    {"name": "lorenz", "steps": 1000},
+    {"steps": 7},
+    ("eager",),
+)
 OPTIMIZERS = {f"update_{name}": _update(name, *rule.variants) for name, rule in RULES.items()}
 OPTIMIZERS["rows_LazyAdam"] = Workload(
     "200,000 x 32 table, 2,048 look-ups, mean squared error, lazy Adam",
@@ -176,6 +203,9 @@ SETS: dict[str, tuple[str, ...]] = {
     "matmul": tuple(name for name in WORKLOADS if name.startswith("matmul_")),
     "optimizers": tuple(OPTIMIZERS),
     "depths": tuple(DEPTHS),
+    "loops": tuple(LOOPS),
 }
-EVERY: dict[str, Workload] = WORKLOADS | OPTIMIZERS | DEPTHS
-"""Every benchmark by name: `all`, `optimizers`, and `depths`, whose first calls show how compiling grows with a network."""
+EVERY: dict[str, Workload] = WORKLOADS | OPTIMIZERS | DEPTHS | LOOPS
+"""Every benchmark by name: `all`, `optimizers`, and those whose first calls show how compiling grows with a network's
+`depths` and with the trips of its `loops`.
+"""

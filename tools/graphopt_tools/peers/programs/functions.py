@@ -15,6 +15,20 @@ EPS = 1e-5
 TIMES = 10  # ops with a derivative of their own, one after the other
 """The op is 0.9 x + 0.1 x², which maps [0, 1] to itself."""
 RATE = 0.01
+DT = 0.001  # of a step of the Lorenz system, which is chaotic: after one unit of time rounding is still small
+
+
+def _runge_kutta(x: Any, stack: Callable[[Any], Any]) -> Any:
+    """A step of the fourth order through the Lorenz system."""
+
+    def slope(p: Any) -> Any:
+        return stack([10.0 * (p[1] - p[0]), p[0] * (28.0 - p[2]) - p[1], p[0] * p[1] - 8.0 / 3.0 * p[2]])
+
+    a = slope(x)
+    b = slope(x + 0.5 * DT * a)
+    c = slope(x + 0.5 * DT * b)
+    d = slope(x + DT * c)
+    return x + DT / 6.0 * (a + 2.0 * b + 2.0 * c + d)
 
 
 def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -41,6 +55,7 @@ INPUTS: dict[str, Callable[[dict[str, Any], np.random.Generator], dict[str, np.n
     "matmul": lambda s, rng: {"batch.a": _normal(rng, s["m"], s["k"]), "batch.b": _normal(rng, s["k"], s["n"])},
     "dispatch": lambda s, rng: {"weight.w": _normal(rng, s["elements"]), "batch.x": _normal(rng, s["elements"])},
     "custom_vjp": lambda s, rng: {"batch.x": rng.random(s["elements"], np.float32)},
+    "lorenz": lambda s, rng: {"batch.x": 1 + _normal(rng, 3) / 10},
 }
 
 
@@ -127,6 +142,17 @@ class Torch:
 
         return kit.gradients(chain, 1)
 
+    @staticmethod
+    def lorenz(kit: Any, sizes: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Any:
+        import torch
+
+        def end(x: torch.Tensor) -> torch.Tensor:
+            for _ in range(sizes["steps"]):
+                x = _runge_kutta(x, torch.stack)
+            return x.sum()
+
+        return kit.gradients(end, 1)
+
 
 class Jax:
     """The functions in JAX."""
@@ -201,6 +227,16 @@ class Jax:
             return x.sum()
 
         return kit.gradients(chain, 1)
+
+    @staticmethod
+    def lorenz(kit: Any, sizes: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Any:
+        import jax
+        import jax.numpy as jnp
+
+        def end(x: Any) -> Any:
+            return jax.lax.scan(lambda x, _: (_runge_kutta(x, jnp.stack), None), x, length=sizes["steps"])[0].sum()
+
+        return kit.gradients(end, 1)
 
 
 class MindSpore:
@@ -284,3 +320,12 @@ class MindSpore:
                 return self.ops(x).sum()
 
         return kit.gradients(Chain(), 1)
+
+    @staticmethod
+    def lorenz(kit: Any, sizes: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Any:
+        ops = kit.ms.ops
+
+        def step(_: Any, x: Any) -> Any:
+            return _runge_kutta(x, ops.stack)
+
+        return kit.gradients(lambda x: ops.ForiLoop()(0, sizes["steps"], step, x).sum(), 1)
