@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -192,6 +192,8 @@ SIMPLE: dict[str, Step] = {
     "outer": lambda x: (x.reshape((4, 1)) * x.reshape((1, 4))).sum(0) * 0.2,
     "turned": lambda x: ops.flip(x, (0,)),
     "part": lambda x: ops.pad(x[1:3], (1, 1)) + x * 0.5,
+    "every other": lambda x: ops.concat((x[::2], x[1::2] * x[::-2]), 0),
+    "transposed": lambda x: (x.reshape((2, 2)).T @ x.reshape((2, 2))).T.reshape(4) * 0.4,
     "joined": lambda x: ops.concat((x[2:], x[:2]), 0) * x,
     "largest": lambda x: x - x.max() * 0.5,
     "mean": lambda x: (x - x.mean()) / (1 + (x * x).mean()),
@@ -211,38 +213,80 @@ def control_step(kind: str, inner: Step, other: Step) -> Step:
         return lambda x: control.scan(lambda s, row: (inner(s) * 0.5, (s * row).sum()), x, x)[1]
     if kind == "unrolled":
         return lambda x: other(inner(other(inner(x)) * 0.8) * 0.8)
+    if kind == "until":
+        small = lambda s: ops.logical_and((s[0] * s[0]).sum() < 3.0, s[1] < 6)  # noqa: E731
+        return lambda x: control.while_loop(small, lambda s: (s[0] * 1.6 + inner(s[0]) * 0.1 + 0.3, s[1] + 1), (x, 0))[0]
+    if kind == "for to a Tensor":
+        return lambda x: control.fori_loop(0, (x * x).sum().astype(ms.int64) % 3 + 1, lambda i, s: inner(s) + x * 0.1, x)
+    if kind == "backwards":
+        rows = lambda s, row: (inner(s) + row[0], other(s) * row)  # noqa: E731
+        return lambda x: control.scan(rows, x, ops.stack([x, x[::-1], other(x)]), reverse=True)[1].sum(0)
+    if kind == "python":
+        return lambda x: pythons_own(x, inner, other)
     return inner
 
 
-PROGRAMS = st.lists(
-    st.tuples(
-        st.sampled_from(["", "", "cond", "for", "while", "scan", "unrolled"]),
-        st.sampled_from(sorted(SIMPLE)),
-        st.sampled_from(sorted(SIMPLE)),
-    ),
-    min_size=1,
-    max_size=4,
-)
+def pythons_own(x: Tensor, inner: Step, other: Step) -> Tensor:
+    """An early return, and a branch and a break in a loop."""
+    if x.max() > 4:
+        return other(x) * 0.25
+    k = 0
+    while (x * x).sum() < 2.5:
+        x = x * 1.5 + 0.2
+        if x[1] > x[2]:
+            x = inner(x) * 0.3 + x
+        k = k + 1
+        if k > 3:
+            break
+    return x
 
 
-def program(steps: list[tuple[str, str, str]]) -> Callable[[Tensor], Tensor]:
+KINDS = ["cond", "for", "while", "scan", "unrolled", "until", "for to a Tensor", "backwards"]
+Part = str | tuple["Part", "Part", "Part"]
+PLAIN: st.SearchStrategy[Part] = st.sampled_from(sorted(SIMPLE))
+CONTROL: st.SearchStrategy[Part] = st.tuples(st.sampled_from([*KINDS, "python"]), PLAIN, PLAIN)
+NESTED: st.SearchStrategy[Part] = st.tuples(st.sampled_from(KINDS), st.tuples(st.sampled_from(KINDS), PLAIN, PLAIN), PLAIN)
+
+
+def step_of(part: Part) -> Step:
+    """The step that a name, or (kind of control flow, what is in it) stands for."""
+    if isinstance(part, str):
+        return SIMPLE[part]
+    kind, inner, other = part
+    return control_step(str(kind), step_of(inner), step_of(other))
+
+
+def program(parts: Sequence[Part]) -> Callable[[Tensor], Tensor]:
     def run(x: Tensor) -> Tensor:
-        for kind, inner, other in steps:
-            x = control_step(kind, SIMPLE[inner], SIMPLE[other])(x)
+        for part in parts:
+            x = ops.clamp(step_of(part)(x), -6.0, 6.0)
         return (x * x).sum() + x.sum()
 
     return run
 
 
-@settings(max_examples=25)
-@given(PROGRAMS)
-def test_generated_programs_and_their_derivatives(steps: list[tuple[str, str, str]]) -> None:
-    """Value, gradient, and Hessian times a vector, forward over reverse and reverse over reverse: on every backend."""
+@settings(max_examples=12)
+@given(st.lists(st.one_of(PLAIN, CONTROL), min_size=1, max_size=2))
+def test_generated_programs_and_their_derivatives(parts: list[Part]) -> None:
+    same_derivatives(parts)
+
+
+@settings(max_examples=4)
+@given(PLAIN, NESTED)
+def test_generated_programs_with_control_flow_in_control_flow(first: Part, second: Part) -> None:
+    same_derivatives([first, second])
+
+
+def same_derivatives(parts: Sequence[Part]) -> None:
+    """Value, gradient, and Hessian times a vector, forward over reverse and reverse over reverse: on every backend, and op
+    by op, where loops are Python's.
+    """
     x, v = t([0.3, -0.4, 0.9, 0.2]), t([1.0, -0.5, 0.25, 2.0])
     found: dict[str, list[np.ndarray]] = {}
-    for backend in ("numpy", "loops", "llvm"):
-        f = program(steps)
-        with config.override(backend=backend, verify=0):
+    for backend in ("numpy", "loops", "llvm", "op by op"):
+        f = program(parts)
+        ms.set_context(mode=ms.PYNATIVE_MODE if backend == "op by op" else ms.GRAPH_MODE)
+        with config.override(backend="llvm" if backend == "op by op" else backend, verify=0):
             value, gradient = ms.value_and_grad(f)(x)
             forward = ms.jvp(ms.grad(f), x, v)[1]
             backward = ms.grad(lambda a, f=f: (ms.grad(f)(a) * v).sum())(x)

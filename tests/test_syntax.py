@@ -263,6 +263,23 @@ def test_lambdas_are_told_apart() -> None:
     assert rewritten(first) is not first and rewritten(second) is not second
 
 
+def countdown(n: int) -> list[int]:
+    return [n, *countdown(n - 1)] if n > 0 else []
+
+
+class Namesake:
+    def countdown(self, n: int) -> list[int]:
+        return countdown(n) if n > 1 else []
+
+
+def test_a_global_of_the_functions_own_name() -> None:
+    """A function that calls itself, a method that calls a function of its name."""
+    for function in (countdown, Namesake().countdown):
+        twin = rewritten(function)
+        assert twin is not function
+        assert twin(3) == [3, 2, 1] and twin.__name__ == twin.__code__.co_name == "countdown"
+
+
 def test_what_is_not_rewritten() -> None:
     """Library functions, builtins, twins; a function without source says why."""
     twin = rewritten(early_returns)

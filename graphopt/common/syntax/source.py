@@ -70,7 +70,7 @@ def _rewritten(function: types.FunctionType) -> types.CodeType | None:
         return None
     definition.decorator_list = []
     definition.returns = None
-    definition.name = code.co_name if code.co_name.isidentifier() else f"{PREFIX}lambda"
+    definition.name = f"{PREFIX}function"  # its own name may be that of something global that it calls, itself perhaps
     free = sorted({*code.co_freevars, RUNTIME})
     around = ast.FunctionDef(f"{PREFIX}around", _arguments(free), [definition], [], None, None)
     module = ast.fix_missing_locations(ast.Module([ast.copy_location(around, definition)], []))
