@@ -14,6 +14,7 @@ import numpy as np
 from graphopt.ir.graph import Graph, Node, walk
 from graphopt.kernel.barriers import place_barriers
 from graphopt.kernel.contract import lower_contraction
+from graphopt.kernel.copies import share_copies
 from graphopt.kernel.items import Choose, Item, Repeat, Window, kernels_of, windows_of
 from graphopt.kernel.loops import Buffer, Kernel, reads_and_writes
 from graphopt.kernel.lower import Lowering, lower_loops
@@ -165,6 +166,7 @@ class _Assembly:
                 made.items += self._region(group, lowering)
             else:
                 made.items += self.repeats.kernels(group, lowering, _LOWER[group.kind])
+        made.items = share_copies(made.items)
         for state, value in graph.updates:
             if value is not state and value not in schedule.in_place and state.type.size:
                 made.items += copy_kernel(lowering.buffer(value), place[state], self.machine)
