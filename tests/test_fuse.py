@@ -11,6 +11,8 @@ from hypothesis import given
 
 from graphopt.ir.graph import Graph, Node, walk
 from graphopt.ir.text import print_graph
+from graphopt.kernel.machine import AVX2
+from graphopt.kernel.step import lower_graph
 from graphopt.opdefs.elementwise import maximum
 from graphopt.opdefs.evaluate import evaluate_nodes
 from graphopt.opdefs.linalg import matmul
@@ -22,7 +24,7 @@ from graphopt.passes.fuse import INLINE, LEAVES, Group, dims_of, follow, fuse, m
 from graphopt.passes.order import order
 from graphopt.passes.pipeline import check, optimize
 from tests.graphs import graphs, values
-from tests.steps import GRAPHS, leaf, rows
+from tests.steps import GRAPHS, agree, arguments, compiled, leaf, meaning, rows, run
 
 Golden = Callable[..., None]
 
@@ -67,6 +69,32 @@ def test_softmax_is_one_kernel_and_so_is_what_follows_a_product() -> None:
     assert _kinds(maximum(dense, 0.0)) == ["contraction"]
     assert _kinds(tanh(dense), dense * 2.0) == ["contraction"]
     assert _kinds(transpose(dense, perm=(1, 0))) == ["contraction", "loops"]
+
+
+def _beside(x: Node, w: Node, axis: int) -> tuple[Node, ...]:
+    """Values of several kinds side by side, of use to an output, a product and a sum."""
+    mean = reduce_sum(x, axes=(1,)) * 0.125
+    parts = [tanh(x), maximum(matmul(x, w), 0.0), rows(mean, x.shape) - x]
+    whole = concat(*parts, axis=axis)
+    few = concat(mean * 2.0, tanh(mean), axis=0)
+    return whole, matmul(transpose(whole, perm=(1, 0)), whole), reduce_sum(whole, axes=(0,)), few, few * 2.0
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_values_are_stored_side_by_side_at_once(axis: int) -> None:
+    """No kernel moves what is computed for a concat alone; its readers read one array."""
+    x, w = leaf("x", 5, 19), leaf("w", 19, 19)
+    graph = Graph("g", (x, w), (), _beside(x, w, axis))
+    kinds = [g.kind for g in grouped(graph)[1]]
+    assert kinds.count("join") == 2
+    step = lower_graph(graph, AVX2)
+    assert not any(n.op == "alias" for k in step.kernels for n in k.nodes)
+    inputs, _ = arguments(graph)
+    expected = meaning(graph, inputs, [])
+    for backend in ("loops", "llvm"):
+        agree(run(compiled(graph, backend), inputs, []), expected, backend)
+    own = concat(tanh(x), tanh(x), axis=0)
+    assert "join" not in _kinds(own) and "join" not in _kinds(concat(x, exp(x), axis=0))
 
 
 def test_a_transposed_product_is_written_transposed_at_once() -> None:

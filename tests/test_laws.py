@@ -108,6 +108,13 @@ def _sized(x: Node, low: int, high: int, value: float = 0.0) -> Node:
     return pad(x, constant(value, x.dtype), low=(low,) * x.type.rank, high=(high,) * x.type.rank, interior=(0,) * x.type.rank)
 
 
+def _spread(x: Node, axis: int, start: int, size: int) -> Node:
+    """Zeros of a size along an axis with x from a place on."""
+    low = tuple(start if k == axis else 0 for k in range(x.type.rank))
+    high = tuple(size - start - x.shape[axis] if k == axis else 0 for k in range(x.type.rank))
+    return pad(x, constant(0.0, x.dtype), low=low, high=high, interior=(0,) * x.type.rank)
+
+
 AT = _leaf("at", (3,), i32)
 
 
@@ -186,6 +193,10 @@ EXAMPLES: dict[str, list[Callable[[], Node]]] = {
         lambda: _cut(slice_(X, start=(0, 1), stop=(4, 6), step=(1, 2)), 1, 3, 2),
         lambda: _cut(broadcast(P, shape=(4, 6), axes=()), 1, 3),
         lambda: slice_(slice_(V, start=(2,), stop=(5,), step=(2,)), start=(2,), stop=(2,), step=(3,)),
+    ],
+    "sum_of_pads": [
+        lambda: _spread(X, 1, 2, 11) + _spread(_leaf("r", (4, 2)), 1, 0, 11) + _spread(_leaf("q", (4, 3)), 1, 8, 11),
+        lambda: _spread(HALF, 0, 3, 6) + _spread(HALF, 0, 0, 6),
     ],
     "slice_of_stack": [
         lambda: slice_(_stack(False), start=(3, 1), stop=(4, 6), step=(1, 2)),
@@ -266,6 +277,8 @@ def _hit(place: Node, axis: int) -> Node:
 
 
 UNTOUCHED: list[Callable[[], Node]] = [
+    lambda: _spread(V, 0, 2, 9) + _spread(_leaf("r", (1,)), 0, 8, 9),
+    lambda: _spread(V, 0, 2, 8) + _spread(V, 0, 0, 8),
     lambda: X / 3.0,
     lambda: X / 0.0,
     lambda: X / float("inf"),

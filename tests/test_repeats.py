@@ -11,13 +11,18 @@ from hypothesis import given, settings
 from graphopt import Tensor, nn
 from graphopt.compile import run_loops
 from graphopt.ir.graph import Graph, Node, input_node, state_node, substitute
+from graphopt.ir.types import TensorType, f32
+from graphopt.kernel import step as stepping
+from graphopt.kernel.copies import COPIES, share_copies
 from graphopt.kernel.loops import show, signature
 from graphopt.kernel.machine import AVX2
+from graphopt.kernel.nests import zero_kernel
 from graphopt.kernel.step import Step, lower_graph
 from graphopt.llvm.step import emit_step
+from graphopt.opdefs.linalg import dot_general
 from graphopt.passes.pipeline import optimize
 from tests.graphs import graphs, values
-from tests.steps import GRAPHS, arguments, lower_all
+from tests.steps import GRAPHS, arguments, compiled, lower_all, run
 
 
 def twice(graph: Graph) -> Graph:
@@ -71,6 +76,26 @@ def test_two_of_a_random_graph(graph: Graph) -> None:
         return [leaves[n] for n in whole.inputs], [leaves[n] for n in whole.state]
 
     check_same(twice(graph), arrays)
+
+
+def test_operands_that_several_products_copy_are_copied_once() -> None:
+    """The gradients of two weights of one layer share an operand; what is written in between is copied again."""
+    shared, a, b = (input_node(n, TensorType(f32, (1024, k))) for n, k in (("g", 512), ("x", 96), ("h", 160)))
+    both = {"contract": ((0,), (0,)), "batch": ((), ())}
+    graph = Graph("step", (shared, a, b), (), (dot_general(shared, a, **both), dot_general(shared, b, **both)))
+    arrays, _ = arguments(graph)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stepping, "share_copies", list)
+        before, expected = lower_graph(graph, AVX2), run(compiled(graph), arrays, [])
+    after, found = lower_graph(graph, AVX2), run(compiled(graph), arrays, [])
+    copies = [k for k in before.kernels if k.args[0].name == "g" and k.name.endswith(COPIES)]
+    assert len(copies) == 2 and len(after.kernels) == len(before.kernels) - 1
+    assert [x.tobytes() for x in found] == [x.tobytes() for x in expected]
+    for written in (copies[0].args[0], copies[0].args[1]):
+        (change,) = zero_kernel(written, AVX2)
+        assert len(share_copies([copies[0], change, copies[1]])) == 3
+    (change,) = zero_kernel(after.kernels[-1].args[-1], AVX2)
+    assert share_copies([copies[0], change, copies[1]]) == [copies[0], change]
 
 
 class Residual(nn.Cell):

@@ -19,12 +19,14 @@ class Lowering:
     """What all groups of a graph share: which buffer holds which value.
 
     steady: for what a loop's trips find unchanged, how many trips that are.
+    inside: a value that is stored as a part of another -> that one, and the place there of its first element
     """
 
     def __init__(self, machine: Machine, place: Mapping[Node, Buffer], steady: Mapping[Buffer, int] | None = None):
         self.machine = machine
         self.place = dict(place)
         self.steady = dict(steady or {})
+        self.inside: dict[Node, tuple[Node, tuple[int, ...]]] = {}
         self.temporaries: list[Buffer] = []
         self.partial: dict[Node, Buffer] = {}
 
@@ -36,6 +38,13 @@ class Lowering:
                 raise CompileError(f"{base!r} is read from memory but not bound to any")
             self.place[base] = Buffer(f"{base.op}{len(self.place)}", base.dtype, base.type.size)
         return self.place[base]
+
+    def spot(self, node: Node, idx: tuple[Index, ...], shape: tuple[int, ...]) -> tuple[Buffer, Index]:
+        """The buffer and the element of it where a value of a shape is stored at an index."""
+        if node not in self.inside:
+            return self.buffer(node), linear(idx, shape)
+        whole, start = self.inside[node]
+        return self.buffer(whole), linear(tuple([i + k for i, k in zip(idx, start, strict=True)]), whole.shape)
 
     def temporary(self, name: str, dtype: DType, size: int) -> Buffer:
         """A buffer that lives from one kernel of a group to the next."""

@@ -87,6 +87,8 @@ class LoopsGroup:
                         breaks.update(range(1, self.rank))
                 elif i.op in INLINE - LEAVES - {"reshape"}:
                     breaks.update(range(1, self.rank))
+        if any(n in self.lowering.inside for n in self.group.stores):
+            breaks.update(range(1, self.rank))
         runs: list[list[int]] = []
         for k in range(self.rank):
             if runs and k not in breaks:
@@ -234,7 +236,7 @@ class LoopsGroup:
                 value = self._compute(n, self._row_read(lane), elements, idx)
                 body.append(Store(self._row_buffer(n), at, value))
             if n in self.group.stores:
-                stores.append(Store(self.lowering.buffer(n), linear(idx, self.group.kept), Load(self._row_buffer(n), at)))
+                stores.append(Store(*self.lowering.spot(n, idx, self.group.kept), Load(self._row_buffer(n), at)))
         return body + stores
 
     def _row_buffer(self, node: Node) -> Buffer:
@@ -252,11 +254,10 @@ class LoopsGroup:
         self, stores: Sequence[Node], values: Mapping[Node, Expr], idx: tuple[Index, ...], row: Index, lane: Index
     ) -> list[Stmt]:
         """Store FULL values; several go through registers first, so that none reads what another has overwritten."""
-        offset = linear(idx, self.group.full)
         targets: list[tuple[Buffer, Index, Expr]] = []
         for n in stores:
             if n in self.group.stores:
-                targets.append((self.lowering.buffer(n), offset, values[n]))
+                targets.append((*self.lowering.spot(n, idx, self.group.full), values[n]))
             if n in self.row_scratch:
                 targets.append((self.row_scratch[n], row, values[n]))
         if len(targets) == 1:

@@ -74,13 +74,18 @@ class _Told:
         g = self._group
         nodes = tuple([(self._node(n), n in g.rows, n in g.finishes) for n in g.nodes])
         sinks = tuple([self._node(n) for n in g.sinks])
-        stores = tuple([(self._numbers[n], self._buffer(self._lowering.buffer(n))) for n in g.stores])
+        stores = tuple([(self._numbers[n], *self._target(n)) for n in g.stores])
         result = None if g.result is None else self._numbers[g.result]
         return g.kind, g.full, g.axes, g.slices, nodes, sinks, stores, result, tuple(self._parts)
 
     def _buffer(self, buffer: Buffer) -> Hashable:
         number = self.buffers.setdefault(buffer, len(self.buffers))
         return number, buffer.dtype.name, buffer.size, self._lowering.steady.get(buffer, 1)
+
+    def _target(self, node: Node) -> tuple[Hashable, ...]:
+        """Where a value is stored."""
+        whole, start = self._lowering.inside.get(node, (node, ()))
+        return self._buffer(self._lowering.buffer(whole)), whole.shape, start
 
     def _node(self, node: Node) -> int:
         known = self._numbers.get(node)

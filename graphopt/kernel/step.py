@@ -14,6 +14,7 @@ import numpy as np
 from graphopt.ir.graph import Graph, Node, walk
 from graphopt.kernel.barriers import place_barriers
 from graphopt.kernel.contract import lower_contraction
+from graphopt.kernel.copies import share_copies
 from graphopt.kernel.items import Choose, Item, Repeat, Window, kernels_of, windows_of
 from graphopt.kernel.loops import Buffer, Kernel, reads_and_writes
 from graphopt.kernel.lower import Lowering, lower_loops
@@ -31,7 +32,7 @@ _TEAM_WORK = 6000.0  # instructions (2.4 us) below which one thread is as quick:
 _START_WORK = 1.5  # times as many, for all kernels together: a job costs 1.3 us more on two threads than on one
 _DENSE_RATE = 2.2  # the multiply-adds of a contraction run so many times as fast as other instructions
 
-_LOWER = {"contraction": lower_contraction, "kernel": lower_kernel, "loops": lower_loops}
+_LOWER = {"contraction": lower_contraction, "kernel": lower_kernel, "loops": lower_loops, "join": lower_loops}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,11 +161,17 @@ class _Assembly:
             if source not in lowering.place:
                 lowering.place[source] = lowering.buffer(value)
         made = _Lowered(graph)
+        spared = {g for g in schedule.groups if g.kind == "join" and _stored_by_parts(g, schedule)}
+        for group in spared:
+            lowering.inside |= _places_in(group.nodes[0])
         for group in schedule.groups:
+            if group in spared:
+                continue
             if group.kind == "region":
                 made.items += self._region(group, lowering)
             else:
                 made.items += self.repeats.kernels(group, lowering, _LOWER[group.kind])
+        made.items = share_copies(made.items)
         for state, value in graph.updates:
             if value is not state and value not in schedule.in_place and state.type.size:
                 made.items += copy_kernel(lowering.buffer(value), place[state], self.machine)
@@ -260,6 +267,26 @@ class _Assembly:
             for k, n in enumerate(body.outputs)
         ]
         return lower_small(body, length, node.attrs["reverse"], Places(leaves, rows, outputs), self.machine)
+
+
+def _stored_by_parts(group: Group, schedule: Schedule) -> bool:
+    """May those who compute the parts of a `join` store them in its place, which nobody needs for another value then?"""
+    node = group.nodes[0]
+    apart = {n for g in schedule.groups if g.kind in ("loops", "contraction") for n in g.stores}
+    parts = node.inputs[0].inputs
+    taken = {node, *parts} & {*schedule.in_place, *schedule.continued, *schedule.continued.values()}
+    return not taken and apart.issuperset(parts)
+
+
+def _places_in(node: Node) -> dict[Node, tuple[Node, tuple[int, ...]]]:
+    """The parts of a `join` with the place of their first element."""
+    whole = node.inputs[0]
+    axis, start = whole.attrs["axis"], 0
+    found: dict[Node, tuple[Node, tuple[int, ...]]] = {}
+    for part in whole.inputs:
+        found[part] = node, tuple([start if k == axis else 0 for k in range(whole.type.rank)])
+        start += part.shape[axis]
+    return found
 
 
 def _place_results(group: Group, place: dict[Node, Buffer]) -> None:

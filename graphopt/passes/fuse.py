@@ -8,6 +8,7 @@ A group is one of
     contraction  one sum of products, with the elementwise nodes that follow it point by point
     kernel       one op that brings its own loop nests
     region       a branch or loop with the items that are its results; its graphs are fused by themselves
+    join         values side by side (an alias of a concat); who computes them stores them there, if possible
 
 A loops group also feeds `sinks`: reductions over any other axes. Its space is cut into `slices`, as many as its shape
 says, each slice leaves a partial result, and the group that `finishes` the sink reduces those. So a normalisation's
@@ -18,7 +19,7 @@ Pure movement (broadcast, transpose, slice, pad ...) is not computed at all: who
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -150,6 +151,14 @@ def _stored_operands(node: Node) -> Node:
     return with_inputs(node, tuple(inputs))
 
 
+def _computed_for(node: Node, use: Mapping[Node, Sequence[Node]], roots: set[Node]) -> bool:
+    """Is everything that a concat puts side by side computed for it alone, where each value is stored by itself?"""
+    parts = node.inputs
+    kinds = ("elementwise", "reduction", "contraction")
+    single = all(i.op not in LEAVES and opdef(i.op).kind in kinds and len(use[i]) == 1 and i not in roots for i in parts)
+    return single and len(set(parts)) == len(parts) > 1 and all(i.type.size for i in parts)
+
+
 def _for_it_alone(node: Node, shared: bool) -> bool:
     """Is a value computed for one user, into a buffer of its own?"""
     return not shared and node.op not in INLINE and node.op not in LEAVES and node.op != "item"
@@ -189,6 +198,8 @@ def materialise(graph: Graph) -> Graph:
         source = node.inputs[0] if node.op == "transpose" else node
         if source is not node and _is_contraction(source) and len(use[source]) == 1 and source not in roots_before:
             changed = alias(changed)  # the contraction writes its result transposed at once
+        elif node.op == "concat" and changed.op == "concat" and _computed_for(node, use, roots_before):
+            changed = alias(changed)  # its parts are stored side by side at once
         new[node] = changed
     graph = graph.with_roots([new[r] for r in graph.roots])
     taken: set[Node] = set()
@@ -288,7 +299,7 @@ class _Fusion:
 
     def fits(self, node: Node, group: Group) -> str | None:
         """How `node` can join: "full" or "row"; None when it cannot."""
-        if len(group.nodes) >= _MOST_NODES or group.kind == "region":
+        if len(group.nodes) >= _MOST_NODES or group.kind in ("region", "join"):
             return None
         bit = 1 << group.number
         sources = self.sources(node)
@@ -375,6 +386,11 @@ class _Fusion:
 
     def add(self, node: Node) -> None:
         d = opdef(node.op)
+        whole = node.inputs[0] if node.op == "alias" else node
+        if whole is not node and whole.op == "concat" and _computed_for(whole, self.users, self.roots):
+            self._land(node, pull=False)
+            self.place(node, self.new("join", node.shape))
+            return
         if node.op == "item":
             group = self.of[node.inputs[0]]
             group.nodes.append(node)
@@ -498,7 +514,8 @@ class _Fusion:
             if how != "other":
                 g = self.of[source]
                 candidates[g.number] = g
-        fitting = [(g, fit) for g in candidates.values() if g.kind not in ("kernel", "region") and (fit := self.fits(node, g))]
+        open_to = [g for g in candidates.values() if g.kind in ("loops", "contraction")]
+        fitting = [(g, fit) for g in open_to if (fit := self.fits(node, g))]
         if not fitting:
             self._place_with_floating(node, self.new("loops", node.shape), False)
             return

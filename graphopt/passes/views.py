@@ -19,6 +19,7 @@ from graphopt.opdefs.opdef import full, opdef
 from graphopt.opdefs.shape import broadcast, concat, inverse, pad, reshape, reverse, slice_, transpose
 from graphopt.passes.rewrite import number, rewrite, same_number
 
+_MOST_PARTS = 64
 REDUCTIONS = ("reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "reduce_and", "reduce_or")
 
 
@@ -216,6 +217,36 @@ def pad_of_pad(n: Node) -> Node | None:
 def _same_value(a: Node, b: Node) -> bool:
     x, y = number(a), number(b)
     return a is b or (x is not None and y is not None and same_number(x, y))
+
+
+@rewrite("add")
+def sum_of_pads(n: Node) -> Node | None:
+    """Values that a sum of pads puts side by side, each where the others are zero, are joined.
+
+    Zero is added to each still, which makes zero of minus zero.
+    """
+    parts, stack = [], [n]
+    while stack:
+        x = stack.pop()
+        if x.op == "add" and x.dtype.is_float and len(stack) < _MOST_PARTS:
+            stack.extend(x.inputs)
+        elif x.op == "pad" and number(x.inputs[1]) == 0 and not any(x.attrs["interior"]):
+            parts.append(x)
+        else:
+            return None
+    axes = {k for p in parts for k in range(n.type.rank) if p.attrs["low"][k] or p.attrs["high"][k]}
+    if len(axes) != 1:
+        return None
+    (axis,) = axes
+    parts.sort(key=lambda p: int(p.attrs["low"][axis]))
+    end = 0
+    for p in parts:
+        if p.attrs["low"][axis] != end or p.inputs[0].shape[axis] == 0:
+            return None
+        end += p.inputs[0].shape[axis]
+    if end != n.shape[axis]:
+        return None
+    return concat(*[p.inputs[0] + full(p.inputs[0].shape, 0.0, n.dtype) for p in parts], axis=axis)
 
 
 @rewrite("concat")
