@@ -24,7 +24,8 @@ from graphopt.kernel.nests import copy_kernel, lower_kernel, zero_kernel
 from graphopt.kernel.repeats import Repeats
 from graphopt.kernel.small import Places, is_small, lower_small
 from graphopt.opdefs.control import parts_of
-from graphopt.passes.fuse import Group, dims_of, follow, fuse, materialise, stored_base
+from graphopt.passes.again import fuse_again
+from graphopt.passes.fuse import Group, dims_of, follow, materialise, stored_base
 from graphopt.passes.memory import MemoryPlan, lifetimes, plan_memory
 from graphopt.passes.order import Schedule, order
 
@@ -148,8 +149,8 @@ class _Assembly:
         self, graph: Graph, place: dict[Node, Buffer], outputs: Sequence[Buffer], steady: dict[Buffer, int] | None = None
     ) -> _Lowered:
         """A graph whose leaves and outputs have buffers; steady: see Lowering."""
-        graph = materialise(graph)
-        schedule = order(graph, fuse(graph))
+        graph, groups = fuse_again(materialise(graph))
+        schedule = order(graph, groups)
         self.graphs.append((graph, schedule.groups))
         place = place | dict(zip(graph.outputs, outputs, strict=True)) | self._constants(graph, schedule)
         place |= {value: place[state] for value, state in schedule.in_place.items()}

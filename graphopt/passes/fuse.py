@@ -221,7 +221,8 @@ def _same_point(row: bool, source_row: bool, how: str, along_row: bool) -> bool:
 
 
 class _Fusion:
-    def __init__(self, graph: Graph):
+    def __init__(self, graph: Graph, twins: frozenset[Node]):
+        self.twins = twins
         self.order = walk(graph.roots)
         self.users = users(self.order)
         self.roots = set(graph.roots)
@@ -257,6 +258,8 @@ class _Fusion:
         for i in node.inputs:
             if pointwise and i in self.of:
                 result.append((i, "point", ()))
+            elif pointwise and i in self.floating:
+                result.extend(self.sources(i))
             elif pointwise and i.op == "broadcast" and i.inputs[0] in self.of:
                 spread = tuple(k for k in range(len(i.shape)) if k not in i.attrs["axes"])
                 result.append((i.inputs[0], "row", spread))
@@ -410,7 +413,9 @@ class _Fusion:
             self._pointwise(node)
 
     def _floats(self, node: Node) -> bool:
-        """Computed from leaves alone and used once: such a node waits, to be computed where it is used."""
+        """A twin, or computed from leaves alone and used once: such a node waits, to be computed where it is used."""
+        if node in self.twins:
+            return True
         if opdef(node.op).kind != "elementwise" or node in self.roots or len(self.users[node]) != 1:
             return False
         return all(i in self.floating or i.op in LEAVES or (i.op in INLINE and not self._reaches_work(i)) for i in node.inputs)
@@ -556,12 +561,13 @@ def _hidden(group: Group) -> Node | None:
     return group.nodes[0] if group.result is not group.nodes[0] else None
 
 
-def fuse(graph: Graph) -> list[Group]:
+def fuse(graph: Graph, twins: frozenset[Node] = frozenset()) -> list[Group]:
     """The groups of a materialised graph; none needs itself through others, `order` puts each after what it reads.
 
+    twins: elementwise nodes that belong to the group of their user, not to one whose values they read.
     Cost: near linear; a bitset per group answers whether a node may join without making a cycle.
     """
-    fusion = _Fusion(graph)
+    fusion = _Fusion(graph, twins)
     for node in fusion.order:
         if node.op not in INLINE and node.op not in LEAVES and node not in fusion.of:
             fusion.add(node)
