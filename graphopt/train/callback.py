@@ -7,14 +7,16 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from graphopt.common.checks import check_bool, check_int, found
 from graphopt.common.tensor import Tensor
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
 
 class CallbackParameters(dict[str, Any]):
@@ -255,6 +257,8 @@ class ProgressBar(Callback):
 
     def __init__(self, every: int = 0, console: Any = None) -> None:
         self._every = check_int("ProgressBar", "every", every, low=0)
+        from rich.console import Console  # a twentieth of the time that graphopt takes to import
+
         self._console: Console = console if console is not None else Console(file=sys.stderr)
         self._progress: Progress | None = None
         self._training = False
@@ -266,6 +270,8 @@ class ProgressBar(Callback):
         self._images, self._start = 0, time.perf_counter()
         if not self._console.is_terminal:
             return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._progress = Progress(*columns, TextColumn("{task.fields[facts]}"), console=self._console)
         self._progress.start()
