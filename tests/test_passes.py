@@ -11,14 +11,14 @@ import pytest
 
 from graphopt import config
 from graphopt.errors import VerifyError
-from graphopt.ir.graph import Graph, Node, input_node, state_node, walk
+from graphopt.ir.graph import Graph, Node, input_node, rebuild, state_node, walk
 from graphopt.ir.text import large_constants, parse_graph, print_graph
 from graphopt.ir.types import TensorType, f32, i32
 from graphopt.opdefs.conv import conv
-from graphopt.opdefs.elementwise import alias, maximum
+from graphopt.opdefs.elementwise import alias, maximum, mul
 from graphopt.opdefs.evaluate import evaluate_nodes
 from graphopt.opdefs.linalg import matmul
-from graphopt.opdefs.math import exp
+from graphopt.opdefs.math import exp, sigmoid
 from graphopt.opdefs.opdef import constant
 from graphopt.opdefs.reduce import reduce_sum
 from graphopt.opdefs.shape import pad, reshape, transpose
@@ -118,6 +118,45 @@ def test_values_stay_and_every_pass_is_checked() -> None:
         after = optimize(graph)
     _same_values(graph, after)
     assert len(walk(after.roots)) < len(walk(graph.roots))
+
+
+def chaotic() -> Graph:
+    """The logistic map again and again: each trip doubles what rounding did, until float32 has no digit in common."""
+    y = sigmoid(X)
+    for _ in range(16):
+        y = mul(y * 4.0, 1.0 - y)
+    return _graph(y)
+
+
+def changing(graph: Graph, change: Callable[[Node, Node], Node]) -> None:
+    """A pass that makes something else of (4 y) (1 - y), given 4 y and 1 - y, at level 2 of the checks."""
+
+    def run(graph: Graph, steps: Steps) -> Graph:
+        def one(node: Node) -> Node:
+            products = node.op == "mul" and node.inputs[1].op == "sub"
+            return change(*node.inputs) if products and steps.take("change") else node
+
+        return rebuild(graph, one)
+
+    with np.errstate(all="ignore"):
+        run_passes(graph, (Pass("changing", run, "a test"),), replace(config.current(), verify=2))
+
+
+def test_rounding_is_no_change_of_values() -> None:
+    """Other digits of float32, which grow until nothing agrees, are told from other mathematics by float64."""
+    graph = chaotic()
+
+    def expanded(a: Node, b: Node) -> Node:
+        return a - a * (1.0 - b)
+
+    changing(graph, expanded)
+    for wrong in (
+        lambda a, b: a * (b * 1.000001),  # too small for float32 to tell from rounding
+        lambda a, b: (a + 1e6 - 1e6) * b,  # right in float64, but it costs float32 its digits
+        lambda a, b: (a * 1e30) * (b * 1e30) * 1e-30 * 1e-30,  # right in float64, infinite in float32
+    ):
+        with pytest.raises(VerifyError, match="values: output 0 changed"):
+            changing(graph, wrong)
 
 
 def test_every_pass_has_a_name_of_its_own_and_a_reason() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from graphopt import config
-from graphopt.errors import VerifyError
+from graphopt.errors import GraphError, VerifyError
 from graphopt.ir.graph import Graph, Node, rebuild, subgraphs, walk
 from graphopt.ir.text import print_graph
 from graphopt.ir.types import TensorType
@@ -30,6 +30,7 @@ from graphopt.passes.regions import regions
 from graphopt.passes.reroll import reroll
 from graphopt.passes.rewrite import Steps
 from graphopt.passes.simplify import simplify
+from graphopt.passes.widen import widen
 
 Run = Callable[[Graph, Steps], Graph]
 
@@ -187,13 +188,70 @@ def _difference(before: Graph, after: Graph) -> str | None:
     """Which output or update has another value on random inputs; None when all agree within rounding."""
     rng = np.random.default_rng(0)
     leaves = {n: random_array(n.type, rng) for n in before.inputs + before.state}
-    whole = replace(after, updates=tuple((s, dict(after.updates).get(s, s)) for s, _ in before.updates))
-    pairs = zip(evaluate_nodes(before.roots, leaves), evaluate_nodes(whole.roots, leaves), strict=True)
-    for k, (expected, found) in enumerate(pairs):
-        if not close(expected, found):
-            place = f"output {k}" if k < len(before.outputs) else f"update {k - len(before.outputs)}"
-            return f"values: {place} changed"
+    whole = with_updates_of(before, after)
+    k = changed_root(before, whole, leaves, evaluate_nodes(before.roots, leaves), evaluate_nodes(whole.roots, leaves))
+    if k is None:
+        return None
+    place = f"output {k}" if k < len(before.outputs) else f"update {k - len(before.outputs)}"
+    return f"values: {place} changed"
+
+
+def with_updates_of(before: Graph, after: Graph) -> Graph:
+    """`after` with an update for every state that `before` updates, so that their roots are of one meaning."""
+    updates = dict(after.updates)
+    return replace(after, updates=tuple((s, updates.get(s, s)) for s, _ in before.updates))
+
+
+def changed_root(
+    before: Graph, after: Graph, leaves: Mapping[Node, np.ndarray], expected: Sequence[np.ndarray], found: Sequence[np.ndarray]
+) -> int | None:
+    """The first of the roots that rounding cannot explain; None when all agree.
+
+    after: its roots stand for those of `before`. expected, found: their values on `leaves`.
+
+    What differs is computed in float64 too: there both must agree, and what was found may be off by little more than
+    what was expected. Deep networks make so much of the last digit that float32 alone could not tell.
+    """
+    apart = [k for k, (a, b) in enumerate(zip(expected, found, strict=True)) if not close(a, b)]
+    if not apart:
+        return None
+    exact = in_float64([before.roots[k] for k in apart], leaves)
+    again = in_float64([after.roots[k] for k in apart], leaves)
+    if exact is None or again is None:
+        return apart[0]
+    for k, truth, same in zip(apart, exact, again, strict=True):
+        if not close(truth, same) or not as_near(truth, expected[k], found[k]):
+            return k
     return None
+
+
+def in_float64(roots: Sequence[Node], leaves: Mapping[Node, np.ndarray]) -> list[np.ndarray] | None:
+    """The values of nodes without the rounding of smaller floats; None where an op among them is not made for float64."""
+    try:
+        wide, replaced = widen(roots)
+    except GraphError:
+        return None
+    values = {new: leaves[old].astype(new.dtype.numpy) for old, new in replaced.items()}
+    return evaluate_nodes(wide, values)
+
+
+def as_near(truth: np.ndarray, expected: np.ndarray, found: np.ndarray) -> bool:
+    """Whether `found` is about as near to the truth as `expected` is; integers that rounding may move count as near."""
+    if expected.dtype.kind in "biu":
+        return not np.array_equal(expected, truth) or np.array_equal(expected, found)
+    with np.errstate(all="ignore"):
+        rounded = truth.astype(expected.dtype).astype(np.float64)
+        off, allowed = (_distance(rounded, a.astype(np.float64)) for a in (found, expected))
+        scale = float(np.max(np.abs(rounded[np.isfinite(rounded)]), initial=0.0))
+    return off <= _NEARLY * allowed + TOLERANCE[expected.dtype.name] * max(scale, 1e-3)
+
+
+def _distance(truth: np.ndarray, array: np.ndarray) -> float:
+    """The largest difference; infinite where one is NaN or infinite and the other is not that too."""
+    finite = np.isfinite(truth) & np.isfinite(array)
+    if not np.array_equal(truth[~finite], array[~finite], equal_nan=True):
+        return np.inf
+    return float(np.max(np.abs(truth[finite] - array[finite]), initial=0.0))
 
 
 def random_array(type: TensorType, rng: np.random.Generator) -> np.ndarray:
@@ -205,6 +263,7 @@ def random_array(type: TensorType, rng: np.random.Generator) -> np.ndarray:
     return rng.normal(size=type.shape).astype(type.dtype.numpy)
 
 
+_NEARLY = 16.0  # sums in another order round differently; an error that is no rounding is far larger
 TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1, "float32": 2e-4, "float64": 1e-9}
 
 
