@@ -47,6 +47,7 @@ _SHORT_SUM = 512  # a part should not be shorter
 _SLICE_BYTES = 1 << 18  # what tiles read again and again, a line here and a line there, should be this near
 _FIRST_LEVEL_BYTES = 1 << 15
 _LINE_BYTES = 64
+_COPIED_STEPS = 16
 
 
 def problem_of(group: Group, lowering: Lowering) -> Problem:
@@ -194,20 +195,29 @@ class Tiler:
         return self.t.lane.size * prod(v.size for v in self.p.sums) * vector.buffer.dtype.itemsize
 
     def pack(self) -> list[Stmt]:
-        """Copy the vector operand: outer dimensions it depends on, panels of lanes, steps of the sum, lanes."""
+        """Copy the vector operand: outer dimensions it depends on, panels of lanes, steps of the sum, lanes.
+
+        An operand whose lanes are neighbours is read along them: a few steps of the sum for all panels, then the next few.
+        """
         p, t, vector, packed = self.p, self.t, self.vector, self.packed
         assert vector is not None and packed is not None
         sums = tuple(v.size for v in p.sums)
+        steps = prod(sums)
         count = -(-t.lane.size // self.pitch)
-        sizes = (*(u.size for u in self.depends), count, *sums[:1])
+        across = vector.stride(t.lane) == 1
+        few = _few(steps) if across else prod(sums[1:])
+        sizes = tuple(u.size for u in self.depends) + ((steps // few, count) if across else (count, steps // few))
 
         def one(n: Index) -> list[Stmt]:
-            *outer, v = delinear(n, sizes)[: len(self.depends) + 1]
+            *outer, first, second = delinear(n, sizes)
+            part, v = (first, second) if across else (second, first)
             bound = dict(zip(self.depends, outer, strict=True))
+            panel = linear((*outer, v), (*sizes[: len(outer)], count))
 
             def fill(k: Index) -> list[Stmt]:
-                line = n * prod(sums[1:]) + k
-                summed = dict(zip(p.sums, delinear(line % prod(sums), sums), strict=True))
+                step = part * few + k
+                line = panel * steps + step
+                summed = dict(zip(p.sums, delinear(step, sums), strict=True))
                 stmts: list[Stmt] = []
                 for j in range(0, self.pitch, p.width):
                     stmts += loop("lanes", "l", p.width, lambda x, j=j: [copy(summed, line, v * self.pitch + j + x, j + x)])
@@ -220,22 +230,30 @@ class Tiler:
                 value = Load(vector.buffer, vector.offset.substitute({**bound, **summed, t.lane: place}), mask, other)
                 return Store(packed, line * self.pitch + x, value)
 
-            return loop("serial", "k", prod(sums[1:]), fill)
+            return loop("serial", "k", few, fill)
 
         return loop("par", "t", prod(sizes), one)
 
     def spread_rows(self) -> list[Stmt]:
-        """Copy the operand of scalars: outer dimensions it depends on, tiles of rows, steps of the sum, rows."""
+        """Copy the operand of scalars: outer dimensions it depends on, tiles of rows, steps of the sum, rows.
+
+        Its rows are neighbours, so it is read along them: a few steps of the sum for all tiles, then the next few.
+        """
         p, t, source, spread = self.p, self.t, self.scalars, self.spread
         assert source is not None and spread is not None and t.row is not None
         row = t.row
-        sizes = (*(u.size for u in self.turning), -(-row.size // t.rows), *(v.size for v in p.sums))
+        sums = tuple(v.size for v in p.sums)
+        steps, stripes = prod(sums), -(-row.size // t.rows)
+        few = _few(steps)
+        turning = tuple(u.size for u in self.turning)
 
         def one(n: Index) -> list[Stmt]:
-            *outer, stripe = delinear(n, sizes[: len(self.turning) + 1])
+            *outer, part, stripe = delinear(n, (*turning, steps // few, stripes))
+            tile = linear((*outer, stripe), (*turning, stripes))
 
             def line(k: Index) -> list[Stmt]:
-                bound = dict(zip((*self.turning, *p.sums), (*outer, *delinear(k, sizes[len(self.turning) + 1 :])), strict=True))
+                step = part * few + k
+                bound = dict(zip((*self.turning, *p.sums), (*outer, *delinear(step, sums)), strict=True))
 
                 def copy(x: Index) -> list[Stmt]:
                     place = stripe * t.rows + x
@@ -243,13 +261,13 @@ class Tiler:
                     mask = None if whole else self.s.lt(IndexValue(place, i32), Const(row.size, i32))
                     other = None if whole else Const(0, source.buffer.dtype)
                     value = Load(source.buffer, source.offset.substitute({**bound, row: place}), mask, other)
-                    return [Store(spread, (n * prod(v.size for v in p.sums) + k) * t.rows + x, value)]
+                    return [Store(spread, (tile * steps + step) * t.rows + x, value)]
 
                 return loop("lanes", "l", t.rows, copy)
 
-            return loop("serial", "k", prod(v.size for v in p.sums), line)
+            return loop("serial", "k", few, line)
 
-        return loop("par", "t", prod(sizes[: len(self.turning) + 1]), one)
+        return loop("par", "t", prod(turning) * (steps // few) * stripes, one)
 
     def _spread_at(self, bound: dict[Var, Index], stripe: Index, r: Index) -> Expr:
         """An element of the copied rows: row r of a tile, at a step of the sum."""
@@ -463,6 +481,11 @@ def _tiled_kernels(
     if tiler.spread is not None:
         kernels.insert(0, make_kernel(f"{name}_rows", tiler.spread_rows(), t.rows, nodes=nodes))
     return kernels
+
+
+def _few(steps: int) -> int:
+    """Steps of a sum that are copied together: a run of them in the copy is a page at most, and rows of the operand stay near."""
+    return max(d for d in range(1, _COPIED_STEPS + 1) if steps % d == 0)
 
 
 def _contracted(group: Group) -> list[Node]:
