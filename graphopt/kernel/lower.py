@@ -61,6 +61,7 @@ class LoopsGroup:
         self.rank = len(group.full)
         self._split_axes()
         self.part = ZERO
+        self.abreast = 1  # vectors of kept elements that a block of columns reduces together
         self.row_value: dict[Node, Buffer] = {}
         self.row_scratch: dict[Node, Buffer] = {}
         self.last = max((self.level[n] for n in self.nodes), default=0)
@@ -241,7 +242,7 @@ class LoopsGroup:
 
     def _row_buffer(self, node: Node) -> Buffer:
         if node not in self.row_value:
-            size = 1 if self.by_rows else self.width
+            size = 1 if self.by_rows else self.abreast * self.width
             self.row_value[node] = Buffer(f"r{len(self.row_value)}_{node.op}", node.dtype, size, local=True)
         return self.row_value[node]
 
@@ -394,13 +395,18 @@ class LoopsGroup:
         """Blocks of lanes along the innermost kept axis, each with all stages."""
         width = self.width
         simple = not self.reductions and len(self.nodes) + len(self.group.sinks) <= 24
-        per_block = 4 if simple and self.lane_size >= 8 * width else 1
+        abreast = self._vectors_abreast()
+        per_block = 4 if simple and self.lane_size >= 8 * width else abreast
         blocks, rest = divmod(self.lane_size, per_block * width)
 
-        def block(p: Index, base: Index, active: int) -> list[Stmt]:
+        def block(p: Index, base: Index, active: int, abreast: int = 1) -> list[Stmt]:
+            self.abreast = abreast
             return self._column_vector(self._outer(p), base, active)
 
         def full(p: Index, j: Index) -> list[Stmt]:
+            if abreast > 1:
+                return block(p, j * per_block * width, width, abreast)
+
             def one(u: Index) -> list[Stmt]:
                 self.part = u
                 return block(p, (j * per_block + u) * width, width)
@@ -428,16 +434,30 @@ class LoopsGroup:
             body += loop("par", "p", outer, tail) if outer > 1 else tail(ZERO) if not blocks else loop("par", "p", 1, tail)
         return body
 
+    def _vectors_abreast(self) -> int:
+        """How many vectors of kept elements are reduced together: what lies side by side in memory is read so. One, where
+        a point does more than to add to some sums.
+        """
+        points = {n for stage in range(self.last + 1) for n in (*self._targets(stage)[1], *self.sinks_at(stage))}
+        feeds = sum(len(self._targets(stage)[0]) for stage in range(self.last + 1))
+        plain = not points and 1 <= feeds <= 2 and len(self.nodes) <= 12
+        return 4 if plain and self.lane_size >= 8 * self.width else 1
+
     def _column_vector(self, outer: Mapping[int, Index], base: Index, active: int) -> list[Stmt]:
-        """All stages for one vector of kept elements."""
+        """All stages for one vector of kept elements, or for `abreast` full ones."""
         self.row_value = {}
+        abreast = self.abreast
 
         def lanes(body: Callable[[Index], list[Stmt]]) -> list[Stmt]:
             if self.lane_size == 1:
                 return body(ZERO)
-            var = Var("l", active)
-            inner = body(index(var))
-            return [For(var, "lanes", tuple(inner))] if inner else []
+
+            def vector(u: Index) -> list[Stmt]:
+                var = Var("l", active)
+                inner = body(u * self.width + index(var))
+                return [For(var, "lanes", tuple(inner))] if inner else []
+
+            return loop("unroll", "u", abreast, vector) if abreast == 1 or vector(ZERO) else []
 
         def kept(x: Index) -> dict[int, Index]:
             place = dict(outer)
@@ -463,10 +483,16 @@ class LoopsGroup:
         if not feeds and not stores and not sinks:
             return []
         body: list[Stmt] = []
-        partial = {n: Buffer(f"a{k}_{n.op}", accumulator(n.dtype), self.width, local=True) for k, n in enumerate(feeds)}
+        size = self.abreast * self.width
+        partial = {n: Buffer(f"a{k}_{n.op}", accumulator(n.dtype), size, local=True) for k, n in enumerate(feeds)}
         for n, b in partial.items():
             start = Const(opdef(n.op).rules["initial"](n.dtype), b.dtype)
-            body += loop("lanes", "l", self.width, lambda x, b=b, start=start: [Store(b, x, start)])
+            body += loop(
+                "unroll",
+                "u",
+                self.abreast,
+                lambda u, b=b, start=start: loop("lanes", "l", self.width, lambda x: [Store(b, u * self.width + x, start)]),
+            )
 
         def one(reduced: tuple[Index, ...]) -> list[Stmt]:
             def at(x: Index) -> list[Stmt]:
