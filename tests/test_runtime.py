@@ -196,10 +196,14 @@ def test_an_idle_team_uses_no_processor_time(program: Program) -> None:
     executable = Executable(program, 4)
     state = [np.zeros(2, np.int64)]
     executable.run([np.array(10)], state)
-    time.sleep(0.05)
-    before = time.process_time()
-    time.sleep(0.3)
-    assert time.process_time() - before < 0.03
+
+    def used() -> float:
+        before = time.process_time()
+        time.sleep(0.3)
+        return time.process_time() - before
+
+    # Where others have the processors, a worker may come late, and stays awake for some milliseconds from then on.
+    assert min(used() for _ in range(3)) < 0.03
     (out,) = executable.run([np.array(10)], state)  # and it wakes up again
     assert out[:4].tolist() == [expected_total(10, 4)] * 4
 
