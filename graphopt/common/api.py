@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, overload
 
 from graphopt.common.branching import prepared
-from graphopt.common.checks import check_bytes, check_choice, found, meant
+from graphopt.common.checks import check_bytes, check_choice, found
 from graphopt.common.compiled import CompiledFunction
 from graphopt.common.signature import parameters_of
 from graphopt.common.symbol import ALL, Specs, check_specs
@@ -117,16 +117,11 @@ def enable_dynamic(**kwargs: Any) -> Callable[[Callable[..., Any]], Callable[...
     """
     if not kwargs:
         raise ValueError("enable_dynamic: expected arguments as names with Tensors, found none")
-    check_specs("enable_dynamic", kwargs)
 
     def mark(function: Callable[..., Any]) -> Callable[..., Any]:
         if not callable(function):
             raise TypeError(f"enable_dynamic: expected a function, found {found(function)}")
-        signature = parameters_of(function)
-        for name in kwargs if signature is not None else ():
-            if name not in signature.parameters:  # type: ignore[union-attr]
-                known = list(signature.parameters)  # type: ignore[union-attr]
-                raise ValueError(f"enable_dynamic: expected names of {known}, found {name!r}{meant(name, known)}")
+        check_specs("enable_dynamic", kwargs, parameters_of(function))
         setattr(function, _MARK, kwargs)
         return function
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from graphopt.common.checks import found
+from graphopt.common.checks import found, meant
 from graphopt.common.row_tensor import RowTensor
 from graphopt.common.tensor import Tensor
 from graphopt.errors import DTypeError, ShapeError, layout
@@ -149,11 +150,22 @@ def shown_shape(shape: Sequence[Any]) -> str:
     return str(tuple(shape))
 
 
-def check_specs(owner: str, values: Sequence[Any] | Mapping[str, Any]) -> None:
-    """Errors: ValueError when a declared size is 0 or negative; TypeError for a numpy array, which says nothing of others."""
+def check_specs(
+    owner: str, values: Sequence[Any] | Mapping[str, Any], signature: inspect.Signature | None
+) -> None:
+    """What arguments were declared to be, by position or by name, for a function of this signature.
+
+    Errors: TypeError for a numpy array, which says nothing of others; ValueError for a name that is no argument.
+    """
     for value in values.values() if isinstance(values, Mapping) else values:
         if isinstance(value, np.ndarray):
             raise TypeError(f"{owner}: expected Tensors, found {found(value)}")
+    if signature is None or not isinstance(values, Mapping):
+        return
+    known = list(signature.parameters)
+    for name in values:
+        if name not in known:
+            raise ValueError(f"{owner}: expected names of {known}, found {name!r}{meant(name, known)}")
 
 
 __all__ = ["ALL", "Specs", "Symbol", "check_specs", "described", "leading", "most_rows", "shown_shape", "symbolic_arguments"]

@@ -361,13 +361,17 @@ def signature(kernel: Kernel) -> str:
 
 
 def loop(kind: str, name: str, size: int, body: Any) -> list[Stmt]:
-    """`size` iterations of `body(index)`, which returns statements; loops of one iteration vanish (but not lanes)."""
+    """`size` iterations of `body(index)`, which returns statements.
+
+    Loops of nothing vanish, and so do loops of one iteration, but for lanes.
+    """
     if size == 0:
         return []
     if size == 1 and kind in ("serial", "unroll"):
         return list(body(index(0)))
     var = Var(name, size)
-    return [For(var, kind, tuple(body(index(var))))]
+    inner = tuple(body(index(var)))
+    return [For(var, kind, inner)] if inner else []
 
 
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}

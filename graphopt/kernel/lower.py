@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import prod
 
 from graphopt.ir.graph import Node
-from graphopt.ir.index import ZERO, Index, Var, delinear, index, linear
+from graphopt.ir.index import ZERO, Index, delinear, index, linear
 from graphopt.kernel.elements import Elements, Lowering, lanes_of
 from graphopt.kernel.loops import (
     HEAVY,
@@ -23,7 +23,6 @@ from graphopt.kernel.loops import (
     Const,
     Expr,
     Fold,
-    For,
     Kernel,
     Load,
     Op,
@@ -311,16 +310,7 @@ class LoopsGroup:
         width = self.width
         vectors = self.lane_size // width
         unroll = 4 if vectors >= 8 and len(self._needed(stage)) <= 12 else 2 if vectors >= 4 else 1
-        partial = {n: Buffer(f"a{k}_{n.op}", accumulator(n.dtype), unroll * width, local=True) for k, n in enumerate(feeds)}
-        body: list[Stmt] = []
-        for n, b in partial.items():
-            start = Const(opdef(n.op).rules["initial"](n.dtype), b.dtype)
-            body += loop(
-                "unroll",
-                "u",
-                unroll,
-                lambda u, b=b, start=start: loop("lanes", "l", width, lambda x: [Store(b, u * width + x, start)]),
-            )
+        partial, body = self._started(feeds, unroll)
         rows = self._row_read(ZERO)
 
         def vector(reduced: Sequence[Index], base: Index, part: Index, active: int) -> list[Stmt]:
@@ -355,6 +345,21 @@ class LoopsGroup:
             total: Expr = Fold(name, b, ZERO, b.size)
             body.append(Store(self._row_buffer(n), ZERO, Elements.s.cast(total, n.dtype)))
         return body
+
+    def _started(self, feeds: Sequence[Node], vectors: int) -> tuple[dict[Node, Buffer], list[Stmt]]:
+        """Running values of reductions, `vectors` vectors of each, and what sets them to their start."""
+        width = self.width
+        partial = {n: Buffer(f"a{k}_{n.op}", accumulator(n.dtype), vectors * width, local=True) for k, n in enumerate(feeds)}
+        body: list[Stmt] = []
+        for n, b in partial.items():
+            start = Const(opdef(n.op).rules["initial"](n.dtype), b.dtype)
+            body += loop(
+                "unroll",
+                "u",
+                vectors,
+                lambda u, b=b, start=start: loop("lanes", "l", width, lambda x: [Store(b, u * width + x, start)]),
+            )
+        return partial, body
 
     def _accumulate(
         self,
@@ -451,13 +456,7 @@ class LoopsGroup:
         def lanes(body: Callable[[Index], list[Stmt]]) -> list[Stmt]:
             if self.lane_size == 1:
                 return body(ZERO)
-
-            def vector(u: Index) -> list[Stmt]:
-                var = Var("l", active)
-                inner = body(u * self.width + index(var))
-                return [For(var, "lanes", tuple(inner))] if inner else []
-
-            return loop("unroll", "u", abreast, vector) if abreast == 1 or vector(ZERO) else []
+            return loop("unroll", "u", abreast, lambda u: loop("lanes", "l", active, lambda x: body(u * self.width + x)))
 
         def kept(x: Index) -> dict[int, Index]:
             place = dict(outer)
@@ -482,17 +481,7 @@ class LoopsGroup:
         sinks = self.sinks_at(stage)
         if not feeds and not stores and not sinks:
             return []
-        body: list[Stmt] = []
-        size = self.abreast * self.width
-        partial = {n: Buffer(f"a{k}_{n.op}", accumulator(n.dtype), size, local=True) for k, n in enumerate(feeds)}
-        for n, b in partial.items():
-            start = Const(opdef(n.op).rules["initial"](n.dtype), b.dtype)
-            body += loop(
-                "unroll",
-                "u",
-                self.abreast,
-                lambda u, b=b, start=start: loop("lanes", "l", self.width, lambda x: [Store(b, u * self.width + x, start)]),
-            )
+        partial, body = self._started(feeds, self.abreast)
 
         def one(reduced: tuple[Index, ...]) -> list[Stmt]:
             def at(x: Index) -> list[Stmt]:

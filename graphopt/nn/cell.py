@@ -12,7 +12,7 @@ import numpy as np
 from graphopt import context
 from graphopt.common.border import told
 from graphopt.common.branching import prepared
-from graphopt.common.checks import check_bool, meant
+from graphopt.common.checks import check_bool
 from graphopt.common.compiled import CompiledFunction
 from graphopt.common.derivative import with_derivative
 from graphopt.common.dispatch import OTHERWISE
@@ -348,13 +348,8 @@ class Cell:
         """
         if inputs and kwargs:
             raise ValueError("set_inputs: expected all arguments by position or some by name, found both")
-        check_specs("set_inputs", inputs or kwargs)
         signature = self._signature()
-        if kwargs and signature is not None:
-            for name in kwargs:
-                if name not in signature.parameters:
-                    known = list(signature.parameters)
-                    raise ValueError(f"set_inputs: expected names of {known}, found {name!r}{meant(name, known)}")
+        check_specs("set_inputs", inputs or kwargs, signature)
         if inputs and signature is not None:
             try:
                 signature.bind_partial(*inputs)

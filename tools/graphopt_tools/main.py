@@ -20,6 +20,12 @@ app = typer.Typer(
 cache_app = typer.Typer(help="Look at or empty the disk cache of compiled steps.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
 
+Target = Annotated[str, typer.Argument(metavar="FILE:OBJECT", help="A Python file and the name of an object in it.")]
+Inputs = Annotated[
+    list[str] | None, typer.Option(metavar="TYPE", help="Type of one input, such as f32[64,784]; once per input.")
+]
+Threads = Annotated[int, typer.Option(min=0, help="Threads; 0 lets the machine decide.")]
+
 
 class Data(StrEnum):
     """Which digits the demo learns."""
@@ -56,11 +62,9 @@ def demo(
 @app.command()
 @reports_mistakes
 def show(
-    target: Annotated[str, typer.Argument(metavar="FILE:OBJECT", help="A Python file and the name of an object in it.")],
+    target: Target,
     stage: Annotated[Stage | None, typer.Option(help="Print this stage; without it only the summary.")] = None,
-    input: Annotated[
-        list[str] | None, typer.Option(metavar="TYPE", help="Type of one input, such as f32[64,784]; once per input.")
-    ] = None,
+    input: Inputs = None,
 ) -> None:
     """Show what a network or function is compiled to.
 
@@ -75,10 +79,8 @@ def show(
 @app.command()
 @reports_mistakes
 def check(
-    target: Annotated[str, typer.Argument(metavar="FILE:OBJECT", help="A Python file and the name of an object in it.")],
-    input: Annotated[
-        list[str] | None, typer.Option(metavar="TYPE", help="Type of one input, such as f32[64,784]; once per input.")
-    ] = None,
+    target: Target,
+    input: Inputs = None,
 ) -> None:
     """Run a network through every stage and compare: the traced graph's meaning, each pass, the loop interpreter, LLVM.
 
@@ -93,11 +95,9 @@ def check(
 @app.command()
 @reports_mistakes
 def profile(
-    target: Annotated[str, typer.Argument(metavar="FILE:OBJECT", help="A Python file and the name of an object in it.")],
-    input: Annotated[
-        list[str] | None, typer.Option(metavar="TYPE", help="Type of one input, such as f32[64,784]; once per input.")
-    ] = None,
-    threads: Annotated[int, typer.Option(min=0, help="Threads; 0 lets the machine decide.")] = 0,
+    target: Target,
+    input: Inputs = None,
+    threads: Threads = 0,
     seconds: Annotated[float, typer.Option(min=0.1, help="Measuring time.")] = 2.0,
     json: Annotated[Path | None, typer.Option(help="Write every number to this file.")] = None,
 ) -> None:
@@ -113,11 +113,9 @@ def profile(
 @app.command()
 @reports_mistakes
 def memory(
-    target: Annotated[str, typer.Argument(metavar="FILE:OBJECT", help="A Python file and the name of an object in it.")],
-    input: Annotated[
-        list[str] | None, typer.Option(metavar="TYPE", help="Type of one input, such as f32[64,784]; once per input.")
-    ] = None,
-    threads: Annotated[int, typer.Option(min=0, help="Threads; 0 lets the machine decide.")] = 0,
+    target: Target,
+    input: Inputs = None,
+    threads: Threads = 0,
     seconds: Annotated[float, typer.Option(min=0.1, help="Measuring time for each budget.")] = 1.0,
 ) -> None:
     """Show what a step's temporaries need, and how long it takes in parts of that: the choice of a memory_budget.
@@ -133,10 +131,8 @@ def memory(
 @app.command()
 @reports_mistakes
 def explain(
-    target: Annotated[str, typer.Argument(metavar="FILE:OBJECT", help="A Python file and the name of an object in it.")],
-    input: Annotated[
-        list[str] | None, typer.Option(metavar="TYPE", help="Type of one input, such as f32[64,784]; once per input.")
-    ] = None,
+    target: Target,
+    input: Inputs = None,
     rows: Annotated[
         list[int] | None, typer.Option(metavar="N", help="A number of rows to call it with; may be given several times.")
     ] = None,

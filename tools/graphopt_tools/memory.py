@@ -18,7 +18,7 @@ from graphopt.compile import Compiled, compile_graph
 from graphopt_tools.show import compiled_function
 from graphopt_tools.targets import resolve
 
-PARTS = (1.0, 0.8, 0.65, 0.5, 0.4, 0.3, 0.2)
+PARTS = (0.8, 0.65, 0.5, 0.4, 0.3, 0.2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +59,12 @@ def curve(
     with config.override(**({"threads": threads} if threads else {})):
         entry, arrays = compiled_function(function).entry(tuple(inputs), {})
         graph, state = entry.graph, [p._data().copy() for p in entry.parameters]
-        whole = compile_graph(replace(graph, memory=replace(graph.memory, budget=None)))
+        whole = entry.compiled  # a number of rows that is an input, or a budget: once more without
+        if not isinstance(whole, Compiled) or graph.memory.budget is not None:
+            whole = compile_graph(replace(graph, memory=replace(graph.memory, budget=None)))
         made: list[tuple[int, Compiled]] = [(whole.arena_bytes, whole)]
         refusal = None
-        for part in PARTS[1:]:
+        for part in PARTS:
             budget = int(part * whole.arena_bytes)
             if budget >= made[-1][1].arena_bytes:
                 continue
