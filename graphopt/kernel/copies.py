@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from graphopt.kernel.items import Item, kernels_of, windows_of
 from graphopt.kernel.loops import Buffer, Kernel, reads_and_writes, signature
 
-COPIES = ("_pack", "_rows")  # how the names of such kernels end
+COPIES = ("_pack", "_rows")  # how the names of such kernels of contractions end
+_CONTRACTIONS = ("dot_general", "conv_general")
 _NEAR = 8  # items later a copy is given up: kept for longer it would cost memory
 
 
@@ -36,7 +37,7 @@ def share_copies(items: Sequence[Item]) -> list[Item]:
         if isinstance(i, Kernel) and any(b in swap for b in i.args):
             i = replace(i, args=tuple([swap.get(b, b) for b in i.args]))
         known = [c for c in known if c.place > len(result) - _NEAR]
-        made = _copy(i, len(result)) if isinstance(i, Kernel) and i.name.endswith(COPIES) else None
+        made = _copy(i, len(result)) if isinstance(i, Kernel) else None
         same = next((c for c in known if made and (c.text, c.sources) == (made.text, made.sources)), None)
         if made is not None and same is not None:
             swap[made.target] = same.target
@@ -49,7 +50,9 @@ def share_copies(items: Sequence[Item]) -> list[Item]:
 
 
 def _copy(kernel: Kernel, place: int) -> _Copy | None:
-    """What a kernel copies, and where to; None when it writes more than a copy."""
+    """What a contraction's kernel copies, and where to; None for all other kernels."""
+    if not kernel.name.endswith(COPIES) or not any(n.op in _CONTRACTIONS for n in kernel.nodes):
+        return None
     reads, writes = reads_and_writes(kernel)
     if len(writes) != 1 or reads & writes:
         return None
