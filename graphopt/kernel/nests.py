@@ -76,8 +76,7 @@ class NestRecorder:
 
     def _lanes_inside(self, active: int, body: Callable[[Index], list[Stmt]]) -> list[Stmt]:
         """Serial loops stay outside, lanes go around each store."""
-        (whole,) = loop("lanes", "l", active, body)
-        return _sink(whole)
+        return [s for whole in loop("lanes", "l", active, body) for s in _sink(whole)]
 
     def serial(self, shape: tuple[int, ...], body: Callable[[tuple[Index, ...]], None]) -> None:
         self.body += loop("serial", "i", prod(shape), lambda k: self._record(lambda: body(delinear(k, shape))))
