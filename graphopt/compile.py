@@ -205,6 +205,7 @@ def _call(step: Step, k: int) -> Call:
         where=f"{Path(where.file).name}:{where.line}" if where else "",
         flops=kernel.flops,
         bytes=moved,
+        chunks=step.chunks[k],
     )
 
 

@@ -26,9 +26,17 @@ Span = tuple[str, int, int]
 
 
 @pytest.fixture
-def shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even the smallest kernel is shared by the team."""
+def sliced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even the smallest kernel is shared by the team, in equal slices."""
     monkeypatch.setattr(stepping, "_TEAM_WORK", 0.0)
+    monkeypatch.setattr(stepping, "_CHUNK_WORK", 1e12)
+
+
+@pytest.fixture(params=["slices", "chunks"])
+def shared(request: pytest.FixtureRequest, sliced: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, or dealt out in chunks."""
+    if request.param == "chunks":
+        monkeypatch.setattr(stepping, "_CHUNK_WORK", 1.0)
 
 
 # the rule, told again: which bytes each kernel reads and writes, and who runs it
@@ -84,6 +92,12 @@ def unguarded(step: Step, barriers: Sequence[bool]) -> list[tuple[int, int]]:
     return found
 
 
+def placed(step: Step) -> Step:
+    """The step with the barriers that its kernels need now."""
+    barriers, spared = place_barriers(step.kernels, step.parallel, [n > 1 for n in step.chunks], step.plan)
+    return replace(step, barriers=barriers, spared=spared)
+
+
 def without(barriers: Sequence[bool], k: int) -> list[bool]:
     return [b and n != k for n, b in enumerate(barriers)]
 
@@ -94,7 +108,8 @@ def test_dependent_kernels_have_a_barrier_between_them_and_none_is_idle(name: st
     barriers = standing(step)
     assert unguarded(step, barriers) == []
     for k, barrier in enumerate(barriers):
-        assert not barrier or unguarded(step, without(barriers, k)), f"the barrier before kernel {k} guards nothing"
+        needed = step.chunks[k] > 1 or unguarded(step, without(barriers, k))
+        assert not barrier or needed, f"the barrier before kernel {k} guards nothing"
 
 
 def test_a_step_needs_its_barriers(shared: None) -> None:
@@ -114,8 +129,7 @@ def test_mixed_ownership_has_barriers_where_the_owner_changes() -> None:
     step = lowered(mlp_step())
     for k in range(len(step.kernels)):
         parallel = tuple(n == k for n in range(len(step.kernels)))
-        placed, spared = place_barriers(step.kernels, parallel, step.plan)
-        mixed = replace(step, parallel=parallel, barriers=placed, spared=spared)
+        mixed = placed(replace(step, parallel=parallel, chunks=(1,) * len(parallel)))
         barriers = standing(mixed)
         assert unguarded(mixed, barriers) == []
         for n, barrier in enumerate(barriers):
@@ -125,9 +139,7 @@ def test_mixed_ownership_has_barriers_where_the_owner_changes() -> None:
 @given(graphs())
 def test_barriers_of_random_graphs(graph: Graph) -> None:
     step = lowered(graph)
-    parallel = tuple(k.extent > 1 for k in step.kernels)
-    barriers, spared = place_barriers(step.kernels, parallel, step.plan)
-    step = replace(step, parallel=parallel, barriers=barriers, spared=spared)
+    step = placed(replace(step, parallel=tuple(k.extent > 1 for k in step.kernels)))
     assert unguarded(step, standing(step)) == []
 
 
@@ -233,15 +245,15 @@ class Slices(Tracer):
             self.sizes[self.loops + 1] = s.var.size
         super()._loop(s)
 
-    def threads(self, iteration: tuple[int, int] | None, team: int) -> int:
-        """Who runs an iteration, as bits."""
-        if iteration is None:
+    def threads(self, iteration: tuple[int, int] | None, team: int, dealt: bool) -> int:
+        """Who may run an iteration, as bits."""
+        if iteration is None or dealt:
             return (1 << team) - 1
         loop, k = iteration
         size = self.sizes[loop]
         return sum(1 << t for t in range(team) if size * t // team <= k < size * (t + 1) // team)
 
-    def masks(self, step: Step, parallel: bool, team: int, places: dict[Buffer, int], total: int) -> list[np.ndarray]:
+    def masks(self, chunks: int, parallel: bool, team: int, places: dict[Buffer, int], total: int) -> list[np.ndarray]:
         """For each byte of memory, the threads that read it and those that write it."""
         masks = [np.zeros(total, np.int64), np.zeros(total, np.int64)]
         called = dict(zip(self.kernel.params, self.kernel.args, strict=True))
@@ -250,7 +262,7 @@ class Slices(Tracer):
             for (buffer, element), iteration in touched:
                 size = buffer.dtype.itemsize
                 at = places[called[buffer]] + element * size
-                mask[at : at + size] |= self.threads(iteration, team) if parallel else 1
+                mask[at : at + size] |= self.threads(iteration, team, chunks > 1) if parallel else 1
         return masks
 
 
@@ -260,7 +272,7 @@ def meetings(step: Step, team: int, barriers: Sequence[bool], found: Sequence[Sl
     total = step.plan.arena_bytes + 64
     for b, _, _ in step.args:
         places[b], total = total, total + max(b.size, 1) * b.dtype.itemsize
-    masks = [s.masks(step, p, team, places, total) for s, p in zip(found, step.parallel, strict=True)]
+    masks = [s.masks(n, p, team, places, total) for s, n, p in zip(found, step.chunks, step.parallel, strict=True)]
     pairs = []
     for j in range(len(found)):
         for i in range(j):
@@ -285,13 +297,11 @@ def traced(step: Step, graph: Graph, arrays: tuple[list[np.ndarray], list[np.nda
 def test_no_byte_crosses_threads_without_a_barrier_in_any_small_team(name: str, shared: None) -> None:
     graph = GRAPHS[name]()
     step = lowered(graph)
-    step = replace(step, parallel=tuple(k.extent > 1 for k in step.kernels))
-    barriers, spared = place_barriers(step.kernels, step.parallel, step.plan)
-    step = replace(step, barriers=barriers, spared=spared)
+    step = placed(replace(step, parallel=tuple(k.extent > 1 for k in step.kernels)))
     found = traced(step, graph, arguments(graph))
     for team in range(2, TEAMS + 1):
         assert meetings(step, team, standing(step, team), found) == []
-        if any(step.barriers):
+        if any(b and n == 1 for b, n in zip(step.barriers, step.chunks, strict=True)):
             assert meetings(step, team, [False] * len(found), found), "the check itself can fail"
 
 
@@ -299,15 +309,25 @@ def test_no_byte_crosses_threads_without_a_barrier_in_any_small_team(name: str, 
 @given(graphs(steps=10))
 def test_no_byte_crosses_threads_in_random_graphs(graph: Graph) -> None:
     step, leaves = lowered(graph), values(graph)
-    parallel = tuple(k.extent > 1 for k in step.kernels)
-    barriers, spared = place_barriers(step.kernels, parallel, step.plan)
-    step = replace(step, parallel=parallel, barriers=barriers, spared=spared)
+    step = placed(replace(step, parallel=tuple(k.extent > 1 for k in step.kernels)))
     found = traced(step, graph, ([leaves[n] for n in graph.inputs], [leaves[n] for n in graph.state]))
     for team in (2, 3, 5, 8):
         assert meetings(step, team, standing(step, team), found) == []
 
 
-def test_kernels_that_divide_rows_alike_need_no_barrier(shared: None) -> None:
+def test_what_is_dealt_out_has_a_barrier_and_no_owner(sliced: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slices of the same rows need no barrier between them for two threads, chunks do, before and behind them."""
+    x, w = leaf("x", 48, 32), leaf("w", 32, 64)
+    h = matmul(x, w)
+    step = lowered(Graph("rows", (x, w), (), (h / rows(reduce_sum(h, axes=(1,)), h.shape),)))
+    assert standing(step, 2) == [False, False] and set(step.chunks) == {1}
+    for dealt, barriers in (([4, 1], [True, True]), ([1, 4], [False, True]), ([4, 4], [True, True])):
+        assert standing(placed(replace(step, chunks=tuple(dealt))), 2) == barriers
+    monkeypatch.setattr(stepping, "_CHUNK_WORK", 1.0)
+    assert all(n > 1 for n in lowered(step.graph).chunks)
+
+
+def test_kernels_that_divide_rows_alike_need_no_barrier(sliced: None) -> None:
     """Row after row: softmax of a product's rows; and a step whose slices are alike for some teams only."""
     x, w = leaf("x", 48, 32), leaf("w", 32, 64)  # tiles of 6 rows
     h = matmul(x, w)

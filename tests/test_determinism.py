@@ -80,10 +80,11 @@ def _fingerprint(make: Callable[[], tuple[nn.Cell, nn.Cell, tuple[int, ...]]], s
     return digest.hexdigest()
 
 
-@pytest.fixture
-def shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even the smallest kernel is shared by the team."""
+@pytest.fixture(params=["slices", "chunks"])
+def shared(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even the smallest kernel is shared by the team, in equal slices or dealt out in chunks."""
     monkeypatch.setattr("graphopt.kernel.step._TEAM_WORK", 0.0)
+    monkeypatch.setattr("graphopt.kernel.step._CHUNK_WORK", 1.0 if request.param == "chunks" else 1e12)
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -65,7 +65,7 @@ def native(kernel: Kernel, arrays: Sequence[np.ndarray], threads: int = 1) -> li
     leaves = tuple(state_node(b.name, TensorType(b.dtype, (b.size,))) for b in kernel.params)
     args = tuple((b, "state", n) for b, n in zip(kernel.params, leaves, strict=True))
     graph, plan = Graph("hand", (), leaves, ()), MemoryPlan({}, 0)
-    step = Step(graph, (), (kernel,), args, plan, (threads > 1,), (False,), (0,), (kernel,))
+    step = Step(graph, (), (kernel,), args, plan, (threads > 1,), (1,), (False,), (0,), (kernel,))
     text = emit_step("step", step, machine, target.triple)
     buffers = tuple(BufferSpec(b.name, b.dtype.name, (b.size,), "state") for b in kernel.params)
     program = Program("hand", buffers, (), (), (), 0, 0, threads > 1, "step", engine.compile_ir(text, target))

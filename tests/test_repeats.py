@@ -80,7 +80,7 @@ def test_two_of_a_random_graph(graph: Graph) -> None:
 
 def test_operands_that_several_products_copy_are_copied_once() -> None:
     """The gradients of two weights of one layer share an operand; what is written in between is copied again."""
-    shared, a, b = (input_node(n, TensorType(f32, (1024, k))) for n, k in (("g", 512), ("x", 96), ("h", 160)))
+    shared, a, b = (input_node(n, TensorType(f32, (1024, k))) for n, k in (("g", 512), ("x", 192), ("h", 160)))
     both = {"contract": ((0,), (0,)), "batch": ((), ())}
     graph = Graph("step", (shared, a, b), (), (dot_general(shared, a, **both), dot_general(shared, b, **both)))
     arrays, _ = arguments(graph)

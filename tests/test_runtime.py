@@ -101,6 +101,56 @@ def program() -> Program:
     return rounds_program()
 
 
+# Each round deals out 4 chunks per thread; who performs a chunk notes its own number there and counts it. Thread 0 rests
+# after each of its chunks, so others take what is left of its share.
+DEALT_IR = """
+declare void @graphopt_barrier(ptr)
+declare void @graphopt_deal(ptr)
+declare i64 @graphopt_take(ptr, i64)
+define void @step(i64 %thread, i64 %team, ptr %args, ptr %arena, ptr %scratch, ptr %barrier) {
+entry:
+  %rounds_at = load ptr, ptr %args
+  %rounds = load i64, ptr %rounds_at
+  %a1 = getelementptr ptr, ptr %args, i64 1
+  %counts = load ptr, ptr %a1
+  %a2 = getelementptr ptr, ptr %args, i64 2
+  %owners = load ptr, ptr %a2
+  %slow = icmp eq i64 %thread, 0
+  br label %loop
+loop:
+  %r = phi i64 [ 0, %entry ], [ %rn, %none ]
+  %more = icmp ult i64 %r, %rounds
+  br i1 %more, label %deal, label %end
+deal:
+  call void @graphopt_deal(ptr %barrier)
+  br label %ask
+ask:
+  %chunk = call i64 @graphopt_take(ptr %barrier, i64 4)
+  %some = icmp sge i64 %chunk, 0
+  br i1 %some, label %work, label %none
+work:
+  %count_at = getelementptr i64, ptr %counts, i64 %chunk
+  %count = load i64, ptr %count_at
+  %countn = add i64 %count, 1
+  store i64 %countn, ptr %count_at
+  %owner_at = getelementptr i64, ptr %owners, i64 %chunk
+  store i64 %thread, ptr %owner_at
+  br i1 %slow, label %rest, label %ask
+rest:
+  %k = phi i64 [ 0, %work ], [ %kn, %rest ]
+  store volatile i64 %k, ptr %scratch
+  %kn = add i64 %k, 1
+  %on = icmp ult i64 %kn, 20000
+  br i1 %on, label %rest, label %ask
+none:
+  %rn = add i64 %r, 1
+  br label %loop
+end:
+  ret void
+}
+"""
+
+
 def expected_total(rounds: int, team: int) -> int:
     return rounds * (rounds - 1) // 2 * (team * (team + 1) // 2)
 
@@ -152,6 +202,27 @@ def test_barriers_order_every_write_before_every_read(program: Program, team: in
     assert state[0].tolist() == [44, 44]
 
 
+@pytest.mark.parametrize("team", [1, 2, 3, 8])
+def test_dealt_chunks_are_performed_once_each_and_by_whoever_is_free(team: int) -> None:
+    chunks = 4 * team
+    buffers = (
+        BufferSpec("rounds", "int64", (), "input"),
+        BufferSpec("counts", "int64", (chunks,), "state"),
+        BufferSpec("owners", "int64", (chunks,), "output"),
+    )
+    code = engine.compile_ir(DEALT_IR, engine.host())
+    executable = Executable(Program("dealt", buffers, (), (), (), 0, 128, True, "step", code), team)
+    counts = np.zeros(chunks, np.int64)
+    others = 0
+    for done, rounds in enumerate([1, 2, 3, 7] * 10, 1):
+        before = counts.copy()
+        (owners,) = executable.run([np.array(rounds)], [counts])
+        assert (counts - before).tolist() == [rounds] * chunks, f"run {done}"
+        assert set(owners.tolist()) <= set(range(team))
+        others += int((owners != np.arange(chunks) // 4).sum())
+    assert (others > 0) == (team > 1), "who is done early takes from who is not"
+
+
 @pytest.mark.parametrize("team", [2, 3, 8])
 def test_a_flexible_step_is_run_by_all_or_by_its_caller_alone(program: Program, team: int) -> None:
     executable, state = Executable(program, team, flexible=True), [np.zeros(2, np.int64)]
@@ -162,7 +233,7 @@ def test_a_flexible_step_is_run_by_all_or_by_its_caller_alone(program: Program, 
         assert out[:size].tolist() == [expected_total(5, size)] * size
         sizes.add(size)
         if k % 50 == 0:
-            time.sleep(0.001)  # the workers fall asleep: nobody waits for them
+            time.sleep(0.02)  # the workers fall asleep: nobody waits for them
     assert 1 in sizes and state[0].tolist() == [600, 600]
     (many,) = executable.run_many(100, [np.full(100, 5)], state)
     assert {int(v) for v in many[:, 0]} <= {expected_total(5, 1), expected_total(5, team)}

@@ -2,7 +2,8 @@
 
 A kernel's parallel loops are divided the same way every time: of `size` iterations, thread t of T has those from
 size * t // T to size * (t + 1) // T. So the bytes that a thread can touch are known for every team, as intervals: interval
-arithmetic over the index with the loop variable in the thread's range. Kernels that divide the rows of a buffer alike
+arithmetic over the index with the loop variable in the thread's range. A kernel that is dealt out in chunks may do any of its
+iterations on any thread, and dealing is a barrier itself. Kernels that divide the rows of a buffer alike
 need no barrier between them; whether they do can depend on the size of the team (16 and 64 rows are cut alike for 4
 threads, not for 3), so every size up to TEAMS is decided for itself.
 """
@@ -63,13 +64,13 @@ class _Hull:
 
 
 def place_barriers(
-    kernels: Sequence[Kernel], parallel: Sequence[bool], plan: MemoryPlan
+    kernels: Sequence[Kernel], parallel: Sequence[bool], dealt: Sequence[bool], plan: MemoryPlan
 ) -> tuple[tuple[bool, ...], tuple[int, ...]]:
     """(whether a barrier stands before each kernel, the team sizes that do without it: bit T for T threads, bit 63 for all
     above TEAMS).
 
-    A barrier stands before a kernel that touches memory which another kernel has touched since the last barrier, when
-    one of the two writes it and they are, or may be, different threads.
+    A barrier stands before a kernel that is dealt out, and before one that touches memory which another kernel has touched
+    since the last barrier, when one of the two writes it and they are, or may be, different threads.
     Cost: O(kernels x buffers touched since a barrier).
     """
     if not any(parallel):
@@ -77,13 +78,13 @@ def place_barriers(
     places: dict[Buffer, int] = {b: at for b, at in plan.offsets.items() if isinstance(b, Buffer)}
     since = dict.fromkeys((*_SIZES, LARGER), 0)  # the kernel behind each team's last barrier
     pending: list[_Touch] = []
-    known: dict[tuple[tuple[Stmt, ...], bool], list[list[_Hull]]] = {}
+    known: dict[tuple[tuple[Stmt, ...], bool, bool], list[list[_Hull]]] = {}
     barriers: list[bool] = []
     spared: list[int] = []
     for k, kernel in enumerate(kernels):
-        key = kernel.body, parallel[k]
+        key = kernel.body, parallel[k], dealt[k]
         if key not in known:
-            known[key] = [_hulls(s, parallel[k]) for s in kernel.body]
+            known[key] = [_hulls(s, parallel[k], dealt[k]) for s in kernel.body]
         mine = _touches(kernel, k, parallel[k], places, known[key])
         clashes = [
             (a.kernel, _meetings(a, b))
@@ -93,7 +94,7 @@ def place_barriers(
         ]
         needed = 0
         for size, begin in since.items():
-            if any(begin <= before and (size == LARGER or meet[size - 2]) for before, meet in clashes):
+            if dealt[k] or any(begin <= before and (size == LARGER or meet[size - 2]) for before, meet in clashes):
                 needed |= 1 << size
                 since[size] = k
         barriers.append(bool(needed))
@@ -129,11 +130,11 @@ def _touches(
     return found
 
 
-def _hulls(s: Stmt, team: bool) -> list[_Hull]:
+def _hulls(s: Stmt, team: bool, dealt: bool) -> list[_Hull]:
     """What an outermost statement touches."""
     share: dict[Var, Bounds] = {}
     idle = np.arange(TEAMS)[None, :] >= (np.array(_SIZES)[:, None] if team else 1)
-    if team and isinstance(s, For) and s.kind == "par":
+    if team and not dealt and isinstance(s, For) and s.kind == "par":
         share[s.var] = _slices(s.var.size)
         idle = idle | (share[s.var][1] < share[s.var][0])
     hulls: dict[tuple[Buffer, bool], tuple[Any, Any]] = {}

@@ -38,7 +38,9 @@ from graphopt.kernel.lower import LoopsGroup, Lowering, lanes_of
 from graphopt.kernel.tile import Operand, Problem, Tiling, choose, row_operand, size_of, vector_operand
 from graphopt.passes.fuse import Group, dims_of, follow, stored_base
 
-_NEAR_BYTES = 1 << 20  # half of a usual second-level cache
+_NEAR_BYTES = 7 << 18  # what a usual second-level cache holds of one operand
+_GROUP_BYTES = 1 << 20  # and what of it when it does not hold all
+_GROUPS = 4  # of panels, where threads divide them
 _TASKS = 4  # fewer tiles than this leave threads idle: split the sum
 _LONG_SUM = 1024  # products per output element before splitting pays for the second pass
 _PARTS = 16
@@ -48,6 +50,8 @@ _SLICE_BYTES = 1 << 18  # what tiles read again and again, a line here and a lin
 _FIRST_LEVEL_BYTES = 1 << 15
 _LINE_BYTES = 64
 _COPIED_STEPS = 16
+_AHEAD_PANEL = 8  # steps of a sum before its use that a vector of a copied panel is asked for: some 100 cycles
+_AHEAD_LINE = 16  # the same for copied rows
 
 
 def problem_of(group: Group, lowering: Lowering) -> Problem:
@@ -127,6 +131,7 @@ class Tiler:
         row_inside = t.row is not None and p.c.coefficient(t.row) == 1 and p.c.coefficient(t.lane) != 1
         self.across = by_lane and row_inside and t.rows <= p.width
         self.depends = tuple(u for u in p.outs if u is not t.lane and self.vector is not None and self.vector.stride(u))
+        self.by_lanes = self.vector is not None and self._lanes_divide(self.vector)
         self.packed: Buffer | None = None
         if self.vector is not None:
             panels = -(-t.lane.size // self.pitch) * prod(u.size for u in self.depends)
@@ -137,6 +142,19 @@ class Tiler:
         if self.scalars is not None:
             lines = prod(u.size for u in self.turning) * prod(v.size for v in p.sums)
             self.spread = temporary("rows", self.scalars.buffer.dtype, lines * -(-size_of(t.row) // t.rows) * t.rows)
+
+    def _lanes_divide(self, vector: Operand) -> bool:
+        """Should threads divide the copied operand, and not the rows?
+
+        A line that another thread has written takes a tenth of a microsecond. Threads that divide rows read the whole copy,
+        which others have written, and take its lines away again for the next; those that divide lanes read
+        all rows of the other operand, and rows of the result are in several hands.
+        """
+        p = self.p
+        other = p.b if vector is p.a else p.a
+        copied = prod(v.size for v in (self.t.lane, *p.sums)) * vector.buffer.dtype.itemsize
+        rows = prod(v.size for v in (*p.outs, *p.sums) if other.stride(v)) * other.buffer.dtype.itemsize
+        return 2 * copied >= rows + prod(v.size for v in p.outs) * p.dtype.itemsize
 
     def body(self) -> list[Stmt]:
         """Parallel loops over full tiles, then over the remainders of every tiled dimension."""
@@ -159,45 +177,51 @@ class Tiler:
 
         Dimensions turn in the order of the result's memory, so that threads, which divide the slowest one, write and
         re-read regions of their own, the same ones from kernel to kernel. Slowest turn dimensions along which both
-        operands move: what they divide shares nothing. An operand along the lanes that is too large for the
-        second-level cache turns next, a panel at a time.
+        operands move: what they divide shares nothing. Next turn groups of panels of the operand along the lanes, where
+        the second-level cache cannot hold it whole, or where threads should divide it.
         """
         t, p = self.t, self.p
-        turns: list[tuple[Var, int, Piece | None]] = [(u, u.size, None) for u in self.outer]
-        turns += [(v, piece[2], piece) for v, piece in ((t.row, rows), (t.col, cols), (self.lane, lanes)) if v is not None]
-        far = self._lane_bytes() > _NEAR_BYTES
+        pieces = [(v, piece) for v, piece in ((t.row, rows), (t.col, cols), (self.lane, lanes)) if v is not None]
+        turns = [(u, u.size, 1, False) for u in self.outer] + [(v, piece[2], 1, False) for v, piece in pieces]
+        near = self._near(lanes[2])
+        if self.lane is not None and near < lanes[2]:
+            turns[-1] = (self.lane, near, 1, False)
+            turns.append((self.lane, lanes[2] // near, near, True))
 
-        def speed(turn: tuple[Var, int, Piece | None]) -> tuple[bool, bool, int]:
+        def speed(turn: tuple[Var, int, int, bool]) -> tuple[bool, bool, int]:
             apart = p.a.stride(turn[0]) != 0 and p.b.stride(turn[0]) != 0
-            return not apart, not (far and turn[0] is self.lane), -p.c.coefficient(turn[0])
+            return not apart, not turn[3], -p.c.coefficient(turn[0])
 
         turns.sort(key=speed)
-        sizes = tuple(count for _, count, _ in turns)
+        sizes = tuple(count for _, count, _, _ in turns)
 
         def one(n: Index) -> list[Stmt]:
-            start: dict[Var, Index] = {}
-            panel = stripe = ZERO
-            for (v, _, piece), k in zip(turns, delinear(n, sizes), strict=True):
-                start[v] = k if piece is None else k * piece[0] + piece[1]
-                if v is self.lane:
-                    panel = k + lanes[1] // self.pitch
-                elif v is t.row:
-                    stripe = k + rows[1] // t.rows
+            turned = {v: ZERO for v, _, _, _ in turns}
+            for (v, _, step, _), k in zip(turns, delinear(n, sizes), strict=True):
+                turned[v] = turned[v] + k * step
+            start = {**turned, **{v: turned[v] * piece[0] + piece[1] for v, piece in pieces}}
+            panel = turned[self.lane] + lanes[1] // self.pitch if self.lane is not None else ZERO
+            stripe = turned[t.row] + rows[1] // t.rows if t.row is not None else ZERO
             return self._tile(start, rows[0], cols[0], lanes[0], panel, stripe)
 
         return loop("par", "t", prod(sizes), one)
 
-    def _lane_bytes(self) -> int:
-        """Size of what the tiles of one row of tiles read along the lanes."""
+    def _near(self, panels: int) -> int:
+        """How many panels of the operand along the lanes are a group: a divisor of their number."""
         vector = vector_operand(self.p, self.t.lane)
-        if vector is None or self.lane is None:
-            return 0
-        return self.t.lane.size * prod(v.size for v in self.p.sums) * vector.buffer.dtype.itemsize
+        if vector is None or self.lane is None or self.depends:
+            return panels
+        size = self.pitch * prod(v.size for v in self.p.sums) * vector.buffer.dtype.itemsize
+        most = panels if panels * size <= _NEAR_BYTES else _GROUP_BYTES // size
+        if self.by_lanes:
+            most = min(most, panels // _GROUPS)
+        return max(d for d in range(1, panels + 1) if panels % d == 0 and d <= max(1, most))
 
     def pack(self) -> list[Stmt]:
         """Copy the vector operand: outer dimensions it depends on, panels of lanes, steps of the sum, lanes.
 
-        An operand whose lanes are neighbours is read along them: a few steps of the sum for all panels, then the next few.
+        An operand whose lanes are neighbours is read along them: a few steps of the sum for all panels of a group, then the next
+        few.
         """
         p, t, vector, packed = self.p, self.t, self.vector, self.packed
         assert vector is not None and packed is not None
@@ -206,13 +230,15 @@ class Tiler:
         count = -(-t.lane.size // self.pitch)
         across = vector.stride(t.lane) == 1
         few = _few(steps) if across else prod(sums[1:])
-        sizes = tuple(u.size for u in self.depends) + ((steps // few, count) if across else (count, steps // few))
+        near = (self._near(count) if self.by_lanes else count) if across else 1
+        depends = tuple(u.size for u in self.depends)
+        sizes = (*depends, count // near, steps // few, near)
 
         def one(n: Index) -> list[Stmt]:
-            *outer, first, second = delinear(n, sizes)
-            part, v = (first, second) if across else (second, first)
+            *outer, group, part, inside = delinear(n, sizes)
+            v = group * near + inside
             bound = dict(zip(self.depends, outer, strict=True))
-            panel = linear((*outer, v), (*sizes[: len(outer)], count))
+            panel = linear((*outer, v), (*depends, count))
 
             def fill(k: Index) -> list[Stmt]:
                 step = part * few + k
@@ -237,7 +263,8 @@ class Tiler:
     def spread_rows(self) -> list[Stmt]:
         """Copy the operand of scalars: outer dimensions it depends on, tiles of rows, steps of the sum, rows.
 
-        Its rows are neighbours, so it is read along them: a few steps of the sum for all tiles, then the next few.
+        Where rows are neighbours, it is read along them: a few steps of the sum for all tiles, then the next few. Where steps
+        are, a tile's rows are read to their ends.
         """
         p, t, source, spread = self.p, self.t, self.scalars, self.spread
         assert source is not None and spread is not None and t.row is not None
@@ -247,8 +274,12 @@ class Tiler:
         few = _few(steps)
         turning = tuple(u.size for u in self.turning)
 
+        along = source.stride(row) == 1
+        counts = (steps // few, stripes) if along else (stripes, steps // few)
+
         def one(n: Index) -> list[Stmt]:
-            *outer, part, stripe = delinear(n, (*turning, steps // few, stripes))
+            *outer, first, second = delinear(n, (*turning, *counts))
+            part, stripe = (first, second) if along else (second, first)
             tile = linear((*outer, stripe), (*turning, stripes))
 
             def line(k: Index) -> list[Stmt]:
@@ -275,7 +306,8 @@ class Tiler:
         assert self.spread is not None
         sizes = (*(u.size for u in self.turning), -(-size_of(t.row) // t.rows), *(v.size for v in p.sums))
         where = (*(bound[u] for u in self.turning), stripe, *(bound[v] for v in p.sums))
-        return Load(self.spread, linear(where, sizes) * t.rows + r)
+        first = r.terms == () and r.const == 0
+        return Load(self.spread, linear(where, sizes) * t.rows + r, ahead=_AHEAD_LINE * t.rows if first else 0)
 
     def _packed_at(self, bound: dict[Var, Index], panel: Index, x: Index) -> Expr:
         """An element of the packed copy: lane x of a panel, at a step of the sum."""
@@ -283,7 +315,7 @@ class Tiler:
         assert self.packed is not None
         sizes = (*(u.size for u in self.depends), -(-self.t.lane.size // self.pitch), *(v.size for v in p.sums))
         where = (*(bound[u] for u in self.depends), panel, *(bound[v] for v in p.sums))
-        return Load(self.packed, linear(where, sizes) * self.pitch + x)
+        return Load(self.packed, linear(where, sizes) * self.pitch + x, ahead=_AHEAD_PANEL * self.pitch)
 
     def _sums(self, body: Callable[[dict[Var, Index]], list[Stmt]], vars: Sequence[Var], unroll: int) -> list[Stmt]:
         """Serial loops over summed dimensions, the last one unrolled a little."""
@@ -377,8 +409,7 @@ class Tiler:
 
         stmts = each(lambda r, c, k: loop("lanes", "l", width, lambda x: [Store(acc, at(r, c, k) + x, zero)]))
         if by_lane:
-            unroll = 4 if rows * cols * len(actives) <= 8 else 2
-            stmts += self._sums(lambda summed: vector(start[t.lane], summed, None), p.sums, unroll)
+            stmts += self._sums(lambda summed: vector(start[t.lane], summed, None), p.sums, 4)
 
             def vector_done(tile: Buffer, r: Index, c: Index, k: int) -> list[Stmt]:
                 return loop("lanes", "l", actives[k], lambda x: self._finish_vector(tile, at(r, c, k), place(r, c), k * width, x))

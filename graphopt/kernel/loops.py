@@ -42,12 +42,16 @@ class Const:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Load:
-    """buffer[index]; where `mask` is given and false, memory is not touched and the value is `other`."""
+    """buffer[index]; where `mask` is given and false, memory is not touched and the value is `other`.
+
+    ahead: the element so many further on is needed soon: its cache line is asked for at the same time.
+    """
 
     buffer: Buffer
     index: Index
     mask: Expr | None = None
     other: Expr | None = None
+    ahead: int = 0
 
     @property
     def dtype(self) -> DType:
@@ -340,7 +344,7 @@ class _Signature:
             return f"{e.value!r}:{e.dtype.short}"
         if isinstance(e, Load):
             mask = "" if e.mask is None or e.other is None else f"?{self.expr(e.mask)}|{self.expr(e.other)}"
-            text = f"{self.buffers[e.buffer]}[{self.index(e.index)}]{mask}"
+            text = f"{self.buffers[e.buffer]}[{self.index(e.index)}]{mask}{f'>{e.ahead}' if e.ahead else ''}"
         elif isinstance(e, IndexValue):
             text = f"{e.dtype.short}({self.index(e.index)})"
         elif isinstance(e, Fold):

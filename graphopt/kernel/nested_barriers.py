@@ -12,9 +12,9 @@ Touch = tuple[Buffer, bool, bool]  # a buffer, whether it is written, whether by
 
 
 class Barriers:
-    """A barrier stands before what touches memory that something else has touched since the last barrier, when one of the
-    two writes it, unless thread 0 runs both. Slices are not compared, as `graphopt.kernel.barriers` does for steps without
-    branches and loops.
+    """A barrier stands before a kernel that is dealt out in chunks, and before what touches memory that something else has
+    touched since the last barrier, when one of the two writes it, unless thread 0 runs both. Slices are not compared, as
+    `graphopt.kernel.barriers` does for steps without branches and loops.
 
     before: kernels, branches and loops with a barrier before them; before_test: loops with one before each reading of
             their test's result.
@@ -22,11 +22,11 @@ class Barriers:
     Cost: O(kernels x buffers touched since a barrier); loops are gone through until nothing new is found.
     """
 
-    def __init__(self, plan: MemoryPlan, team: set[Kernel], windows: dict[Buffer, Buffer]):
+    def __init__(self, plan: MemoryPlan, team: set[Kernel], dealt: set[Kernel], windows: dict[Buffer, Buffer]):
         self.plan = plan
         self.team = team
         self.windows = windows
-        self.before: set[Item] = set()
+        self.before: set[Item] = set(dealt)
         self.before_test: set[Item] = set()
         self.pending: dict[Touch, None] = {}
 

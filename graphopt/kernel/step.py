@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import log2
 
 import numpy as np
 
@@ -31,6 +32,8 @@ from graphopt.passes.order import Schedule, order
 
 _TEAM_WORK = 6000.0  # instructions (2.4 us) below which one thread is as quick: a barrier costs 0.2 us, and data cross
 _START_WORK = 1.5  # times as many, for all kernels together: a job costs 1.3 us more on two threads than on one
+_CHUNK_WORK = 12_000.0  # instructions (5 us) of a chunk: taking one costs some 20 ns, and at the end threads wait for one
+_MOST_CHUNKS = 32  # a power of two, as are all numbers of chunks: teams mostly are
 _DENSE_RATE = 2.2  # the multiply-adds of a contraction run so many times as fast as other instructions
 
 _LOWER = {"contraction": lower_contraction, "kernel": lower_kernel, "loops": lower_loops, "join": lower_loops}
@@ -43,6 +46,7 @@ class Step:
     args:     parameter buffers that are not in the arena, with their kind and their node, in binding order
     plan:     arena offsets of the others
     parallel: per kernel, whether the team shares it (otherwise thread 0 runs it alone)
+    chunks:   per kernel, into how many chunks it is cut that are dealt out as threads ask for them; 1: an even share for each
     barriers: per kernel, whether a barrier stands before it
     spared:   per kernel, the team sizes that do without that barrier, as bits; see `place_barriers`
     items:    the kernels in their branches and loops
@@ -57,6 +61,7 @@ class Step:
     args: tuple[tuple[Buffer, str, Node], ...]
     plan: MemoryPlan
     parallel: tuple[bool, ...]
+    chunks: tuple[int, ...]
     barriers: tuple[bool, ...]
     spared: tuple[int, ...]
     items: tuple[Item, ...]
@@ -72,10 +77,13 @@ def lower_graph(graph: Graph, machine: Machine) -> Step:
     items = tuple(whole.items)
     kernels = tuple(kernels_of(items))
     parallel = _shared(items)
+    chunks = tuple([_chunks(k) if team else 1 for k, team in zip(kernels, parallel, strict=True)])
     plan = _plan(items, {buffer for buffer, _, _ in assembly.args})
-    barriers = Barriers(plan, {k for k, team in zip(kernels, parallel, strict=True) if team}, windows_of(items))
+    shared = {k for k, team in zip(kernels, parallel, strict=True) if team}
+    dealt = [n > 1 for n in chunks]
+    barriers = Barriers(plan, shared, {k for k, d in zip(kernels, dealt, strict=True) if d}, windows_of(items))
     if items == kernels:
-        before, spared = place_barriers(kernels, parallel, plan)
+        before, spared = place_barriers(kernels, parallel, dealt, plan)
     else:
         barriers.sequence(items)
         before, spared = tuple(k in barriers.before for k in kernels), (0,) * len(kernels)
@@ -86,6 +94,7 @@ def lower_graph(graph: Graph, machine: Machine) -> Step:
         args=tuple(assembly.args),
         plan=plan,
         parallel=parallel,
+        chunks=chunks,
         barriers=before,
         spared=spared,
         items=items,
@@ -104,6 +113,12 @@ def _shared(items: Sequence[Item]) -> tuple[bool, ...]:
     total = sum(_instructions(k) for k, team in zip(kernels, chosen, strict=True) if team)
     worth = total >= _START_WORK * _TEAM_WORK or kernels != tuple(items)
     return chosen if worth else (False,) * len(kernels)
+
+
+def _chunks(kernel: Kernel) -> int:
+    """Into how many chunks a kernel is cut. Which thread computes what changes no bit of it."""
+    most = min(_instructions(kernel) / _CHUNK_WORK, kernel.extent / 2, _MOST_CHUNKS)
+    return 1 << int(log2(most)) if most >= 4 else 1
 
 
 def _instructions(kernel: Kernel) -> float:

@@ -35,6 +35,7 @@ _LINE_BYTES = 64
 _FAR_STEP = 4.0  # cycles more for a step of the sum whose scalars lie on a line that the first-level cache has lost
 _CONFLICT_STEP = 12.0  # the same where the second-level cache loses it, too
 _ROWS_APART = 8  # rows that are pages apart share a set of the first-level cache: more of them push each other out
+_STREAMED = 0.3  # cycles more for a vector of a panel that the first-level cache cannot hold, also when it was asked for ahead
 _SECOND_LEVEL = 1.5  # cost of a vector load from the second-level cache
 _PAGE_BYTES = 4096
 _FAR_STORE = 4.0  # cycles more for a vector that is stored on a page of its own
@@ -204,18 +205,28 @@ def vector_operand(p: Problem, v: Var) -> Operand | None:
 
 
 def row_operand(p: Problem, v: Var, m: Var | None) -> Operand | None:
-    """The operand of scalars, when a tile's rows are neighbours in it and steps of the sum lie lines apart."""
+    """The operand of scalars, when caches read it badly: a tile's rows are neighbours in it and steps of the sum lie lines
+    apart, or steps are neighbours and rows lie whole pages apart.
+    """
     vector = vector_operand(p, v)
-    if vector is None or m is None or not p.sums:
+    if vector is None or m is None or not p.sums or vector.stride(m):
         return None
     o = p.b if vector is p.a else p.a
     far = abs(o.stride(p.sums[-1])) * o.buffer.dtype.itemsize >= _LINE_BYTES
-    return o if o.stride(m) == 1 and not vector.stride(m) and far else None
+    return o if (o.stride(m) == 1 and far) or pages_apart(o, p, m) else None
 
 
-def _step_cost(o: Operand, p: Problem) -> float:
+def pages_apart(o: Operand, p: Problem, m: Var) -> bool:
+    """Are steps of the sum neighbours, and do rows lie whole pages apart, so that they share sets of each cache?"""
+    pages, rest = divmod(abs(o.stride(m)) * o.buffer.dtype.itemsize, _PAGE_BYTES)
+    return o.stride(p.sums[-1]) == 1 and pages > 0 and rest == 0
+
+
+def _step_cost(o: Operand, p: Problem, m: Var) -> float:
     """Cycles more for each step of the sum, when its scalars are read where they are."""
     steps = prod(s.size for s in p.sums)
+    if pages_apart(o, p, m):
+        return _FAR_STEP
     if _conflicts(o, p):
         return _CONFLICT_STEP
     return _FAR_STEP if steps * _LINE_BYTES > _FIRST_LEVEL_BYTES else 0.0
@@ -260,18 +271,21 @@ def _broadcast_tiles(p: Problem, machine: Machine, v: Var, m: Var | None, u: Var
         copying = (copied / p.width * (1.0 + _load_cost(vector, p, v)) + _BARRIER) / vector.runs
     packable = vector is not None and copied * vector.buffer.dtype.itemsize <= _PACKED_BYTES
     scalars = row_operand(p, v, m) if u is None else None
-    further = _step_cost(scalars, p) * steps * others if scalars is not None else 0.0
+    further = _step_cost(scalars, p, m) * steps * others if scalars is not None and m is not None else 0.0
+    turned = scalars is not None and m is not None and scalars.stride(m) != 1
     lines = prod(w.size for w in p.outs if w is not m and scalars is not None and scalars.stride(w)) * steps
     apart = m is not None and any(abs(o.stride(m)) * o.buffer.dtype.itemsize >= _PAGE_BYTES for o in (p.a, p.b))
     for vectors in range(1, min(4, total) + 1) if u is None else (min(2, total),):
+        panel = steps * vectors * p.width * vector.buffer.dtype.itemsize if vector is not None else 0
+        streamed = _STREAMED if panel > _FIRST_LEVEL_BYTES else 0.0
         for cols in (1,) if u is None else range(2, min(6, u.size) + 1):
             most = max(
                 (r for r in range(1, 17) if r * vectors * cols + vectors * min(r, cols) + 2 <= machine.vector_registers),
                 default=0,
             )
-            if apart and u is None:
-                most = min(most, _ROWS_APART)
-            for rows in _tile_sizes(size_of(m), most) if most else ():
+            held = min(most, _ROWS_APART) if apart and u is None else most
+            sizes = {*_tile_sizes(size_of(m), held), *(_tile_sizes(size_of(m), most) if scalars is not None else ())}
+            for rows in sorted(sizes) if most else ():
                 if rows < cols <= size_of(m):
                     continue  # the same tile with rows and columns exchanged
                 shares = list(product(_parts(size_of(m), rows), _parts(total, vectors), _parts(size_of(u), cols)))
@@ -287,12 +301,14 @@ def _broadcast_tiles(p: Problem, machine: Machine, v: Var, m: Var | None, u: Var
                         moved = 0.0
                         for c, by_row, by_lane, by_col in loads:
                             moved += c * (mt if by_row else 1) * (nt if by_lane else 1) * (ut if by_col else 1)
-                        step = _step(fmas, moved) * factor
+                        step = _step(fmas, moved) * factor + streamed * nt
                         cost += mc * nc * uc * (step * steps + fmas * (store + 1.0) + _LOOP) * others
                     tall, wide = -(-size_of(m) // rows), -(-total // vectors)
-                    yield Tiling("broadcast", v, m, u, rows, cols, vectors, cost + further * tall * wide, packed)
+                    if rows <= held:
+                        yield Tiling("broadcast", v, m, u, rows, cols, vectors, cost + further * tall * wide, packed)
                     if scalars is not None:
-                        cost += ((2.0 + _FAR_STEP) * lines * tall + _BARRIER) / scalars.runs
+                        line = 1.0 + rows * _GATHER if turned else 2.0 + _FAR_STEP
+                        cost += (line * lines * tall + _BARRIER) / scalars.runs
                         yield Tiling("broadcast", v, m, u, rows, cols, vectors, cost, packed, rows_packed=True)
 
 

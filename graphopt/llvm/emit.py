@@ -263,6 +263,8 @@ class KernelEmitter(LLVMScalars):
         key = f"{self._names[e.buffer]},{address}"
         if key not in self._loads:
             ref = self.opaque(f"load {m}, ptr {address}, align {max(e.dtype.itemsize, 1)}")
+            if e.ahead:
+                self._prefetch(address, e.ahead * e.dtype.itemsize)
             self._loads[key] = self.from_memory(ref, e.dtype, 0)
         value = self._loads[key]
         return value if mask is None or other is None else self.select(mask, value, other)
@@ -319,14 +321,16 @@ class KernelEmitter(LLVMScalars):
             else:
                 ref = self._masked_load(t, base, align, guard, m, lane)
             if e.buffer in self._streams and lane.width * e.dtype.itemsize == _LINE:
-                self._prefetch(base)
+                self._prefetch(base, _AHEAD)
+            elif e.ahead:
+                self._prefetch(base, e.ahead * e.dtype.itemsize)
             self._loads[key] = self.from_memory(ref, e.dtype, lane.width)
         return self._loads[key]
 
-    def _prefetch(self, base: str) -> None:
-        """Ask for the line that the loop reads some turns later; behind an array's end that is nothing."""
+    def _prefetch(self, base: str, distance: int) -> None:
+        """Ask for the line so many bytes on, which the loop reads some turns later; behind an array's end that is nothing."""
         self.declared.setdefault("llvm.prefetch.p0", "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
-        ahead = self.pure(f"getelementptr i8, ptr {base}, i64 {_AHEAD}")
+        ahead = self.pure(f"getelementptr i8, ptr {base}, i64 {distance}")
         self.line(f"call void @llvm.prefetch.p0(ptr {ahead}, i32 0, i32 3, i32 1)")
 
     def _fold(self, e: Fold) -> Val:

@@ -1,7 +1,8 @@
 """The step as LLVM IR text: a function that runs kernels, in their branches and loops, and the modules it comes in.
 
 Every thread of the team runs the same function. Kernels that the team does not share are run by thread 0 alone, and so are
-whole loops of such kernels; a barrier stands where the plan says. Conditions of what the team runs are read by each thread.
+whole loops of such kernels; a barrier stands where the plan says. A kernel that is dealt out in chunks is called for one after
+the other, as if the team had as many threads. Conditions of what the team runs are read by each thread.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ def emit_step(
     lines = [f"define void @{entry}(i64 %thread, i64 %team, ptr %args, ptr %arena, ptr %scratch, ptr %barrier) #1 {{", "entry:"]
     writer = _Writer(step, names, times_at)
     offered = ["declare void @graphopt_barrier(ptr)"]
+    if any(n > 1 for n in step.chunks):
+        offered += ["declare void @graphopt_deal(ptr)", "declare i64 @graphopt_take(ptr, i64)"]
     offered += ["declare void @graphopt_mark(ptr, i64)"] if times_at >= 0 else []
     return written.last("\n".join([*lines, *writer.text(), "  ret void", "}"]), offered)
 
@@ -50,6 +53,7 @@ class _Writer:
         self.numbers = {kernel: k for k, kernel in enumerate(step.kernels)}
         self.names = names
         self.shared = {k for k, team in zip(step.kernels, step.parallel, strict=True) if team}
+        self.chunks = {k: n for k, n in zip(step.kernels, step.chunks, strict=True) if n > 1}
         self.guarded = {k for k, barrier in zip(step.kernels, step.barriers, strict=True) if barrier}
         self.spared = dict(zip(step.kernels, step.spared, strict=True))
         self.args = {b: k for k, (b, _, _) in enumerate(step.args)}
@@ -61,6 +65,10 @@ class _Writer:
     def text(self) -> list[str]:
         self.head += ["  %first = icmp eq i64 %thread, 0", f"  %small = icmp ule i64 %team, {TEAMS}"]
         self.head += [f"  %kind = select i1 %small, i64 %team, i64 {LARGER}", "  %size = shl i64 1, %kind"]
+        for n in sorted(set(self.chunks.values())):  # of each thread's share, and of all
+            self.head += [f"  %each{n}.d = udiv i64 {n}, %team", f"  %each{n}.n = icmp eq i64 %each{n}.d, 0"]
+            self.head += [f"  %each{n}.o = icmp eq i64 %team, 1", f"  %each{n}.s = or i1 %each{n}.n, %each{n}.o"]
+            self.head += [f"  %each{n} = select i1 %each{n}.s, i64 1, i64 %each{n}.d", f"  %all{n} = mul i64 %each{n}, %team"]
         if self.times_at >= 0:
             self.lines.append(f"  %times = getelementptr inbounds i8, ptr %scratch, i64 {self.times_at}")
             self._mark(0)
@@ -144,7 +152,10 @@ class _Writer:
                 self._open(done)
                 done = None
             if waits:
-                self._barrier(self.spared[item] if isinstance(item, Kernel) else 0)
+                if item in self.chunks:
+                    self.lines.append("  call void @graphopt_deal(ptr %barrier)")
+                else:
+                    self._barrier(self.spared[item] if isinstance(item, Kernel) else 0)
                 self._mark_wait([item])
             if mine and not alone and done is None:
                 then, done = self._label("alone"), self._label("all")
@@ -157,15 +168,32 @@ class _Writer:
 
     def _item(self, item: Item, alone: bool) -> None:
         if isinstance(item, Kernel):
-            share = "i64 %thread, i64 %team" if item in self.shared else "i64 0, i64 1"
             pointers = "".join([f", ptr {self._pointer(b)}" for b in item.args])
-            self.lines.append(f"  call void @{self.names[item]}({share}{pointers})")
+            if item in self.chunks:
+                self._dealt(item, pointers)
+            else:
+                share = "i64 %thread, i64 %team" if item in self.shared else "i64 0, i64 1"
+                self.lines.append(f"  call void @{self.names[item]}({share}{pointers})")
             self._mark(2 * self.numbers[item] + 1)
             self._count(item)
         elif isinstance(item, Choose):
             self._choose(item, alone)
         else:
             self._repeat(item, alone)
+
+    def _dealt(self, kernel: Kernel, pointers: str) -> None:
+        """Chunks of a kernel, as long as there are any."""
+        ask, take, done = (self._label(n) for n in ("ask", "take", "done"))
+        n = self.chunks[kernel]
+        self._jump(ask)
+        self._open(ask)
+        self.lines.append(f"  %{ask}.c = call i64 @graphopt_take(ptr %barrier, i64 %each{n})")
+        self.lines.append(f"  %{ask}.m = icmp sge i64 %{ask}.c, 0")
+        self.lines.append(f"  br i1 %{ask}.m, label %{take}, label %{done}")
+        self._open(take)
+        self.lines.append(f"  call void @{self.names[kernel]}(i64 %{ask}.c, i64 %all{n}{pointers})")
+        self._jump(ask)
+        self._open(done)
 
     def _flag(self, buffer: Buffer) -> str:
         """A bool in memory."""

@@ -74,7 +74,7 @@ class Executable:
         self._flexible = flexible
         team = functions()
         self._run = team.run
-        self._loaded = load(program.code, program.entry, {"graphopt_barrier": team.barrier, "graphopt_mark": team.mark})
+        self._loaded = load(program.code, program.entry, team.offered)
         self._constants = _constants(program)
         slots = list(enumerate(program.buffers, JOB_WORDS))
         self._inputs = [slot for slot, spec in slots if spec.kind == "input"]

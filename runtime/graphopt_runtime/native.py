@@ -9,17 +9,22 @@ sides write one word and read the other's in sequential consistency, hence no wa
 the sleeper, or the sleeper sees the new generation before it waits. A worker that is done stores the generation into
 its own record, where the caller waits for it.
 
+Work may be dealt out in chunks instead of even shares: `deal` is a barrier behind which `take` hands out numbers, a thread's
+own ones first, then those that others have left. Processors seldom run alike (others use them too), and who is done early
+takes from who is not. Threads count dealt kernels; odd and even ones have counters of their own, so a counter is reset
+only when the barrier of the kernel between has shown that nobody takes from it any more.
+
 A job may say how long its caller waits for the workers to come: they announce themselves in their records, and the caller
 then stores in `go` twice the generation, or one more when it has waited long enough: the workers let that job pass, and
-the caller runs it as a team of one. So a small step never waits for a thread that sleeps or has no processor. A worker
-that came too late stays awake for a while, or it would be too late for every step that is longer than its patience.
+the caller runs it as a team of one. So a small step never waits for a thread that sleeps or has no processor. Workers stay
+awake for longer than a Python program usually needs between two steps, and still longer when they came too late.
 
 The barrier is the dissemination barrier of Hensgen, Finkel and Manber (1988): in round k every thread signals the one
 2^k further on and waits for its own signal. Signals are counters, so nothing is ever reset; no two threads write one
 word, and the widest team needs ten rounds.
 
-Whoever waits, at a barrier or for the end of a job, spins for as long as an idle worker does, since on processors of
-their own threads arrive together; then it sleeps in the kernel (a futex, where there is one) beside a flag that tells
+Whoever waits, at a barrier or for the end of a job, spins for a moment, since on processors of their own threads arrive
+together; then it sleeps in the kernel (a futex, where there is one) beside a flag that tells
 the thread it waits for to wake it: that thread may be waiting for this very processor. The flag is read without a fence,
 which would cost a third of a barrier, so a wake-up can be missed by a few nanoseconds: a sleeper wakes by itself, too.
 """
@@ -31,28 +36,29 @@ from string import Template
 from .buffers import DATA_FIELD
 from .native_steps import STEPS
 
-SIZE, PATIENCE, STARTED = 0, 8, 16  # threads; rounds that an idle worker spins before it sleeps; workers to be joined
+SIZE, PATIENCE, STARTED = 0, 8, 16  # threads; rounds that a waiting thread spins before it sleeps; workers to be joined
 SOLO = 24  # the record of a team of one, for jobs that the workers let pass
 GENERATION, JOB, GO = 128, 136, 144
 SLEEPERS = 256
 MUTEX, CONDITION, ATTRIBUTES = 384, 640, 896  # opaque to us: 256 bytes each, the largest libc needs 64
 RECORDS = 1152  # one for each thread
 
-# A record: team, number, pthread_t and barriers passed; then the generation done, and the one come for; then whether the
-# thread sleeps over a word it waits for, on a line that others can read at any time since it seldom changes; then the
-# signals, a line for each round.
-NUMBER, HANDLE, PASSED, DONE, COME, ASLEEP, SIGNALS = 8, 16, 24, 128, 136, 256, 384
+# A record: team, number, pthread_t, barriers passed and kernels dealt; then the generation done, and the one come for; then
+# whether the thread sleeps over a word it waits for, on a line that others can read at any time since it seldom changes; then
+# the chunks taken of this thread's share of even and of odd kernels; then the signals, a line for each round.
+NUMBER, HANDLE, PASSED, DEALT, DONE, COME, ASLEEP, TAKEN, SIGNALS = 8, 16, 24, 32, 128, 136, 256, 384, 512
 LINE_BYTES = 128
 RECORD_BYTES = SIGNALS + 10 * LINE_BYTES
 MAX_WIDTH = 1 << 10
 
 TABLE = "graphopt_team_functions"
-"""The one exported name: pointers to start, stop, run, spin, barrier, call, many, mark."""
+"""The one exported name: pointers to start, stop, run, spin, barrier, deal, take, call, many, mark."""
 
 
 _HOT_ROUNDS = 256  # the first rounds of waiting do not pause: threads that arrive together leave within 0.1 us
 _IDLE_YIELD = 128  # a power of two: an idle worker offers its processor every so many rounds
-_LATE = 100  # times as long a worker stays awake that came too late for a job: the next one may come soon
+_IDLE = 32  # times as long a worker without a job stays awake
+_LATE = 100  # and one that came too late for a job: the next one may come soon
 _SLEEP_NS = 500_000  # at most; a wake-up may have been missed
 _STACK_BYTES = 8 << 20
 
@@ -132,7 +138,9 @@ define internal void @rouse(ptr %word) alwaysinline nounwind {
 """
 
 _TEXT = Template("""
-@$TABLE = constant [8 x ptr] [ptr @start, ptr @stop, ptr @run, ptr @spin, ptr @barrier, ptr @call, ptr @many, ptr @mark]
+@$TABLE = constant [10 x ptr] [
+  ptr @start, ptr @stop, ptr @run, ptr @spin, ptr @barrier, ptr @deal, ptr @take, ptr @call, ptr @many, ptr @mark
+]
 
 declare i32 @pthread_create(ptr, ptr, ptr, ptr)
 declare i32 @pthread_join(i64, ptr)
@@ -253,6 +261,63 @@ send:
   br label %round
 done:
   ret void
+}
+
+; graphopt_deal: a barrier behind which `take` deals out the next kernel.
+define internal void @deal(ptr %record) nounwind {
+  %dealt_at = getelementptr i8, ptr %record, i64 $DEALT
+  %before = load i64, ptr %dealt_at
+  %dealt = add i64 %before, 1
+  store i64 %dealt, ptr %dealt_at
+  %odd = and i64 %dealt, 1
+  %counters = getelementptr i8, ptr %record, i64 $TAKEN
+  %counter = getelementptr i64, ptr %counters, i64 %odd
+  store atomic i64 0, ptr %counter monotonic, align 8
+  call void @barrier(ptr %record)
+  ret void
+}
+
+; graphopt_take: the next chunk for the thread of this record, when each thread's share has so many; -1 when all are taken.
+define internal i64 @take(ptr %record, i64 %chunks) nounwind {
+entry:
+  %team = load ptr, ptr %record
+  %size = load i64, ptr %team
+  %number_at = getelementptr i8, ptr %record, i64 $NUMBER
+  %number = load i64, ptr %number_at
+  %dealt_at = getelementptr i8, ptr %record, i64 $DEALT
+  %dealt = load i64, ptr %dealt_at
+  %odd = and i64 %dealt, 1
+  %records = getelementptr i8, ptr %team, i64 $RECORDS
+  br label %look
+look:
+  %distance = phi i64 [ 0, %entry ], [ %further, %empty ]
+  %ahead = add i64 %number, %distance
+  %beyond = icmp uge i64 %ahead, %size
+  %wrapped = sub i64 %ahead, %size
+  %whose = select i1 %beyond, i64 %wrapped, i64 %ahead
+  %offset = mul i64 %whose, $RECORD_BYTES
+  %other = getelementptr i8, ptr %records, i64 %offset
+  %mine = icmp eq i64 %distance, 0
+  %theirs = select i1 %mine, ptr %record, ptr %other
+  %counters = getelementptr i8, ptr %theirs, i64 $TAKEN
+  %counter = getelementptr i64, ptr %counters, i64 %odd
+  %seen = load atomic i64, ptr %counter monotonic, align 8
+  %left = icmp ult i64 %seen, %chunks
+  br i1 %left, label %try, label %empty
+try:
+  %got = atomicrmw add ptr %counter, i64 1 monotonic
+  %good = icmp ult i64 %got, %chunks
+  br i1 %good, label %found, label %empty
+found:
+  %first = mul i64 %whose, %chunks
+  %chunk = add i64 %first, %got
+  ret i64 %chunk
+empty:
+  %further = add i64 %distance, 1
+  %more = icmp ult i64 %further, %size
+  br i1 %more, label %look, label %none
+none:
+  ret i64 -1
 }
 
 ; A job: function, team, arena, scratch, bytes of scratch per thread, rounds to wait for the workers (-1: as long as it
@@ -418,13 +483,14 @@ entry:
   %patience_at = getelementptr i8, ptr %team, i64 $PATIENCE
   %patience = load i64, ptr %patience_at
   %late = mul i64 %patience, $LATE
+  %long = mul i64 %patience, $IDLE
   %mutex = getelementptr i8, ptr %team, i64 $MUTEX
   %condition = getelementptr i8, ptr %team, i64 $CONDITION
   %caller = getelementptr i8, ptr %team, i64 $RECORDS
   br label %idle
 idle:
   %seen = phi i64 [ 0, %entry ], [ %current, %work ], [ %current, %go ]
-  %stay = phi i64 [ %patience, %entry ], [ %patience, %work ], [ %late, %go ]
+  %stay = phi i64 [ %long, %entry ], [ %long, %work ], [ %late, %go ]
   br label %watch
 watch:
   %round = phi i64 [ 0, %idle ], [ %next, %yield ], [ %next, %pause ]
@@ -560,11 +626,11 @@ def team_ir(triple: str) -> str:
     words: dict[str, object] = {
         "DECLARE_PAUSE": declare, "PAUSE": pause, "TABLE": TABLE, "HOT_ROUNDS": _HOT_ROUNDS,
         "SLEEP": _NO_REST if futex is None else _REST.substitute(FUTEX=futex, SLEEP_NS=_SLEEP_NS),
-        "ASLEEP": ASLEEP, "LATE": _LATE, "IDLE_MASK": _IDLE_YIELD - 1, "STACK_BYTES": _STACK_BYTES,
+        "ASLEEP": ASLEEP, "IDLE": _IDLE, "LATE": _LATE, "IDLE_MASK": _IDLE_YIELD - 1, "STACK_BYTES": _STACK_BYTES,
         "PATIENCE": PATIENCE, "STARTED": STARTED, "GENERATION": GENERATION, "JOB": JOB, "SLEEPERS": SLEEPERS,
         "MUTEX": MUTEX, "CONDITION": CONDITION, "ATTRIBUTES": ATTRIBUTES, "RECORDS": RECORDS,
-        "RECORD_BYTES": RECORD_BYTES, "NUMBER": NUMBER, "HANDLE": HANDLE, "PASSED": PASSED, "DONE": DONE, "COME": COME,
-        "SOLO": SOLO, "GO": GO,
+        "RECORD_BYTES": RECORD_BYTES, "NUMBER": NUMBER, "HANDLE": HANDLE, "PASSED": PASSED, "DEALT": DEALT, "DONE": DONE,
+        "COME": COME, "SOLO": SOLO, "GO": GO, "TAKEN": TAKEN,
         "SIGNALS": SIGNALS, "LINE_BYTES": LINE_BYTES, "DATA_FIELD": DATA_FIELD,
         "MONOTONIC": 6 if "darwin" in triple else 1,
     }  # fmt: skip

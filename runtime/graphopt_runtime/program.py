@@ -19,7 +19,7 @@ ITEMSIZES = {
 }  # fmt: skip
 
 _MAGIC = b"graphopt program\n"
-_VERSION = 2
+_VERSION = 3
 _PREFIX = struct.Struct("<II")  # version, bytes of the header
 _DIGEST_BYTES = 32
 
@@ -54,7 +54,8 @@ class Call:
     """One kernel inside the step, in order of execution.
 
     extent: iterations of its parallel loop, 1 when thread 0 runs it alone; barrier: one stands before it;
-    cell: the Cell it came from; where: the user's line. For reports: the native code needs none of this.
+    cell: the Cell it came from; where: the user's line; chunks: in how many it is dealt out, 1 when each thread has a share.
+    For reports: the native code needs none of this.
     """
 
     kernel: str
@@ -64,6 +65,7 @@ class Call:
     where: str
     flops: int
     bytes: int
+    chunks: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ def to_bytes(program: Program) -> bytes:
         "name": program.name,
         "buffers": [[b.name, b.dtype, list(b.shape), b.kind] for b in program.buffers],
         "aliases": [list(pair) for pair in program.aliases],
-        "calls": [[c.kernel, c.extent, c.barrier, c.cell, c.where, c.flops, c.bytes] for c in program.calls],
+        "calls": [[c.kernel, c.extent, c.barrier, c.cell, c.where, c.flops, c.bytes, c.chunks] for c in program.calls],
         "arena_bytes": program.arena_bytes,
         "scratch_bytes": program.scratch_bytes,
         "parallel": program.parallel,

@@ -31,7 +31,7 @@ waiting for the workers, or FOREVER.
 
 FOREVER = (1 << 64) - 1
 
-_IDLE_NS = 60_000  # how long an idle worker spins before it sleeps
+_PATIENCE_NS = 60_000  # how long a thread that waits spins before it sleeps
 _EXIT_SECONDS = 5.0  # how long the end of the process waits for a step that another thread still runs
 _OWN_SIGNALS = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGABRT")  # belong to the thread that caused them
 
@@ -43,10 +43,11 @@ _held: list[Team] = []  # teams whose lock the forking thread took
 
 @dataclass(frozen=True, slots=True)
 class Native:
-    """The team's native functions: run(job) returns when all threads are done; barrier, many and mark are addresses.
+    """The team's native functions: run(job) returns when all threads are done.
 
     call(record, objects) runs a job on array objects: `objects` holds the addresses of the objects, 8 bytes each; the
-    record says where in the job the addresses of their memory belong. many is a step that is many steps, see `native`.
+    record says where in the job the addresses of their memory belong. many is the address of a step that is many steps, see
+    `native`; offered are the addresses of what the code of steps calls, under the names that it calls them by.
     """
 
     start: Callable[[int, int], int]
@@ -54,9 +55,8 @@ class Native:
     run: Callable[[int], None]
     spin: Callable[[int], None]
     call: Callable[[int, bytes], None]
-    barrier: int
     many: int
-    mark: int
+    offered: dict[str, int]
     keep: Loaded
 
 
@@ -130,7 +130,7 @@ def _functions() -> Native:
         code = compile_ir(ir, target, ("always_inliner", *LIGHT))
         _disks[0].put(key, code)
     loaded = load(code, native.TABLE)
-    start, stop, run, spin, barrier, call, many, mark = (ctypes.c_uint64 * 8).from_address(loaded.address)
+    start, stop, run, spin, barrier, deal, take, call, many, mark = (ctypes.c_uint64 * 10).from_address(loaded.address)
     word = ctypes.c_uint64
     return Native(
         start=ctypes.CFUNCTYPE(word, word, word)(start),
@@ -138,16 +138,15 @@ def _functions() -> Native:
         run=ctypes.CFUNCTYPE(None, word)(run),
         spin=ctypes.CFUNCTYPE(None, word)(spin),
         call=ctypes.CFUNCTYPE(None, word, ctypes.c_char_p)(call),
-        barrier=barrier,
+        offered={"graphopt_barrier": barrier, "graphopt_deal": deal, "graphopt_take": take, "graphopt_mark": mark},
         many=many,
-        mark=mark,
         keep=loaded,
     )
 
 
 @cache
 def _patience() -> int:
-    """Rounds of spinning that last about `_IDLE_NS`: how long a pause takes differs tenfold between processors."""
+    """Rounds of spinning that last about `_PATIENCE_NS`: how long a pause takes differs tenfold between processors."""
     spin, rounds = functions().spin, 512
     spin(rounds)
     times = []
@@ -155,12 +154,12 @@ def _patience() -> int:
         before = perf_counter_ns()
         spin(rounds)
         times.append(perf_counter_ns() - before)
-    return max(1, _IDLE_NS * rounds // max(min(times), 1))
+    return max(1, _PATIENCE_NS * rounds // max(min(times), 1))
 
 
 def rounds_of(nanoseconds: float) -> int:
     """Rounds of waiting that last about so long."""
-    return int(_patience() * nanoseconds / _IDLE_NS)
+    return int(_patience() * nanoseconds / _PATIENCE_NS)
 
 
 def team(width: int) -> Team:

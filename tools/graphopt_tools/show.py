@@ -74,10 +74,11 @@ def print_summary(program: Program, graph: Graph) -> None:
     typer.echo(f"arena {program.arena_bytes} bytes, state {megabytes(state)}, code {megabytes(len(program.code))}")
     typer.echo(f"{len(graph.updates)} of {len(graph.state)} states are updated in place")
     width = max((len(call.kernel) for call in program.calls), default=0)
-    typer.echo(f"\n{'kernel':{width}}  {'extent':>7}  {'kflop':>9}  {'kB':>8}  barrier  from")
+    typer.echo(f"\n{'kernel':{width}}  {'extent':>7}  {'kflop':>9}  {'kB':>8}  chunks  barrier  from")
     for call in program.calls:
         barrier = "before" if call.barrier else ""
-        numbers = f"{call.extent:7}  {call.flops / 1e3:9,.0f}  {call.bytes / 1e3:8,.0f}"
+        chunks = call.chunks if call.chunks > 1 else ""
+        numbers = f"{call.extent:7}  {call.flops / 1e3:9,.0f}  {call.bytes / 1e3:8,.0f}  {chunks:6}"
         typer.echo(f"{call.kernel:{width}}  {numbers}  {barrier:7}  {origin(call)}".rstrip())
 
 
