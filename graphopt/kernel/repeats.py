@@ -13,7 +13,7 @@ from graphopt.ir.graph import Node
 from graphopt.kernel.elements import Lowering
 from graphopt.kernel.loops import Buffer, Kernel
 from graphopt.passes.cse import exact_key
-from graphopt.passes.fuse import INLINE, LEAVES, Group, stored_base
+from graphopt.passes.fuse import Group, moves, stored_base
 
 Lower = Callable[[Group, Lowering], list[Kernel]]
 
@@ -100,7 +100,7 @@ class _Told:
         if node in self._group.finishes:
             inputs = tuple([(i.dtype.name, i.shape) for i in node.inputs])
             return "finish", node.op, _attrs(node), inputs, self._buffer(self._lowering.partial[node])
-        if node in self._mine or (node.op in INLINE - LEAVES and node.op != "reshape"):
+        if node in self._mine or moves(stored_base(node)):
             return node.op, _attrs(node), tuple([self._node(i) for i in node.inputs])
         base = stored_base(node)
         value = base.attrs["value"].tobytes() if base.op == "constant" and base.type.size == 1 else None

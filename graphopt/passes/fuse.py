@@ -25,7 +25,7 @@ from math import prod
 from typing import Any
 
 from graphopt.ir.graph import Graph, Node, users, walk, with_inputs
-from graphopt.ir.index import Dims, Index
+from graphopt.ir.index import Dims, Index, delinear, linear
 from graphopt.opdefs.opdef import opdef
 from graphopt.passes import cut
 
@@ -98,14 +98,25 @@ def follow(node: Node, idx: tuple[Index, ...]) -> tuple[Node, tuple[Index, ...]]
 
     Reshapes of what is stored end the walk too: the caller addresses them by their element number.
     """
-    while node.op in INLINE and node.op not in LEAVES and node.op != "reshape":
+    while node.op in INLINE and node.op not in LEAVES:
         if node.op in ("iota", "random_bits", "pad", "concat"):
             return None
+        if node.op == "reshape":
+            if not moves(stored_base(node)):
+                break
+            (inner,) = node.inputs
+            node, idx = inner, delinear(linear(idx, node.shape), inner.shape)
+            continue
         try:
             node, idx = opdef(node.op).rules["at"](_Through(node), idx, *(i.type for i in node.inputs), **node.attrs)
         except _NotAffine:
             return None
     return node, idx
+
+
+def moves(node: Node) -> bool:
+    """Is it movement, which nobody stores unless it must be?"""
+    return node.op in INLINE - LEAVES - {"reshape"}
 
 
 def stored_base(node: Node) -> Node:
@@ -131,24 +142,32 @@ def _stored_operands(node: Node) -> Node:
     alias = opdef("alias")
     kind = opdef(node.op).kind
     inputs = list(node.inputs)
-    if node.op == "reshape" and stored_base(node).op in INLINE - LEAVES - {"reshape"}:
+    if node.op == "reshape" and moves(stored_base(node)):
         inputs[0] = alias(inputs[0])
     elif kind == "kernel" or node.op in ("branch", "loop"):
-        inputs = [alias(i) if stored_base(i).op in INLINE - LEAVES - {"reshape"} else i for i in inputs]
+        inputs = [alias(i) if moves(stored_base(i)) else i for i in inputs]
         start = opdef(node.op).starts_from
         if start is not None and stored_base(inputs[start]).op == "constant":
             inputs[start] = alias(inputs[start])  # numbers among the constants have no memory to start from
     elif kind == "contraction":
         dims = dims_of(node)
-        for k, idx in enumerate((dims.a, dims.b)):
-            found = follow(node.inputs[k], idx)
-            if (
-                found is None
-                or stored_base(found[0]).op in INLINE - LEAVES
-                or not all(i.is_affine for i in found[1])
-            ):
-                inputs[k] = alias(node.inputs[k])
+        inputs = [i if _reaches(i, idx) else alias(i) for i, idx in zip(inputs, (dims.a, dims.b), strict=True)]
     return with_inputs(node, tuple(inputs))
+
+
+def _reaches(operand: Node, idx: tuple[Index, ...]) -> bool:
+    """Is what a contraction reads in memory, at places that are affine in its dimensions?"""
+    found = follow(operand, idx)
+    return found is not None and stored_base(found[0]).op not in INLINE - LEAVES and all(i.is_affine for i in found[1])
+
+
+def _operands(node: Node, new: Mapping[Node, Node], direct: Mapping[Node, Node]) -> tuple[Node, ...]:
+    """The inputs of a node as they are now: of a contraction, past what others need stored, where it can read that far."""
+    if not _is_contraction(node):
+        return tuple([new[i] for i in node.inputs])
+    dims = dims_of(node)
+    places = zip(node.inputs, (dims.a, dims.b), strict=True)
+    return tuple([direct[i] if _reaches(direct[i], idx) else new[i] for i, idx in places])
 
 
 def _computed_for(node: Node, use: Mapping[Node, Sequence[Node]], roots: set[Node]) -> bool:
@@ -184,10 +203,11 @@ def materialise(graph: Graph) -> Graph:
     order = walk(graph.roots)
     use = users(order)
     new: dict[Node, Node] = {}
+    direct: dict[Node, Node] = {}  # the same, but movement is of what the node it moves was made of
     picked: dict[tuple[Node, int], Node] = {}
     roots_before = set(graph.roots)
     for node in order:
-        changed = node if node.op in LEAVES else _stored_operands(with_inputs(node, tuple(new[i] for i in node.inputs)))
+        changed = node if node.op in LEAVES else _stored_operands(with_inputs(node, _operands(node, new, direct)))
         if node.op == "item":
             changed = picked.setdefault((changed.inputs[0], node.attrs["index"]), changed)
         elif node.op == "loop":
@@ -201,6 +221,8 @@ def materialise(graph: Graph) -> Graph:
         elif node.op == "concat" and changed.op == "concat" and _computed_for(node, use, roots_before):
             changed = alias(changed)  # its parts are stored side by side at once
         new[node] = changed
+        moves = node.op in INLINE and node.op not in LEAVES and changed.op == node.op
+        direct[node] = with_inputs(node, tuple([direct[i] for i in node.inputs])) if moves else changed
     graph = graph.with_roots([new[r] for r in graph.roots])
     taken: set[Node] = set()
     roots: list[Node] = []
@@ -590,4 +612,4 @@ def show_groups(groups: Sequence[Group], names: dict[Node, str]) -> str:
     return "\n".join(lines)
 
 
-__all__ = ["INLINE", "LEAVES", "Group", "dims_of", "follow", "fuse", "materialise", "show_groups", "stored_base"]
+__all__ = ["INLINE", "LEAVES", "Group", "dims_of", "follow", "fuse", "materialise", "moves", "show_groups", "stored_base"]
