@@ -23,6 +23,7 @@ from graphopt.kernel.loops import (
     Buffer,
     Const,
     Expr,
+    Fetch,
     Fold,
     IndexValue,
     Kernel,
@@ -31,6 +32,7 @@ from graphopt.kernel.loops import (
     Stmt,
     Store,
     accumulator,
+    expressions,
     loop,
     make_kernel,
 )
@@ -50,6 +52,9 @@ _SLICE_BYTES = 1 << 18  # what tiles read again and again, a line here and a lin
 _FIRST_LEVEL_BYTES = 1 << 15
 _LINE_BYTES = 64
 _COPIED_STEPS = 16
+_FAR_BYTES = 1 << 18  # an array so large is not in the first-level cache when a tile ends
+_TURNS = 32  # at most, in which a tile asks for what its end needs
+_MOST_ASKED = 4  # lines in one turn
 _AHEAD_PANEL = 8  # steps of a sum before its use that a vector of a copied panel is asked for: some 100 cycles
 _AHEAD_LINE = 16  # the same for copied rows
 
@@ -317,8 +322,59 @@ class Tiler:
         where = (*(bound[u] for u in self.depends), panel, *(bound[v] for v in p.sums))
         return Load(self.packed, linear(where, sizes) * self.pitch + x, ahead=_AHEAD_PANEL * self.pitch)
 
-    def _sums(self, body: Callable[[dict[Var, Index]], list[Stmt]], vars: Sequence[Var], unroll: int) -> list[Stmt]:
-        """Serial loops over summed dimensions, the last one unrolled a little."""
+    def _asked(
+        self, start: dict[Var, Index], rows: int, cols: int, lanes: int
+    ) -> Callable[[Index, int], list[Stmt]] | None:
+        """What asks for the lines that the tile's end reads and writes, in turn `k` of `turns` turns.
+
+        They come from afar, and all at once they would block the way of the next tile's operands.
+        """
+        p, t = self.p, self.t
+        marks = {v: Var(v.name, v.size) for v in p.outs}
+        places: dict[tuple[Buffer, Index], bool] = {}
+        for s in self.finish(Const(0, p.dtype), {v: index(m) for v, m in marks.items()}, ZERO):
+            if isinstance(s, Store):
+                for e in expressions(s.value):
+                    if isinstance(e, Load):
+                        places.setdefault((e.buffer, e.index), False)
+                places[s.buffer, s.index] = True
+        along, other = (t.row, t.lane) if self.across else (t.lane, t.row)
+        far = {
+            (b, i): w
+            for (b, i), w in places.items()
+            if along is not None and other is not None and not b.local and b.size * b.dtype.itemsize >= _FAR_BYTES
+            if i.is_affine and i.coefficient(marks[along]) == 1 and i.coefficient(marks[other])
+        }
+        first, second = (lanes, 1) if self.across else (rows, -(-lanes // p.width))
+
+        def ask(k: Index, turns: int) -> list[Stmt]:
+            lines = first * cols * second
+            each = -(-lines // turns)
+            stmts: list[Stmt] = []
+            for n in range(each if each <= _MOST_ASKED else 0):
+                line = (k * each + n) % lines
+                where = {marks[v]: i for v, i in start.items()}
+                vector, place = line % second, line // second
+                where[marks[t.lane]] = start[t.lane] + (place // cols if self.across else vector * p.width)
+                if t.row is not None and not self.across:
+                    where[marks[t.row]] = start[t.row] + place // cols
+                if t.col is not None:
+                    where[marks[t.col]] = start[t.col] + place % cols
+                stmts += [Fetch(b, i.substitute(where), w) for (b, i), w in far.items()]
+            return stmts
+
+        return ask if far else None
+
+    def _sums(
+        self,
+        body: Callable[[dict[Var, Index]], list[Stmt]],
+        vars: Sequence[Var],
+        unroll: int,
+        asked: Callable[[Index, int], list[Stmt]] | None = None,
+    ) -> list[Stmt]:
+        """Serial loops over summed dimensions, the last one unrolled a little. What `asked` says is done in turns: before each
+        loop over the last dimension, or, where it is the only one, between parts of it.
+        """
 
         def nest(k: int, bound: dict[Var, Index]) -> list[Stmt]:
             if k == len(vars):
@@ -329,12 +385,25 @@ class Tiler:
             blocks, rest = divmod(v.size, unroll)
             if blocks <= 1:
                 return loop("unroll", "w", v.size, lambda w: nest(k + 1, {**bound, v: w}))
-            stmts = loop(
-                "serial",
-                f"q{k}",
-                blocks,
-                lambda i: loop("unroll", "w", unroll, lambda w: nest(k + 1, {**bound, v: i * unroll + w})),
-            )
+            before = [u.size for u in vars[:k]]
+            turns = prod(before) if before else max(d for d in range(1, min(_TURNS, blocks) + 1) if blocks % d == 0)
+            part = blocks if before else blocks // turns
+
+            def some(g: Index) -> list[Stmt]:
+                return loop(
+                    "serial",
+                    f"q{k}",
+                    part,
+                    lambda i: loop("unroll", "w", unroll, lambda w: nest(k + 1, {**bound, v: (g * part + i) * unroll + w})),
+                )
+
+            if asked is None:
+                turns, part = 1, blocks
+                stmts = some(ZERO)
+            elif before:
+                stmts = asked(linear([bound[u] for u in vars[:k]], tuple(before)), turns) + some(ZERO)
+            else:
+                stmts = loop("serial", "g", turns, lambda g: asked(g, turns) + some(g))
             return stmts + loop("unroll", "w", rest, lambda w: nest(k + 1, {**bound, v: w + blocks * unroll}))
 
         return nest(0, {})
@@ -409,7 +478,8 @@ class Tiler:
 
         stmts = each(lambda r, c, k: loop("lanes", "l", width, lambda x: [Store(acc, at(r, c, k) + x, zero)]))
         if by_lane:
-            stmts += self._sums(lambda summed: vector(start[t.lane], summed, None), p.sums, 4)
+            asked = self._asked(start, rows, cols, lanes)
+            stmts += self._sums(lambda summed: vector(start[t.lane], summed, None), p.sums, 4, asked)
 
             def vector_done(tile: Buffer, r: Index, c: Index, k: int) -> list[Stmt]:
                 return loop("lanes", "l", actives[k], lambda x: self._finish_vector(tile, at(r, c, k), place(r, c), k * width, x))

@@ -115,7 +115,16 @@ class If:
     body: tuple[Stmt, ...]
 
 
-Stmt = For | Store | If
+@dataclass(frozen=True, slots=True, eq=False)
+class Fetch:
+    """The cache line of an element is needed soon, for writing if `write` says so: no effect but that it comes."""
+
+    buffer: Buffer
+    index: Index
+    write: bool
+
+
+Stmt = For | Store | If | Fetch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -239,6 +248,8 @@ def work_of(body: Sequence[Stmt], width: int, lane: Var | None = None) -> float:
             total += work_of(s.body, width, inner) * (1 if s.kind == "lanes" else s.var.size) + s.var.size * (s.kind == "serial")
         elif isinstance(s, If):
             total += 1.0 + work_of(s.body, width, lane)
+        elif isinstance(s, Fetch):
+            total += 1.0
         else:
             for e in expressions(s.value):
                 total += _work(e, width, lane)
@@ -262,7 +273,7 @@ def make_kernel(name: str, body: Sequence[Stmt], width: int, flops: int = 0, nod
     writes: set[Buffer] = set()
     seen: set[int] = set()
     for s in statements(body):
-        if isinstance(s, For):
+        if isinstance(s, For | Fetch):
             continue
         for v in (s.value, *loaded(s.index)) if isinstance(s, Store) else (s.condition,):
             for e in expressions(v, seen):
@@ -295,6 +306,9 @@ def check(kernel: Kernel) -> None:
                 visit(s.body, depth + 1, lanes or s.kind == "lanes")
             elif isinstance(s, If):
                 visit(s.body, depth + 1, lanes)
+            elif isinstance(s, Fetch):
+                if s.buffer not in kernel.params:
+                    raise CompileError(f"kernel {kernel.name}: fetches {s.buffer}, which it neither reads nor writes")
             elif s.value.dtype is not s.buffer.dtype:
                 raise CompileError(f"kernel {kernel.name}: {s.value.dtype} stored to {s.buffer} of {s.buffer.dtype}")
 
@@ -319,6 +333,9 @@ class _Signature:
                 self.parts.append(f"{s.kind} {name}<{s.var.size}{{")
             elif isinstance(s, If):
                 self.parts.append(f"if {self.expr(s.condition)}{{")
+            elif isinstance(s, Fetch):
+                self.parts.append(f"fetch {self.buffers[s.buffer]}[{self.index(s.index)}]{s.write}")
+                continue
             else:
                 self.parts.append(f"{self.buffers[s.buffer]}[{self.index(s.index)}]={self.expr(s.value)}")
                 continue
@@ -466,6 +483,8 @@ def show(kernel: Kernel) -> str:
                 lines.extend(indent + line for line in namer.lines)
                 lines.append(f"{indent}if {text}:")
                 visit(s.body, indent + "  ")
+            elif isinstance(s, Fetch):
+                lines.append(f"{indent}fetch {called.get(s.buffer, s.buffer)}[{_Namer([], called).index(s.index)}]")
             else:
                 namer = _Namer([s.value, *loaded(s.index)], called)
                 text = f"{called.get(s.buffer, s.buffer)}[{namer.index(s.index)}] = {namer.text(s.value)}"

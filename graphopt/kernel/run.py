@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.ir.index import Index, Loaded, Quotient, Var
-from graphopt.kernel.loops import Buffer, Const, Expr, Fold, For, If, IndexValue, Kernel, Load, Stmt
+from graphopt.kernel.loops import Buffer, Const, Expr, Fold, For, If, IndexValue, Kernel, Load, Stmt, Store
 from graphopt.kernel.numpy_scalars import NumpyScalars
 
 
@@ -41,7 +41,7 @@ class Interpreter:
                 self._known = {}
                 if bool(self.value(s.condition)):
                     self._body(s.body)
-            else:
+            elif isinstance(s, Store):
                 self._known = {}
                 value = self.value(s.value)
                 where = self.index(s.index)

@@ -14,7 +14,7 @@ from typing import Any
 from graphopt.errors import CompileError
 from graphopt.ir.index import Index, Loaded, Quotient, Remainder, Var, index
 from graphopt.ir.types import DType, i32, i64
-from graphopt.kernel.loops import Buffer, Const, Expr, Fold, For, If, IndexValue, Kernel, Load, Stmt, Store
+from graphopt.kernel.loops import Buffer, Const, Expr, Fetch, Fold, For, If, IndexValue, Kernel, Load, Stmt, Store
 from graphopt.kernel.machine import Machine
 from graphopt.llvm.scalars import LLVMScalars, Val, type_of
 
@@ -72,6 +72,8 @@ class KernelEmitter(LLVMScalars):
                 self._store(s)
             elif isinstance(s, If):
                 self._if(s)
+            elif isinstance(s, Fetch):
+                self._ask(self._address(s.buffer, s.index), int(s.write))
             elif s.kind == "lanes":
                 self._lanes(s)
             elif s.kind == "unroll":
@@ -329,9 +331,11 @@ class KernelEmitter(LLVMScalars):
 
     def _prefetch(self, base: str, distance: int) -> None:
         """Ask for the line so many bytes on, which the loop reads some turns later; behind an array's end that is nothing."""
+        self._ask(self.pure(f"getelementptr i8, ptr {base}, i64 {distance}"))
+
+    def _ask(self, address: str, write: int = 0) -> None:
         self.declared.setdefault("llvm.prefetch.p0", "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
-        ahead = self.pure(f"getelementptr i8, ptr {base}, i64 {distance}")
-        self.line(f"call void @llvm.prefetch.p0(ptr {ahead}, i32 0, i32 3, i32 1)")
+        self.line(f"call void @llvm.prefetch.p0(ptr {address}, i32 {write}, i32 3, i32 1)")
 
     def _fold(self, e: Fold) -> Val:
         """Halve until one is left; while halves are whole vectors no element moves between lanes."""
