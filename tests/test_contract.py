@@ -16,9 +16,10 @@ from graphopt.compile import compile_graph
 from graphopt.ir.graph import Graph, Node, input_node
 from graphopt.ir.index import Var, index, linear
 from graphopt.ir.types import DType, TensorType, bf16, f16, f32, f64, i8, i32, i64, u8
-from graphopt.kernel import contract, tile
-from graphopt.kernel.loops import Buffer, show
+from graphopt.kernel import contract, tile, tiles
+from graphopt.kernel.loops import Buffer, Fetch, For, Kernel, Stmt, Store, show
 from graphopt.kernel.machine import AVX2, Machine
+from graphopt.kernel.run import Interpreter
 from graphopt.kernel.tile import Operand, Problem, Tiling
 from graphopt.llvm.target import machine_of
 from graphopt.opdefs.conv import conv_general
@@ -463,3 +464,51 @@ def test_tiles_golden(packed: bool, golden: Golden, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(contract, "choose", choose)
     kernels = lowered(dense_bias_relu(), AVX2).kernels
     golden(f"contract_{'packed' if packed else 'plain'}.txt", "\n\n".join(show(k) for k in kernels) + "\n")
+
+
+# lines that are asked for
+
+
+class Asked(Interpreter):
+    """Per tile the cache lines that it asks for, and those that it writes or asks for to write."""
+
+    def __init__(self, kernel: Kernel, arrays: Sequence[np.ndarray]):
+        super().__init__(kernel, arrays)
+        self.tiles: list[tuple[set[tuple[Buffer, int]], set[tuple[Buffer, int]]]] = []
+
+    def _loop(self, s: For) -> None:
+        if s.kind == "par":
+            for k in range(s.var.size):
+                self.tiles.append((set(), set()))
+                self.vars[s.var] = k
+                self._body(s.body)
+        else:
+            super()._loop(s)
+
+    def _body(self, body: Sequence[Stmt]) -> None:
+        for s in body:
+            if isinstance(s, Fetch):
+                self.tiles[-1][0].add((s.buffer, int(self.index(s.index)) * s.buffer.dtype.itemsize // 64))
+            super()._body([s])
+            if isinstance(s, Store) and not s.buffer.local:
+                self.tiles[-1][1].update((s.buffer, int(i) * 4 // 64) for i in np.atleast_1d(self.index(s.index)))
+
+
+@pytest.mark.parametrize("shape", [(26, 128, 96), (32, 60, 64), (27, 512, 80)])
+def test_a_tile_asks_for_the_lines_that_it_ends_with(shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it sums, each tile asks once for all lines that its end writes, and for those of the array added to it."""
+    monkeypatch.setattr(tiles, "_FAR_BYTES", 1 << 12)
+    m, k, n = shape
+    a, b, c = (input_node(name, TensorType(f32, size)) for name, size in (("a", (m, k)), ("b", (k, n)), ("c", (m, n))))
+    step = lowered(Graph("g", (a, b, c), (), (matmul(a, b) + c,)), HOST)
+    kernel = step.kernels[-1]
+    arrays = [np.zeros(x.size, np.float32) for x in kernel.params]
+    ran = Asked(kernel, arrays)
+    ran.run()
+    written, added = kernel.params[-1], next(x for x, y in zip(kernel.params, kernel.args, strict=True) if y.name == "c")
+    assert len(ran.tiles) > 1
+    for asked, stored in ran.tiles:
+        lines = {line for _, line in stored}
+        assert {x for x, _ in asked} == {written, added}
+        for x in (written, added):
+            assert {line for y, line in asked if y is x} == lines
