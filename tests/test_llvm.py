@@ -27,10 +27,11 @@ from graphopt.opdefs.math import sqrt
 from graphopt.opdefs.opdef import opdef
 from graphopt.opdefs.reduce import reduce_max, reduce_sum
 from graphopt.opdefs.scaffold import special_pairs
+from graphopt.passes.guard import guarded
 from graphopt.passes.pipeline import optimize
 from graphopt_runtime import engine
 from graphopt_runtime.engine import Target
-from tests.steps import GRAPHS, agree, leaf, meaning
+from tests.steps import GRAPHS, adam_after_dot, agree, leaf, meaning
 from tests.test_ops import Case, _magnitude
 from tests.tolerances import assert_close
 
@@ -191,6 +192,19 @@ def test_other_processors_get_their_own_vectors(name: str) -> None:
     for label, (target, pattern) in marks.items():
         assembly = engine.assembly(step_text(GRAPHS[name](), target), target)
         assert re.search(pattern, assembly), f"{label}: no {pattern}"
+
+
+@pytest.mark.skipif(not X86, reason="reads x86-64 assembly")
+def test_a_product_keeps_its_accumulators_in_registers() -> None:
+    """What follows a product does not: the values of a guarded update that are held while others are stored."""
+    target = TARGETS["avx512"]
+    assembly = engine.assembly(step_text(guarded(adam_after_dot(2048, 1024, 64)), target), target)
+    sums = []
+    for block in re.split(r"^(?=\.LBB)", assembly, flags=re.MULTILINE):
+        turn = re.search(rf"\tj\w+\t{re.escape(block.partition(':')[0])}\n", block)
+        if turn and block.count("\tvfmadd", 0, turn.end()) >= 32:
+            sums.append(block[: turn.end()])
+    assert sums and not [s for s in sums if "(%rsp)" in s]
 
 
 # special numbers

@@ -15,9 +15,10 @@ from graphopt.ir.graph import Graph, input_node, state_node, walk
 from graphopt.ir.types import TensorType, f32, i32
 from graphopt.opdefs.evaluate import evaluate
 from graphopt.opdefs.linalg import matmul
+from graphopt.opdefs.opdef import constant
 from graphopt.opdefs.reduce import reduce_sum
 from graphopt.opdefs.rows import scatter_set
-from graphopt.opdefs.shape import transpose
+from graphopt.opdefs.shape import pad, slice_, transpose
 from graphopt.passes.guard import guarded
 
 
@@ -275,3 +276,21 @@ def test_a_parameter_keeps_its_memory() -> None:
         return
     cell(Tensor([1.0, 2.0]))
     assert p.asnumpy().tolist() == [1.0, 1.0]
+
+
+def test_guard_reads_what_is_summed_once() -> None:
+    """An operand of a gradient that was sliced, padded with zeros and turned is tested by its sum alone."""
+    d, x = input_node("d", TensorType(f32, (4, 2))), input_node("x", TensorType(f32, (4, 3)))
+    w, b = state_node("w", TensorType(f32, (3, 3))), state_node("b", TensorType(f32, (3,)))
+    made = slice_(d * 2.0, start=(0, 0), stop=(4, 2), step=(1, 1))
+    padded = pad(made, constant(0.0, f32), low=(0, 1), high=(0, 0), interior=(0, 0))
+    updates = ((w, w - matmul(transpose(x, perm=(1, 0)), padded)), (b, b - reduce_sum(padded, axes=(0,))))
+    made = guarded(Graph("step", (x, d), (w, b), (), updates))
+    tested = [n.inputs[0].inputs[0] for n in walk(made.roots) if n.op == "reduce_sum" and n.inputs[0].op == "mul"]
+    assert sum(n is x for n in tested) == 1 and not [n for n in tested if n.shape in ((4, 2), (4, 3)) and n is not x]
+    inputs = [np.ones((4, 3), np.float32), np.ones((4, 2), np.float32)]
+    state = [np.zeros((3, 3), np.float32), np.zeros(3, np.float32)]
+    assert evaluate(made, inputs, state)[-1] and state[0].any()
+    inputs[1][3, 1] = np.inf
+    before = [s.copy() for s in state]
+    assert not evaluate(made, inputs, state)[-1] and all(np.array_equal(a, s) for a, s in zip(before, state, strict=True))

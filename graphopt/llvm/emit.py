@@ -14,7 +14,22 @@ from typing import Any
 from graphopt.errors import CompileError
 from graphopt.ir.index import Index, Loaded, Quotient, Remainder, Var, index
 from graphopt.ir.types import DType, i32, i64
-from graphopt.kernel.loops import Buffer, Const, Expr, Fetch, Fold, For, If, IndexValue, Kernel, Load, Stmt, Store
+from graphopt.kernel.loops import (
+    Buffer,
+    Const,
+    Expr,
+    Fetch,
+    Fold,
+    For,
+    If,
+    IndexValue,
+    Kernel,
+    Load,
+    Stmt,
+    Store,
+    expressions,
+    loaded,
+)
 from graphopt.kernel.machine import Machine
 from graphopt.llvm.scalars import LLVMScalars, Val, type_of
 
@@ -52,6 +67,7 @@ class KernelEmitter(LLVMScalars):
         self._loads: dict[str, Val] = {}
         self._held = any(n.op in ("dot_general", "conv_general") for n in kernel.nodes)
         self._streams = _streamed(kernel)
+        self._same_lanes = _same_lanes(kernel)
         self._names = {b: f"%{'l' if b.local else 'p'}{k}" for k, b in enumerate((*kernel.params, *kernel.locals))}
 
     def function(self, name: str, linkage: str = "internal") -> str:
@@ -184,7 +200,9 @@ class KernelEmitter(LLVMScalars):
 
     def _store_vector(self, buffer: Buffer, data: str, base: str, lane: _Lane, align: int, m: str) -> None:
         t = f"<{lane.width} x {m}>"
-        if lane.active < lane.width and buffer.local:
+        if buffer in self._same_lanes:
+            pass  # nobody reads the lanes that are not active
+        elif lane.active < lane.width and buffer.local:
             old = self.opaque(f"load {t}, ptr {base}, align {align}")
             data = f"{t} {self.pure(f'select <{lane.width} x i1> {lane.mask}, {data}, {t} {old}')}"
         elif lane.active == 1:
@@ -464,6 +482,34 @@ class KernelEmitter(LLVMScalars):
         offset = self.splat(self.index_value(i), self.lane.width)
         m = self.memory_element(buffer.dtype)
         return self.pure(f"getelementptr {m}, ptr {self._names[buffer]}, <{self.lane.width} x i64> {offset.ref}")
+
+
+def _same_lanes(kernel: Kernel) -> frozenset[Buffer]:
+    """Local vectors of which the same lanes are read and written everywhere: a store need not keep the others.
+
+    If it did, such a vector would live on from loop to loop, and take a register from a contraction's accumulators.
+    """
+    lanes: dict[Buffer, set[int]] = {b: set() for b in kernel.locals if b.size == kernel.width}
+
+    def visit(body: Sequence[Stmt], lane: For | None) -> None:
+        for s in body:
+            if isinstance(s, For):
+                visit(s.body, s if s.kind == "lanes" else lane)
+                continue
+            found = [(s.buffer, s.index)] if isinstance(s, Store) else []
+            for root in (s.value, *loaded(s.index)) if isinstance(s, Store) else (s.condition,):
+                for e in expressions(root):
+                    if isinstance(e, Load | Fold) and e.buffer in lanes:
+                        found.append((e.buffer, e.index if isinstance(e, Load) else e.offset + e.lanes))
+            for buffer, at in found:
+                if buffer in lanes:
+                    lanes[buffer].add(lane.var.size if lane is not None and at == index(lane.var) else 0)
+            if isinstance(s, If):
+                visit(s.body, lane)
+
+    if lanes:
+        visit(kernel.body, None)
+    return frozenset(b for b, found in lanes.items() if len(found) == 1 and 0 not in found)
 
 
 def _streamed(kernel: Kernel) -> frozenset[Buffer]:

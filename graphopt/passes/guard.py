@@ -92,10 +92,19 @@ def _sources(values: Iterable[Node]) -> list[Node]:
 
 
 def _base(node: Node) -> Node:
-    """The node whose elements these are."""
-    while node.op in _SAME:
+    """The node whose elements these are, besides finite constants."""
+    while node.op in _SAME or _whole(node):
         node = node.inputs[0]
     return node
+
+
+def _whole(node: Node) -> bool:
+    """Whether a slice or pad has all elements of its input, and but for them zeros: derivatives of slices are such sums."""
+    if node.op == "slice":
+        return node.shape == node.inputs[0].shape
+    if node.op != "pad" or node.inputs[1].op != "constant" or node.inputs[1].attrs["value"] != 0:
+        return False
+    return min((*node.attrs["low"], *node.attrs["high"]), default=0) >= 0
 
 
 def _stored(tests: Sequence[_Test]) -> list[_Test]:
