@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -177,16 +178,178 @@ def test_a_loss_scale_that_skips_a_step_is_no_fault() -> None:
     assert np.array_equal(net.dense.weight.asnumpy(), before)
 
 
-def test_inside_a_loop() -> None:
-    """The loop is named, with its line; its operands' ranges tell the rest."""
-    ms.set_context(mode=ms.GRAPH_MODE)
+# inside loops and branches
+
+
+def told(call: Callable[[], Any]) -> list[str]:
+    """What a report says after its head, without the names of files."""
+    return [line.strip().replace("test_nan_check.py:", "") for line in failure(call)[2:-1]]
+
+
+def line_of(code: Callable[..., Any], text: str) -> int:
+    """The line of a function that holds a text."""
+    lines, start = inspect.getsourcelines(code)
+    (found,) = [k for k, line in enumerate(lines) if text in line]
+    return start + found
+
+
+def test_in_a_trip_of_a_loop() -> None:
+    """An op in the body is named, with its line, and the trip: 2, 0.69, -0.37, NaN."""
 
     def f(x: Tensor) -> Tensor:
-        return ms.control.fori_loop(0, 4, lambda i, s: ops.log(s), x)
+        return ms.control.fori_loop(0, 5, lambda i, s: ops.log(s), x)
 
-    assert np.isfinite(ms.vmap(f)(Tensor([1e30, 1e36])).asnumpy()).all()
-    lines = failure(lambda: ms.vmap(f)(Tensor([1e30, 2.0])))
-    assert "it begins with loop at test_nan_check.py:" in lines[2] and "input 0" in lines[3]
+    run = ms.jit(ms.vmap(f))
+    lines, line = told(lambda: run(Tensor([1e30, 2.0]))), line_of(f, "fori_loop")
+    assert lines[0].startswith(f"it begins with log at {line} (forward): f32[2] from ") and lines[0].endswith(", 1 NaN")
+    assert lines[1] == f"in trip 3 of 5 of the loop at {line}"
+    assert lines[2].startswith("input 0: f32[2] from -0.366513 to ") and lines[2].endswith(f"= log at {line}, of the trip before")
+
+
+def while_loop(x: Tensor) -> Tensor:
+    def body(s: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        h = s[1] - 1.0
+        return s[0] + 1, ops.sqrt(h)
+
+    return ms.control.while_loop(lambda s: s[0] < 5, body, (Tensor(0, ms.int32), x))[1].sum()
+
+
+def test_in_trip_3_of_a_while_loop() -> None:
+    """4 -> 1.73 -> 0.86 -> the root of less than nothing; with its gradient the loop is run again, over spans of trips."""
+    line, loop = line_of(while_loop, "ops.sqrt(h)"), line_of(while_loop, "control.while_loop")
+    for call in (ms.jit(while_loop), ms.jit(ms.grad(while_loop))):
+        lines = told(lambda call=call: call(Tensor([1e30, 4.0])))
+        assert lines[0].startswith(f"it begins with sqrt at {line} (forward): f32[2] from ")
+        assert lines[1] == f"in trip 3 of 5 of the loop at {loop}"
+        assert lines[2].startswith("input 0: f32[2] from -0.1444") and lines[2].endswith(f"= sub at {line - 1}")
+
+
+def scan(x: Tensor, rows: Tensor) -> Tensor:
+    def body(c: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+        c = c * 0.5 + ops.sqrt(row)
+        return c, c * 2.0
+
+    return ms.control.scan(body, x, rows)[1].sum()
+
+
+def rows_with(value: float) -> Tensor:
+    """Six rows of ones, but one number in the third."""
+    rows = np.ones((6, 3), np.float32)
+    rows[2, 1] = value
+    return Tensor(rows)
+
+
+def test_in_trip_3_of_a_scan_and_of_its_derivative() -> None:
+    x = Tensor(np.zeros(3, np.float32))
+    line, loop = line_of(scan, "ops.sqrt"), line_of(scan, "control.scan")
+    for value, call, what, kind in (
+        (-1.0, ms.jit(scan), "sqrt", "forward"),
+        (-1.0, ms.jit(ms.value_and_grad(scan, 1)), "sqrt", "forward"),
+        (0.0, ms.jit(ms.grad(scan, 1)), "div", "backward"),
+    ):
+        lines = told(lambda call=call, value=value: call(x, rows_with(value)))
+        assert lines[0].startswith(f"it begins with {what} at {line} ({kind}): f32[3] from ")
+        assert lines[1] == f"in trip 3 of 6 of the loop at {loop}"
+        call(x, rows_with(2.0))
+    assert lines[3] == f"input 1: f32[3] from 0 to 1  = sqrt at {line}"
+
+
+class Recurrent(nn.Cell):
+    """Gates and a state, as in an LSTM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates = nn.Dense(4, 8)
+
+    def construct(self, x: Tensor, h: Tensor) -> Tensor:
+        z = self.gates(h)
+        kept, new = ops.sigmoid(z[:, :4]), ops.tanh(z[:, 4:])
+        return kept * h + new * 0.5 + ops.sqrt(x)
+
+
+class Unrolled(nn.Cell):
+    """A Python loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = Recurrent()
+        self.shift = Parameter(Tensor(np.zeros(1, np.float32)), name="shift")
+
+    def construct(self, xs: Tensor) -> Tensor:
+        h = ops.zeros((2, 4), ms.float32)
+        for t in range(xs.shape[0]):
+            h = self.cell(xs[t] + self.shift, h)
+        return (h * h).mean()
+
+
+def test_in_trip_3_of_a_python_loop() -> None:
+    """Forward alone, in a training step, and where the derivative alone is not finite: the Cell and the trip are named."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    net = Unrolled()
+    step = nn.TrainOneStepCell(net, nn.SGD(net.trainable_params(), 0.1)).set_train()
+    line, loop = line_of(Recurrent, "ops.sqrt"), line_of(Unrolled, "self.cell(xs[t]")
+    xs = np.ones((12, 2, 4), np.float32)
+    before = values(step)
+    for value, call, what, kind in ((-1, net, "sqrt", "forward"), (-1, step, "sqrt", "forward"), (0, step, "div", "backward")):
+        xs[2, 1, 1] = value
+        lines = told(lambda call=call: call(Tensor(xs)))
+        assert lines[0].startswith(f"it begins with {what} at {line} in cell ({kind}): f32[2,4] from ")
+        assert lines[1] == f"in trip 3 of 12 of the loop at {loop}"
+        assert same(before, step)
+    xs[2, 1, 1] = 1
+    assert np.isfinite(step(Tensor(xs)).asnumpy())
+
+
+@pytest.mark.parametrize("bound", [True, False])
+def test_in_the_way_back_through_a_loop_alone(bound: bool) -> None:
+    """|s| - 1, from 1500: the derivative of sqrt(s^2) at 0 is none. Without a bound spans of trips are run again."""
+
+    def f(x: Tensor) -> Tensor:
+        return ms.control.fori_loop(0, 2000, body, x).sum() if bound else ms.control.while_loop(
+            lambda s: s[0] < 2000, lambda s: (s[0] + 1, body(s[0], s[1])), (Tensor(0, ms.int32), x)
+        )[1].sum()  # fmt: skip
+
+    def body(_: Any, s: Tensor) -> Tensor:
+        return ops.sqrt(s * s) - 1.0
+
+    call = ms.jit(ms.value_and_grad(f))
+    assert np.isfinite(call(Tensor([3000.0]))[1].asnumpy()).all()
+    lines, line = told(lambda: call(Tensor([3000.0, 1998.0]))), line_of(body, "ops.sqrt")
+    assert lines[0].startswith(f"it begins with div at {line} (backward): f32[2] from ") and "1 infinite" in lines[0]
+    assert lines[1].startswith("in trip 1999 of 2000 of the loop at ")
+    assert lines[2].startswith("input 0: ") and lines[3].endswith(f"= sqrt at {line}")
+    assert lines[4].startswith(f"and becomes NaN in mul at {line} (backward)") and lines[5] == lines[1]
+
+
+def test_in_a_branch_inside_a_loop_inside_a_loop() -> None:
+    def f(x: Tensor, rows: Tensor) -> Tensor:
+        def inner(c: Tensor, row: Tensor) -> tuple[Tensor, None]:
+            return ms.control.cond(row.sum() > 2.5, lambda c, r: c + ops.log(r), lambda c, r: c - r, c, row), None
+
+        return ms.control.fori_loop(0, 4, lambda i, s: ms.control.scan(inner, s, rows - i)[0], x).sum()
+
+    rows = np.array([[4, 4, 5], [6, 6, 6], [2.5, 5, 5], [9, 9, 9], [7, 8, 9]], np.float32)
+    call, x = ms.jit(f), Tensor(np.zeros(3, np.float32))
+    assert np.isfinite(call(x, Tensor(rows + 4)).asnumpy())
+    line, outer = line_of(f, "ops.log"), line_of(f, "fori_loop")
+    assert told(lambda: call(x, Tensor(rows)))[:4] == [
+        f"it begins with log at {line} (forward): f32[3] from 0.693147 to 0.693147, 1 NaN",
+        f"in trip 4 of 4 of the loop at {outer}",
+        f"in trip 3 of 5 of the loop at {outer}",
+        f"in the branch at {line}, its condition true",
+    ]
+
+
+def test_an_infinity_that_a_loop_only_chooses_from_is_no_fault() -> None:
+    """A running maximum begins with -inf; the loop's result is finite, and the division behind it is to blame."""
+
+    def f(x: Tensor, rows: Tensor) -> Tensor:
+        low = ops.full((3,), -np.inf, dtype=ms.float32)
+        most, seen = ms.control.scan(lambda c, row: (ops.maximum(c, row), c), low, rows)
+        return x / (most - rows.max(axis=0)) + seen[1:].sum()
+
+    lines = told(lambda: ms.jit(f)(Tensor([1.0, 2.0, 3.0]), rows_with(2.0)))
+    assert lines[0].startswith(f"it begins with div at {line_of(f, 'x /')} (forward): f32[3] 3 infinite")
 
 
 def test_functions_and_gradients() -> None:

@@ -8,7 +8,9 @@ Only spans that hold trips are run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from graphopt.ir.graph import Graph, Node, input_node, state_node, substitute
 from graphopt.ir.types import TensorType, i32
@@ -23,6 +25,7 @@ KEPT_BYTES = 1 << 24
 FEWEST_SPANS, MOST_SPANS = 16, 1024
 
 _COUNT = TensorType(i32, ())
+_SPANS, _TRIPS = ("spans", "spans_back"), ("trip", "trip_back")  # names of the bodies made here
 
 
 def pull_back_unbounded(
@@ -75,7 +78,7 @@ class _Unbounded:
         count = _in_span(limit, done, whole)
         after = self._advanced(carry, constants, count)
         body = Graph(
-            "spans",
+            _SPANS[0],
             (*constants, limit, whole),
             (*carry, done),
             (*carry, done),
@@ -93,7 +96,7 @@ class _Unbounded:
         inside, given = leaves.states(self.body.state), leaves.inputs(self.body.inputs)
         k = leaves.state("k", _COUNT)
         fresh = self._trip(inside, given)
-        body = Graph("trip", tuple(given), (*inside, k), (), (*zip(inside, fresh, strict=True), (k, add(k, 1))))
+        body = Graph(_TRIPS[0], tuple(given), (*inside, k), (), (*zip(inside, fresh, strict=True), (k, add(k, 1))))
         operands = (*carry, constant(0, i32), *constants, count)
         return items(_while(operands, body, lambda state, limit: lt(state[-1], limit[0]), [_COUNT]))[: len(inside)]
 
@@ -115,7 +118,7 @@ class _Unbounded:
         count = _in_span(limit, before, whole)
         after = self._span_back(rows, constants, [*flowing, *totals], count)
         state = (*flowing, *totals)
-        body = Graph("spans_back", (*rows, before, *constants, limit, whole), state, (), tuple(zip(state, after, strict=True)))
+        body = Graph(_SPANS[1], (*rows, before, *constants, limit, whole), state, (), tuple(zip(state, after, strict=True)))
         zeros = [full(n.shape, 0, n.dtype) for n in totals]
         operands = (*self.arriving, *zeros, *starts, done, *self.parts.constants, self.trips, span, used)
         made = items(
@@ -137,7 +140,7 @@ class _Unbounded:
         summed = [t if f is None else added([t, f]) for t, f in zip(totals, fresh[len(cts) :], strict=True)]
         after = [*(_or_zeros(f, c) for f, c in zip(fresh, cts, strict=False)), *summed, sub(k, 1)]
         held = (*state, k)
-        body = Graph("trip_back", (*first, *given), held, (), tuple(zip(held, after, strict=True)))
+        body = Graph(_TRIPS[1], (*first, *given), held, (), tuple(zip(held, after, strict=True)))
         operands = (*flowing, sub(count, 1), *start, *constants)
         return items(_while(operands, body, lambda s, _: ge(s[-1], constant(0, i32)), []))[: len(state)]
 
@@ -150,6 +153,32 @@ class _Unbounded:
         swap = dict(zip((*self.body.state, *self.body.inputs), (*carry, *constants), strict=True))
         made = iter(substitute([n for n in found if n is not None], swap))
         return [None if n is None else next(made) for n in found]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where in the loop without a length a body of what stands for it is: at work on trip `trip` of `trips`.
+
+    trip: 0 in a body of whole spans. before: the trips before the span.
+    """
+
+    trip: int
+    trips: int
+    before: int
+
+
+def span_of(node: Node, values: Mapping[Node, Any], around: Span | None) -> Span | None:
+    """Where a trip of the loop `node` is, by the values of its body's leaves; None for loops that nothing here made.
+
+    around: where the loop that it is in is.
+    """
+    body: Graph = node.attrs["body"]
+    found = {str(n.attrs["name"]).rpartition("_")[0]: n for n in (*body.inputs, *body.state)}
+    if body.name in _SPANS and "done" in found and "trips" in found:
+        return Span(0, int(values[found["trips"]]), int(values[found["done"]]))
+    if body.name in _TRIPS and "k" in found and around is not None:
+        return Span(around.before + int(values[found["k"]]) + 1, around.trips, around.before)
+    return None
 
 
 class _Leaves:
@@ -198,4 +227,4 @@ def _or_zeros(node: Node | None, like: Node) -> Node:
     return full(like.shape, 0, like.dtype) if node is None else node
 
 
-__all__ = ["pull_back_unbounded"]
+__all__ = ["Span", "pull_back_unbounded", "span_of"]
