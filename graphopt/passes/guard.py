@@ -128,8 +128,6 @@ def _zero_if_finite(node: Node) -> Node:
     The leading axes are reduced first, as in the sum that makes a bias' gradient, so that it may share that kernel.
     """
     zeros = mul(node, 0.0)
-    if node.type.rank > 1:
-        zeros = reduce_sum(zeros, axes=tuple(range(node.type.rank - 1)))
-    if zeros.type.rank:
-        zeros = reduce_sum(zeros, axes=(0,))
+    if node.type.rank:
+        zeros = reduce_sum(zeros, axes=tuple(range(node.type.rank)))
     return zeros if zeros.dtype is f32 else cast(zeros, dtype=f32)
