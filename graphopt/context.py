@@ -118,7 +118,8 @@ def set_context(**kwargs: Any) -> None:
     enable_compile_cache, compile_cache_path: whether, and where, compiled code is kept on disk.
     check_nan:           "first": a step whose outputs or gradients are not finite changes nothing and raises
                          NonFiniteError, a FloatingPointError, which names the op that made the first NaN or infinity,
-                         its line, its Cell, the trip of a loop and its operands' ranges; for 2 % of the time. "off" is the default.
+                         its line, its Cell, the trip of a loop and its operands' ranges; for less than 2 % of the
+                         time. "off" is the default.
     memory_budget:       the most memory that the temporaries of a compiled step may take, "512MB" or a number of bytes;
                          values are computed again where that is needed to stay below it. "" for no limit.
     The other keywords are MindSpore's; they are checked and have no effect on a CPU.

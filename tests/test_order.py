@@ -56,6 +56,16 @@ def test_order_golden(name: str, golden: Golden) -> None:
     golden(f"order_{name}.txt", text_of(*scheduled(graph)), before=print_graph(graph, where=False))
 
 
+def test_a_sum_to_one_number_stands_where_its_operand_is_read_or_made() -> None:
+    """That of an input in front of the first product, that of what a product makes behind it."""
+    x, w = leaf("x", 128, 512), leaf("w", 512, 512)
+    hidden = tanh(matmul(x, w))
+    result = matmul(matmul(tanh(matmul(hidden, w)), w), w)
+    _, schedule = scheduled(Graph("g", (x, w), (), (result, *(reduce_sum(n, axes=(0, 1)) for n in (x, hidden)))))
+    large = ["product" if g.kind == "contraction" else "sum" for g in schedule.groups if g.full[0] == 128]
+    assert large == ["sum", "product", "sum", "product", "product", "product"]
+
+
 # which updates are in place
 
 

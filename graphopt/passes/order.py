@@ -15,6 +15,8 @@ from graphopt.ir.graph import Graph, Node, walk
 from graphopt.opdefs.opdef import opdef
 from graphopt.passes.fuse import INLINE, LEAVES, Group, stored_base
 
+_MANY = 1024  # elements that are worth a place of their own in the order
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Schedule:
@@ -158,7 +160,8 @@ def order(graph: Graph, groups: Sequence[Group]) -> Schedule:
             continue
         in_place |= dict.fromkeys(steps, state)
         needs[g].update(others)
-    ordered = tuple(_topological(groups, needs, rank))
+    place = {g: max(rank.get(n, 0) for n in g.nodes + g.sinks) for g in groups}
+    ordered = tuple(_topological(groups, needs, _summed_at_once(groups, owner, place)))
     return Schedule(ordered, in_place, {n: continued[n] for g in ordered for n in g.nodes if n in continued})
 
 
@@ -219,15 +222,52 @@ def _depends(group: Group, on: Group, needs: dict[Group, set[Group]]) -> bool:
     return False
 
 
-def _topological(groups: Sequence[Group], needs: dict[Group, set[Group]], rank: dict[Node, int]) -> list[Group]:
-    """Kahn's algorithm; among ready groups, the one whose last node comes first in the program."""
+def _summed_at_once(
+    groups: Sequence[Group], owner: dict[Node, Group], place: dict[Group, int]
+) -> dict[Group, tuple[int, int]]:
+    """Where groups stand in the program; but sums of many elements to numbers stand where these are made, or read first.
+
+    They lie in a cache there: what a guarded step of an MLP adds to look at activations is half as much.
+    """
+    reads = {g: {m for n in g.members for i in n.inputs for m in _read(i, owner)}.difference(g.nodes) for g in groups}
+    first: dict[Node, int] = {}
+    for g in groups:
+        for n in reads[g]:
+            first[n] = min(first.get(n, place[g]), place[g])
+    found = {g: (place[g], 0) for g in groups}
+    for g in groups:
+        numbers = g.kind == "loops" and all(n.type.size == 1 for n in (*g.stores, *g.sinks))
+        if numbers and any(n.type.size >= _MANY for n in reads[g]):
+            made = [place[owner[n]] for n in reads[g] if n in owner]
+            found[g] = (max(made), 1) if made else (min(first[n] for n in reads[g]), -1)
+    return found
+
+
+def _read(node: Node, owner: dict[Node, Group]) -> list[Node]:
+    """Computed nodes behind movement, and leaves but constants."""
+    found: list[Node] = []
+    stack, seen = [node], {node}
+    while stack:
+        n = stack.pop()
+        if n in owner or n.op in ("input", "state"):
+            found.append(n)
+        else:
+            fresh = [i for i in n.inputs if i not in seen]
+            seen.update(fresh)
+            stack += fresh
+    return found
+
+
+def _topological(
+    groups: Sequence[Group], needs: dict[Group, set[Group]], place: dict[Group, tuple[int, int]]
+) -> list[Group]:
+    """Kahn's algorithm; among ready groups, the one that comes first in the program."""
     waiting = {g: len(needs[g]) for g in groups}
     users: dict[Group, list[Group]] = {g: [] for g in groups}
     for g, required in needs.items():
         for r in required:
             users[r].append(g)
-    place = {g: max(rank.get(n, 0) for n in g.nodes + g.sinks) for g in groups}
-    heap: list[tuple[int, int, Group]] = []
+    heap: list[tuple[tuple[int, int], int, Group]] = []
     for k, g in enumerate(groups):
         if waiting[g] == 0:
             heappush(heap, (place[g], k, g))
