@@ -12,11 +12,13 @@ import pytest
 import graphopt as ms
 from graphopt import Parameter, Tensor, nn, ops
 from graphopt.errors import NonFiniteError
-from graphopt.ir.graph import Graph, input_node, state_node, walk
+from graphopt.ir.graph import Graph, Node, input_node, state_node, walk
 from graphopt.ir.types import TensorType, f32, i32
+from graphopt.opdefs.elementwise import gt, select
 from graphopt.opdefs.evaluate import evaluate
 from graphopt.opdefs.linalg import matmul
-from graphopt.opdefs.opdef import constant
+from graphopt.opdefs.math import tanh
+from graphopt.opdefs.opdef import constant, full
 from graphopt.opdefs.reduce import reduce_sum
 from graphopt.opdefs.rows import scatter_set
 from graphopt.opdefs.shape import pad, slice_, transpose
@@ -457,3 +459,27 @@ def test_guard_reads_what_is_summed_once() -> None:
     inputs[1][3, 1] = np.inf
     before = [s.copy() for s in state]
     assert not evaluate(made, inputs, state)[-1] and all(np.array_equal(a, s) for a, s in zip(before, state, strict=True))
+
+
+def only_tested(made: Graph) -> list[Node]:
+    """What a guarded graph reads only to see whether it is finite."""
+    zeros = [n for n in walk(made.roots) if n.op == "mul" and n.inputs[1].op == "broadcast" and len(n.inputs[0].shape) > 1]
+    return [n.inputs[0] for n in zeros if n.inputs[1].inputs[0].op == "constant" and not n.inputs[1].inputs[0].attrs["value"]]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_guard_reads_only_what_would_go_unnoticed(masked: bool, value: float) -> None:
+    """x reaches the loss through sums and products, or by way of a choice that may drop what is not finite."""
+    x, w = input_node("x", TensorType(f32, (4, 3))), state_node("w", TensorType(f32, (3, 3)))
+    h = matmul(x, w)
+    h = select(gt(h, 0.0), h, full(h.shape, 0.0, f32)) if masked else transpose(h, perm=(1, 0)) / 3.0 - 1.0
+    loss = reduce_sum(h * h, axes=(0, 1))
+    new = w - matmul(transpose(x, perm=(1, 0)), tanh(x))
+    made = guarded(Graph("step", (x,), (w,), (loss,), ((w, new),)))
+    assert sorted(n.op for n in only_tested(made)) == (["input", "tanh"] if masked else ["tanh"])
+    state, array = [np.zeros((3, 3), np.float32)], np.ones((4, 3), np.float32)
+    assert evaluate(made, [array], state)[-1]
+    before = state[0].copy()
+    array[2, 1] = value
+    assert not evaluate(made, [array], state)[-1] and np.array_equal(before, state[0])
