@@ -14,14 +14,15 @@ from graphopt import Parameter, Tensor, nn, ops
 from graphopt.errors import NonFiniteError
 from graphopt.ir.graph import Graph, Node, input_node, state_node, walk
 from graphopt.ir.types import TensorType, f32, i32
+from graphopt.opdefs.control import items, loop
 from graphopt.opdefs.elementwise import gt, select
 from graphopt.opdefs.evaluate import evaluate
-from graphopt.opdefs.linalg import matmul
+from graphopt.opdefs.linalg import dot_general, matmul
 from graphopt.opdefs.math import tanh
 from graphopt.opdefs.opdef import constant, full
 from graphopt.opdefs.reduce import reduce_sum
 from graphopt.opdefs.rows import scatter_set
-from graphopt.opdefs.shape import pad, slice_, transpose
+from graphopt.opdefs.shape import pad, reshape, slice_, transpose
 from graphopt.passes.guard import guarded
 
 
@@ -483,3 +484,22 @@ def test_guard_reads_only_what_would_go_unnoticed(masked: bool, value: float) ->
     before = state[0].copy()
     array[2, 1] = value
     assert not evaluate(made, [array], state)[-1] and np.array_equal(before, state[0])
+
+
+def test_guard_reads_what_a_loop_stacks_twice_once() -> None:
+    """A recurrent layer's gate gradients make weight gradients and, in another shape, those of the bias."""
+    xs, w, b = (leaf(*a) for a in ((input_node, "xs", (5, 2, 3)), (state_node, "w", (3, 3)), (state_node, "b", (3,))))
+    row, carry = leaf(input_node, "row", (2, 3)), leaf(state_node, "carry", (2, 3))
+    fresh = tanh(carry + row)
+    body = Graph("body", (row,), (carry,), (fresh, reshape(fresh, shape=(6,))), ((carry, fresh),))
+    first = full((2, 3), 0.0, f32)
+    node = loop(first, xs, body=body, test=None, length=5, reverse=False, stacked=1, counted=False)
+    _, stack, flat = items(node)
+    product = dot_general(xs, stack, contract=((0, 1), (0, 1)), batch=((), ()))
+    total = reduce_sum(reshape(flat, shape=(10, 3)), axes=(0,))
+    made = guarded(Graph("step", (xs,), (w, b), (), ((w, w - product), (b, b - total))))
+    assert [n.op for n in only_tested(made)] == ["input"]
+
+
+def leaf(make: Callable[[str, TensorType], Node], name: str, shape: tuple[int, ...]) -> Node:
+    return make(name, TensorType(f32, shape))

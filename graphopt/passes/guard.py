@@ -100,6 +100,17 @@ def _base(node: Node) -> Node:
     return node
 
 
+def _elements(node: Node) -> Node | tuple[Node, Node]:
+    """What two nodes of the same elements have in common: a loop may stack a value twice, in two shapes."""
+    node = _base(node)
+    loop = node.inputs[0] if node.op == "item" else node
+    if loop.op != "loop" or loop is node:
+        return node
+    body: Graph = loop.attrs["body"]
+    k = node.attrs["index"] - len(body.state)
+    return (loop, _base(body.outputs[k])) if 0 <= k < len(body.outputs) else node
+
+
 def _whole(node: Node) -> bool:
     """Whether a slice or pad has all elements of its input, and but for them zeros: derivatives of slices are such sums."""
     if node.op == "slice":
@@ -114,14 +125,15 @@ def _kept_whole(pad: Node) -> bool:
 
 def _stored(tests: Sequence[_Test]) -> list[_Test]:
     """The tests on nodes that are stored anyway, each once."""
-    summed = {(_base(t.node.inputs[0]), t.when) for t in tests if t.node.op == "reduce_sum"}
+    summed = {(_elements(t.node.inputs[0]), t.when) for t in tests if t.node.op == "reduce_sum"}
     found: dict[tuple[Node, Node | None], None] = {}
     for test in tests:
         if test.node.op != "dot_general":
             found[test.node, test.when] = None
             continue
         for operand in map(_base, test.node.inputs):
-            known = (operand, test.when) in summed or (operand, None) in summed
+            elements = _elements(operand)
+            known = (elements, test.when) in summed or (elements, None) in summed
             if operand.op not in ("state", "constant") and operand.dtype.is_float and not known:
                 found[operand, test.when] = None
     return [_Test(node, when) for node, when in found]
