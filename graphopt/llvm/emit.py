@@ -496,6 +496,8 @@ def _same_lanes(kernel: Kernel) -> frozenset[Buffer]:
             if isinstance(s, For):
                 visit(s.body, s if s.kind == "lanes" else lane)
                 continue
+            if isinstance(s, Fetch):
+                continue
             found = [(s.buffer, s.index)] if isinstance(s, Store) else []
             for root in (s.value, *loaded(s.index)) if isinstance(s, Store) else (s.condition,):
                 for e in expressions(root):
