@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache as memoize
 from pathlib import Path
@@ -21,7 +22,7 @@ from graphopt.kernel.loops import Buffer, Kernel, reads_and_writes, show
 from graphopt.kernel.machine import Machine
 from graphopt.kernel.run import run as interpret
 from graphopt.kernel.step import Step, constant_bytes, lower_graph
-from graphopt.llvm.step import emit_step
+from graphopt.llvm.step import emit_kernels, emit_step
 from graphopt.llvm.target import machine_of
 from graphopt.opdefs.evaluate import evaluate
 from graphopt.passes.fuse import show_groups
@@ -36,6 +37,12 @@ from graphopt_runtime.program import BufferSpec, Call, Program, from_bytes, time
 from graphopt_runtime.threads import use_cache
 
 ENTRY = "step"
+
+Memory = Mapping[Buffer, np.ndarray]
+"""The flat arrays of buffers."""
+
+RunKernel = Callable[[Kernel, Memory], object]
+"""Runs a kernel in place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,8 +265,25 @@ def stages(graph: Graph, target: Target | None = None) -> dict[str, str]:
     return {"graph": print_graph(optimize(graph)), "fused": fused, "loops": loops, "llvm": ir, "asm": engine.assembly(ir, chosen)}
 
 
-def run_loops(step: Step, inputs: Sequence[np.ndarray], state: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Run a step's kernels in the loop interpreter."""
+def native_kernels(step: Step, target: Target) -> RunKernel:
+    """The kernels of a step as native code that runs each of them alone, on one thread."""
+    with engine.Assembly(target) as modules:
+        modules.add(emit_kernels(ENTRY, step.kernels, machine_of(target), target.triple, modules.add))
+        loaded = engine.load(modules.code(), ENTRY)
+    call = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_void_p)(loaded.address)
+    numbers = {kernel: k for k, kernel in enumerate(step.kernels)}
+
+    def run(kernel: Kernel, memory: Memory, loaded: engine.Loaded = loaded) -> None:
+        buffers = np.array([memory[b].ctypes.data for b in kernel.args], np.uint64)
+        call(numbers[kernel], buffers.ctypes.data)
+
+    return run
+
+
+def run_loops(
+    step: Step, inputs: Sequence[np.ndarray], state: Sequence[np.ndarray], run: RunKernel = interpret
+) -> list[np.ndarray]:
+    """Run a step's kernels one after the other, in the loop interpreter or by `run`, on one memory."""
     given = iter([*inputs, *state])
     memory: dict[Buffer, np.ndarray] = {}
     outputs: list[np.ndarray] = []
@@ -276,35 +300,35 @@ def run_loops(step: Step, inputs: Sequence[np.ndarray], state: Sequence[np.ndarr
         assert isinstance(held, Buffer)
         size = held.size * held.dtype.itemsize
         memory[held] = arena[offset : offset + size].view(held.dtype.numpy)
-    _run_items(step.items, memory)
+    _run_items(step.items, memory, run)
     return outputs
 
 
-def _run_items(items: Sequence[Item], memory: dict[Buffer, np.ndarray]) -> None:
-    """Kernels in the loop interpreter, with their branches and loops."""
+def _run_items(items: Sequence[Item], memory: dict[Buffer, np.ndarray], run: RunKernel) -> None:
+    """Kernels with their branches and loops."""
     for item in items:
         if isinstance(item, Kernel):
-            interpret(item, memory)
+            run(item, memory)
         elif isinstance(item, Choose):
-            _run_items(item.then if memory[item.pred][0] else item.other, memory)
+            _run_items(item.then if memory[item.pred][0] else item.other, memory, run)
         else:
-            _run_loop(item, memory)
+            _run_loop(item, memory, run)
 
 
-def _run_loop(item: Repeat, memory: dict[Buffer, np.ndarray]) -> None:
+def _run_loop(item: Repeat, memory: dict[Buffer, np.ndarray], run: RunKernel) -> None:
     most = item.length
     if item.trips is not None and most is not None:
         most = min(max(int(memory[item.trips][0]), 0), most)
     done = 0
     while most is None or done < most:
         if item.goes_on is not None:
-            _run_items(item.test, memory)
+            _run_items(item.test, memory, run)
             if not memory[item.goes_on][0]:
                 break
         row = most - 1 - done if item.reverse and most is not None else done
         for w in item.windows:
             memory[w.row] = memory[w.base][row * w.row.size : (row + 1) * w.row.size]
-        _run_items(item.body, memory)
+        _run_items(item.body, memory, run)
         done += 1
     if item.count is not None:
         memory[item.count][0] = done

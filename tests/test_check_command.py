@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from graphopt.ir.graph import Graph, Node, input_node, rebuild, state_node, walk
 from graphopt.ir.types import TensorType, f32
+from graphopt.kernel.numpy_scalars import NumpyScalars
 from graphopt.llvm import scalars
 from graphopt.opdefs.control import items, loop
 from graphopt.opdefs.elementwise import add, maximum, mul
@@ -20,7 +22,8 @@ from graphopt.opdefs.opdef import opdef
 from graphopt.opdefs.reduce import reduce_sum
 from graphopt.passes import pipeline
 from graphopt.passes.rewrite import Steps
-from graphopt_tools.check import Fault, check_graph, describe
+from graphopt_tools import check
+from graphopt_tools.check import Fault, Report, check_graph, describe
 from graphopt_tools.main import app
 from graphopt_tools.reduce import reduce_graph
 
@@ -63,6 +66,9 @@ def test_a_healthy_network(network: str) -> None:
     assert stages == [
         "traced, by the ops' meaning", *(f"pass {p.name}" for p in pipeline.PASSES), "loop interpreter", "LLVM",
     ]  # fmt: skip
+    assert all(re.fullmatch(r"  .{28} +\d+\.\d s  .+", line) for line in lines[1:-1])
+    assert lines[1].endswith("  1 results") and lines[2].endswith(" nodes, unchanged")
+    assert lines[-2].endswith("1 results as the ops mean them")
 
 
 def test_a_healthy_training_step(network: str) -> None:
@@ -113,9 +119,9 @@ def example() -> tuple[Graph, dict[Node, np.ndarray]]:
     return graph, {n: rng.normal(size=40).astype(np.float32) for n in (x, y)}
 
 
-def fault_of(graph: Graph, leaves: dict[Node, np.ndarray]) -> tuple[Fault | None, list[str]]:
+def fault_of(graph: Graph, leaves: dict[Node, np.ndarray], seconds: float = 1e9) -> tuple[Fault | None, list[str]]:
     lines: list[str] = []
-    return check_graph(graph, leaves, lines.append), lines
+    return check_graph(graph, leaves, Report(lines.append), seconds), lines
 
 
 def ops_of(graph: Graph) -> list[str]:
@@ -172,7 +178,7 @@ def test_broken_native_code_is_told_from_the_interpreter(monkeypatch: pytest.Mon
     fault, lines = fault_of(*example())
     assert fault is not None and fault.what.startswith("LLVM disagrees with the ops' meaning: ")
     assert ops_of(fault.graph) == ["maximum"]
-    assert lines[-2].split() == ["loop", "interpreter", "ok"]
+    assert lines[-2].startswith("  loop interpreter  ") and lines[-2].endswith("3 results as the ops mean them")
 
 
 def test_the_command_prints_the_smallest_graph(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +188,92 @@ def test_the_command_prints_the_smallest_graph(network: str, monkeypatch: pytest
     assert result.exit_code == 1
     assert "the smallest graph that shows it:" in result.output
     assert result.output.count("tanh(") == 1 and "checked_network.py:" in result.output
+
+
+# more than the interpreter can run: native kernels one by one, beside a sample
+
+
+def large() -> tuple[Graph, dict[Node, np.ndarray]]:
+    """A graph whose kernels have thousands of iterations."""
+    x, y = input_node("x", TensorType(f32, (300, 500))), input_node("y", TensorType(f32, (300, 500)))
+    a = tanh(x * 2.0)
+    rows = reduce_sum(maximum(a, y), axes=(1,))
+    graph = Graph("large", (x, y), (), (mul(add(a, y), x), tanh(rows)))
+    rng = np.random.default_rng(0)
+    return graph, {n: rng.normal(size=(300, 500)).astype(np.float32) for n in (x, y)}
+
+
+def test_a_healthy_large_graph_is_sampled_and_says_so() -> None:
+    fault, lines = fault_of(*large(), 0.0)
+    assert fault is None
+    found = re.search(r"  loop interpreter, sampled +[\d.]+ s  beside LLVM's kernels: (.*)", lines[-2])
+    assert found is not None
+    shares = re.search(r"(\d+) on ([\d.]+) % or more of their iterations, ([\d.]+) % of .* of ([\d,]+) elements", found[1])
+    assert shares is not None and int(shares[1]) > 0
+    assert 0 < float(shares[2]) <= float(shares[3]) < 100
+    assert 0 < int(shares[4].replace(",", "")) < 150_000
+    assert lines[-1].endswith("2 results as the ops mean them, with the bits of its kernels one by one")
+
+
+def test_a_large_graph_can_be_run_whole() -> None:
+    fault, lines = fault_of(*large(), float("inf"))
+    assert fault is None and lines[-2].startswith("  loop interpreter   ")
+
+
+def test_the_command_says_that_it_sampled(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "INTERPRETED", 0.0)
+    result = invoke(f"{network}:step")
+    assert result.exit_code == 0 and "all stages agree; the loop interpreter ran a sample" in result.output
+    result = invoke(f"{network}:step", "--whole")
+    assert result.exit_code == 0 and result.output.splitlines()[-1] == "all stages agree"
+
+
+def test_a_broken_native_kernel_is_found_in_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = next(v for v in vars(scalars).values() if isinstance(v, type) and "max" in vars(v) and "min" in vars(v))
+    monkeypatch.setattr(machine, "max", machine.min)
+    fault, lines = fault_of(*large(), 0.0)
+    assert fault is not None and fault.what.startswith("loop interpreter and LLVM disagree in kernel ")
+    assert ops_of(fault.graph) == ["maximum"]
+    assert lines[-1].startswith("  loop interpreter, sampled ")
+
+
+def test_a_broken_interpreter_is_told_from_native_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NumpyScalars, "max", NumpyScalars.min)
+    fault, _ = fault_of(*large(), 0.0)
+    assert fault is not None and fault.what.endswith("; LLVM gives what the ops mean")
+    assert "maximum" in ops_of(fault.graph)
+
+
+def test_a_broken_lowering_is_named_where_the_interpreter_agrees_with_native_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = opdef("tanh").rules["scalar"]
+    monkeypatch.setitem(opdef("tanh").rules, "scalar", lambda s, x: s.mul(rule(s, x), s.const(1.01, s.dtype_of(x))))
+    monkeypatch.setattr(check, "seconds_of", lambda step: float(len(walk(step.graph.roots)) > 4))
+    fault, lines = fault_of(*large(), 0.5)
+    assert "sampled" in lines[-2] and lines[-1].startswith("  LLVM  ")
+    assert fault is not None and fault.what.startswith("loop interpreter and LLVM disagree with the ops' meaning: result ")
+    assert ops_of(fault.graph) == ["tanh"]
+
+
+def test_a_step_that_differs_from_its_kernels_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def off(graph: Graph, leaves: Any) -> list[np.ndarray]:
+        moved = "maximum" in ops_of(graph)
+        return [np.nextafter(a, np.float32(9)) if moved else a for a in run(graph, leaves)]
+
+    run = check._llvm
+    monkeypatch.setattr(check, "_llvm", off)
+    fault, lines = fault_of(*large(), 0.0)
+    assert fault is not None and fault.what.startswith("the step gives other bits than its kernels one by one: result 0 ")
+    assert ops_of(fault.graph) == ["maximum"] and lines[-1].startswith("  LLVM  ")
+
+
+def test_kernels_in_loops_are_compared_on_some_trips() -> None:
+    x, s = input_node("x", TensorType(f32, (40, 50))), input_node("s", TensorType(f32, (40, 50)))
+    state = state_node("s", s.type)
+    body = Graph("body", (), (state,), (), ((state, tanh(state) * 0.5),))
+    made = loop(s, body=body, test=None, length=30, reverse=False, stacked=0, counted=False)
+    graph = Graph("looped", (x, s), (), (add(items(made)[0], x),))
+    fault, lines = fault_of(graph, {n: np.full((40, 50), 0.5, np.float32) for n in (x, s)}, 0.0)
+    assert fault is None and " % of all work; " in lines[-2]
 
 
 def looped() -> tuple[Graph, dict[Node, np.ndarray]]:

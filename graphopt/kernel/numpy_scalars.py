@@ -105,8 +105,8 @@ class NumpyScalars(VectorMath):
             return a * b + c
         if a.dtype == np.float64:
             return _fma64(a, b, c)
-        wide = [x.astype(np.float64) for x in (a, b, c)]
-        return _sum_to_odd(wide[0] * wide[1], wide[2]).astype(np.float32).astype(a.dtype)
+        product, c = a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)
+        return _rounded_once(product, c).astype(a.dtype)
 
     @_quiet
     def neg(self, x: Any) -> Any:
@@ -261,6 +261,21 @@ def _sum_to_odd(a: Any, b: Any) -> Any:
     step = np.where((error > 0) == (s > 0), 1, -1)
     odd = np.isfinite(s) & (error != 0) & (bits & 1 == 0)
     return np.where(odd, bits + step, bits).view(np.float64)
+
+
+def _rounded_once(a: Any, b: Any) -> Any:
+    """a + b of float64, in float32. Rounded to float64 first, a sum is wrong only where that makes a tie of it: halfway
+    between two float32, or near the end of their range, where they lie as far apart as denormals.
+    """
+    s = np.asarray(a + b)
+    bits = s.view(np.int64)
+    doubtful = (bits & 0x1FFFFFFF == 0x10000000) | ((np.abs(s) < 2.0**-125) & (s != 0))
+    if not doubtful.any():
+        return s.astype(np.float32)
+    result = np.asarray(s.astype(np.float32))
+    a, b, _ = np.broadcast_arrays(a, b, s)
+    result[doubtful] = _sum_to_odd(a[doubtful], b[doubtful]).astype(np.float32)
+    return result
 
 
 def _two_product(a: Any, b: Any) -> tuple[Any, Any]:

@@ -43,9 +43,16 @@ class Interpreter:
                     self._body(s.body)
             elif isinstance(s, Store):
                 self._known = {}
-                value = self.value(s.value)
-                where = self.index(s.index)
-                self.memory[s.buffer][where] = np.broadcast_to(value, np.shape(where)) if np.ndim(where) else value
+                self._store(s)
+
+    def _store(self, s: Store) -> None:
+        value = self.value(s.value)
+        where = self._place(s.buffer, s.index)
+        self.memory[s.buffer][where] = np.broadcast_to(value, np.shape(where)) if np.ndim(where) else value
+
+    def _place(self, buffer: Buffer, i: Index) -> Any:
+        """The elements of an array that an index of its buffer means."""
+        return self.index(i)
 
     def _loop(self, s: For) -> None:
         if s.kind == "lanes":
@@ -98,7 +105,7 @@ class Interpreter:
         return getattr(self.scalars, e.name)(*args)
 
     def _load(self, e: Load) -> Any:
-        where = self.index(e.index)
+        where = self._place(e.buffer, e.index)
         memory = self.memory[e.buffer]
         if e.mask is None:
             return memory[where]

@@ -44,6 +44,27 @@ def emit_step(
     return written.last("\n".join([*lines, *writer.text(), "  ret void", "}"]), offered)
 
 
+def emit_kernels(
+    entry: str, kernels: Sequence[Kernel], machine: Machine, triple: str, part: Callable[[str], None] | None = None
+) -> str:
+    """The module of `entry(number, buffers)`, which runs a kernel alone: its number, and an array of its buffers' addresses.
+
+    part: as for `emit_step`.
+    """
+    written = _Modules(machine, triple, part)
+    names = [written.add(kernel) for kernel in kernels]
+    cases = " ".join([f"i64 {k}, label %k{k}" for k in range(len(kernels))])
+    lines = [f"define void @{entry}(i64 %number, ptr %buffers) #1 {{", f"  switch i64 %number, label %done [ {cases} ]"]
+    for k, (kernel, name) in enumerate(zip(kernels, names, strict=True)):
+        lines.append(f"k{k}:")
+        for j in range(len(kernel.params)):
+            lines.append(f"  %k{k}.{j}.p = getelementptr inbounds ptr, ptr %buffers, i64 {j}")
+            lines.append(f"  %k{k}.{j} = load ptr, ptr %k{k}.{j}.p")
+        pointers = "".join([f", ptr %k{k}.{j}" for j in range(len(kernel.params))])
+        lines += [f"  call void @{name}(i64 0, i64 1{pointers})", "  br label %done"]
+    return written.last("\n".join([*lines, "done:", "  ret void", "}"]), [])
+
+
 class _Writer:
     """The body of a step's function."""
 
@@ -338,4 +359,4 @@ class _Modules:
         return "\n".join([*head, *self._functions, *more, attributes, quick, ""])
 
 
-__all__ = ["emit_step"]
+__all__ = ["emit_kernels", "emit_step"]

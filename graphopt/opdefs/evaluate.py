@@ -11,15 +11,21 @@ from graphopt.opdefs.opdef import opdef
 
 
 def evaluate_nodes(roots: Sequence[Node], leaves: Mapping[Node, np.ndarray]) -> list[np.ndarray]:
-    """The values of `roots`, given the values of the `input` and `state` leaves they need."""
+    """The values of `roots`, given the values of the `input` and `state` leaves they need. Others go when nobody needs them."""
     values: dict[Node, np.ndarray] = dict(leaves)
-    for node in walk(roots):
+    order = walk(roots)
+    last = {i: node for node in order for i in node.inputs}
+    kept = {*roots, *leaves}
+    for node in order:
         if node in values:
             continue
         if node.op == "constant":
             values[node] = node.attrs["value"]
-        else:
-            values[node] = opdef(node.op).evaluate(node.type, [values[i] for i in node.inputs], node.attrs)
+            continue
+        values[node] = opdef(node.op).evaluate(node.type, [values[i] for i in node.inputs], node.attrs)
+        for i in {*node.inputs} - kept:
+            if last[i] is node:
+                del values[i]
     return [values[r] for r in roots]
 
 

@@ -60,7 +60,14 @@ def reduce_sum(x: TensorType, *, axes: Ints) -> TensorType:
     return _reduced(_numbers(x, "cast it to an integer to count"), axes)
 
 
-reduce_sum.numpy(in_f32(lambda x, *, axes: np.sum(x, axes, dtype=x.dtype)))
+def _sum(x: np.ndarray, *, axes: Ints) -> np.ndarray:
+    """float32 in float64: numpy adds outer axes one by one, and a sum should not be worse where its axes lie elsewhere."""
+    wide = np.float64 if x.dtype == np.float32 else x.dtype
+    with np.errstate(over="ignore"):
+        return np.asarray(np.sum(x, axes, dtype=wide)).astype(x.dtype, copy=False)
+
+
+reduce_sum.numpy(in_f32(_sum))
 reduce_sum.combine(lambda s, running, element: s.add(running, element))
 reduce_sum.initial(lambda dtype: 0)
 

@@ -81,15 +81,19 @@ def show(
 def check(
     target: Target,
     input: Inputs = None,
+    whole: Annotated[bool, typer.Option("--whole", help="The loop interpreter runs everything, even for hours.")] = False,
 ) -> None:
     """Run a network through every stage and compare: the traced graph's meaning, each pass, the loop interpreter, LLVM.
 
     When two stages disagree, the one to blame is named, and the smallest graph is printed that shows it. OBJECT is
-    what `graphopt show` takes; inputs that are given by type are random.
+    what `graphopt show` takes, or the name of a workload of `graphopt bench`; inputs that are given by type are random.
+
+    Of a large network the loop interpreter runs a sample: all of LLVM's kernels run one by one, and from the same inputs
+    it computes a part of the iterations of those that are large. How large that part is stands in the report.
     """
     from graphopt_tools.check import run_check
 
-    run_check(target, input or [])
+    run_check(target, input or [], whole)
 
 
 @app.command()

@@ -52,6 +52,16 @@ def reduce_graph(graph: Graph, leaves: Values, fails: Fails) -> tuple[Graph, dic
     return attempt(roots, cut) or found
 
 
+def graph_of_nodes(name: str, nodes: Sequence[Node], leaves: Values) -> tuple[Graph, dict[Node, np.ndarray]]:
+    """A graph of these nodes alone, whatever they are computed from an input, and values of its inputs."""
+    mine = set(nodes)
+    used = {i for n in nodes for i in n.inputs}
+    ends = [n for n in dict.fromkeys(nodes) if n not in used and not isinstance(n.type, TupleType)]
+    cut = {i for i in used - mine if not isinstance(i.type, TupleType)}
+    order = walk(ends)
+    return _cut(name, ends, cut, dict(zip(order, evaluate_nodes(order, leaves), strict=True)))
+
+
 def _fewer_roots(roots: list[Node], still: Callable[[list[Node]], bool]) -> list[Node]:
     """One root that fails by itself, or as few as possible."""
     for root in roots:
