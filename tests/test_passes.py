@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,17 +16,17 @@ from graphopt.ir.graph import Graph, Node, input_node, rebuild, state_node, walk
 from graphopt.ir.text import large_constants, parse_graph, print_graph
 from graphopt.ir.types import TensorType, f32, i32
 from graphopt.opdefs.conv import conv
-from graphopt.opdefs.elementwise import alias, maximum, mul
+from graphopt.opdefs.elementwise import alias, gt, maximum, mul, select
 from graphopt.opdefs.evaluate import evaluate_nodes
 from graphopt.opdefs.linalg import matmul
 from graphopt.opdefs.math import exp, sigmoid
-from graphopt.opdefs.opdef import constant
+from graphopt.opdefs.opdef import constant, opdef
 from graphopt.opdefs.reduce import reduce_sum
-from graphopt.opdefs.shape import pad, reshape, transpose
+from graphopt.opdefs.shape import full, pad, reshape, transpose
 from graphopt.passes.cse import cse
 from graphopt.passes.dce import dce
 from graphopt.passes.gradient import vjp
-from graphopt.passes.pipeline import PASSES, Pass, check, close, optimize, random_array, run_passes
+from graphopt.passes.pipeline import PASSES, Pass, Truth, apart, check, close, explained, optimize, random_array, run_passes
 from graphopt.passes.rewrite import Steps
 from graphopt.passes.simplify import simplify
 
@@ -157,6 +158,48 @@ def test_rounding_is_no_change_of_values() -> None:
     ):
         with pytest.raises(VerifyError, match="values: output 0 changed"):
             changing(graph, wrong)
+
+
+@pytest.mark.parametrize(("nearly", "near"), [(True, True), (False, False)])
+def test_a_jump_is_rounding_only_where_noise_jumps_too(nearly: bool, near: bool) -> None:
+    """Some of 1,000 numbers are taken for too small to count: right when all of them nearly are, a fault when none is."""
+    x, y = (input_node(n, TensorType(f32, (1000,))) for n in "xy")
+    counted = select(gt(x, y), full((1000,), 1.0, f32), full((1000,), 0.0, f32))
+    graph = Graph("counted", (x, y), (), (reduce_sum(counted, axes=(0,)),))
+    values = np.random.default_rng(0).uniform(1, 2, 1000).astype(np.float32)
+    below = values - 4 * np.spacing(values) if nearly else values * np.float32(0.5)
+    truth = Truth({x: values, y: below})
+    (expected,) = evaluate_nodes(graph.roots, truth.leaves)
+    assert expected == 1000 and not apart([expected], [expected])
+    few, most = expected - np.float32(30), expected * np.float32(-1)
+    assert explained(graph, 0, truth, expected, few) is near
+    assert not explained(graph, 0, truth, expected, most)
+
+
+def test_values_that_nobody_needs_any_more_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[weakref.ref[np.ndarray]] = []
+
+    def evaluate(x: np.ndarray) -> np.ndarray:
+        made = np.exp(x)
+        seen.append(weakref.ref(made))
+        assert sum(r() is not None for r in seen) <= 2
+        return made
+
+    monkeypatch.setitem(opdef("exp").rules, "numpy", evaluate)
+    y = X
+    for _ in range(6):
+        y = exp(y)
+    evaluate_nodes([y], {X: np.full(X.shape, -50, np.float32)})
+    assert len(seen) == 6
+
+
+def test_the_meaning_of_a_sum_does_not_depend_on_where_its_axes_lie() -> None:
+    values = np.random.default_rng(0).normal(1, 1e-3, (2, 1 << 16)).astype(np.float32)
+    exact = values.astype(np.float64).sum(1)
+    for array, axes in ((values, (1,)), (np.ascontiguousarray(values.T), (0,))):
+        node = reduce_sum(input_node("x", TensorType(f32, array.shape)), axes=axes)
+        (found,) = evaluate_nodes([node], {node.inputs[0]: array})
+        assert found.dtype == np.float32 and (found == exact.astype(np.float32)).all()
 
 
 def test_every_pass_has_a_name_of_its_own_and_a_reason() -> None:
