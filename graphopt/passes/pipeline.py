@@ -87,7 +87,7 @@ def run_passes(graph: Graph, passes: tuple[Pass, ...], switches: config.Config) 
         before, count, start = graph, steps.count, perf_counter()
         graph = run_pass(step, before, steps)
         rows.append((step.name, perf_counter() - start, steps.count - count, _nodes(graph, switches)))
-        if switches.verify:
+        if switches.verify and graph is not before:
             _check_pass(step, before, graph, switches, count, steps, stage)
         stage = f"{k:02d}-{step.name}"
         _dump(graph, stage, switches)
