@@ -115,7 +115,10 @@ def compare_kernels(
 
 
 class _Compared:
-    """Which iterations are compared, and what came of it. Every kernel may take the same time, or what it needs."""
+    """Which iterations are compared, and what came of it.
+
+    Every kernel may take the same time, or what it needs. One that needs more, and runs in a loop, is looked at on some trips.
+    """
 
     def __init__(self, step: Step, seconds: float):
         self.made = Comparison()
@@ -123,9 +126,9 @@ class _Compared:
         self._prices: dict[Kernel, tuple[float, list[Price]]] = {k: prices(k) for k in step.kernels}
         self._ran = dict.fromkeys(step.kernels, 0)
         self._work: dict[Kernel, tuple[float, float]] = dict.fromkeys(step.kernels, (0.0, 0.0))  # compared, of all
-        needs = {k: _seconds(k) * min(trips, 2 + trips.bit_length()) for k, trips in _runs(step.items, 1)}
-        self._most = _level(list(needs.values()), seconds)
-        self._runs = {k: min(trips, 2 + trips.bit_length()) for k, trips in _runs(step.items, 1)}
+        self._trips = dict(_runs(step.items, 1))
+        self._seconds = {k: _seconds(k) for k in step.kernels}
+        self._most = _level([self._seconds[k] * trips for k, trips in self._trips.items()], seconds)
 
     def next_run(self, kernel: Kernel) -> Mapping[For, np.ndarray] | None:
         """The iterations to be compared in this run of a kernel, as `run_wide` takes them; None for none.
@@ -138,14 +141,16 @@ class _Compared:
         done, total = self._work[kernel]
         each = [p.each * p.loop.var.size for p in loops]
         whole = rest + sum(each)
-        if trip & (trip - 1) and _seconds(kernel) * trip > self._most:
+        trips = self._trips[kernel]
+        if trip & (trip - 1) and self._seconds[kernel] * max(trip, trips) > self._most:
             self._work[kernel] = done, total + whole
             return None
         chosen: dict[For, np.ndarray] = {}
         part = rest
         for p, all_of_it in zip(loops, each, strict=True):
             size = p.loop.var.size
-            count = p.affordable(self._most / self._runs[kernel] * all_of_it / max(sum(each), 1e-9))
+            runs = min(trips, 1 + trips.bit_length())
+            count = p.affordable(self._most / runs * all_of_it / sum(each))
             if count < size:
                 inner = self._rng.choice(np.arange(1, size - 1), count - 2, replace=False)
                 chosen[p.loop] = np.array([0, *np.sort(inner), size - 1])
