@@ -112,7 +112,7 @@ class WideInterpreter(Interpreter):
             elif isinstance(s, If):
                 self._known = {}
                 self._if(s, np.asarray(self.value(s.condition)))
-            else:
+            elif isinstance(s, Store):
                 self._known = {}
                 self._store(s)
 
@@ -186,7 +186,7 @@ def run_wide(kernel: Kernel, arrays: Mapping[Buffer, np.ndarray], chosen: Chosen
 
 
 def _depth(body: Sequence[Stmt]) -> int:
-    return max([isinstance(s, For) + _depth(s.body) for s in body if not isinstance(s, Store)], default=0)
+    return max([isinstance(s, For) + _depth(s.body) for s in body if isinstance(s, For | If)], default=0)
 
 
 def _overlap(kernel: Kernel, memory: Mapping[Buffer, np.ndarray]) -> bool:
@@ -218,6 +218,7 @@ def _apart(s: For) -> bool:
             return False
         if isinstance(x, For):
             inner.add(x.var)
+        if not isinstance(x, Store):
             continue
         stored.add(x.buffer)
         accesses.append((x.buffer, x.index, 1))
@@ -323,7 +324,7 @@ def _work(body: Sequence[Stmt], whole: set[For]) -> tuple[float, float]:
         if isinstance(s, Store):
             weights = [_WEIGHT.get(e.name, 1.0) if isinstance(e, Op) else 1.0 for e in expressions(s.value)]
             calls, elements = calls + len(weights), elements + sum(weights, 1.0)
-        else:
+        elif isinstance(s, For | If):
             n, k = _work(s.body, whole)
             if isinstance(s, For):
                 calls += n * (1 if s.kind == "lanes" or s in whole else s.var.size)
