@@ -11,20 +11,22 @@ from hypothesis import given
 
 from graphopt.ir.graph import Graph, Node, walk
 from graphopt.ir.text import print_graph
+from graphopt.ir.types import DType, f32, i16, i32, i64
+from graphopt.kernel.loops import show
 from graphopt.kernel.machine import AVX2
 from graphopt.kernel.step import lower_graph
-from graphopt.opdefs.elementwise import maximum
+from graphopt.opdefs.elementwise import eq, maximum, select
 from graphopt.opdefs.evaluate import evaluate_nodes
 from graphopt.opdefs.linalg import matmul
 from graphopt.opdefs.math import exp, sqrt, tanh
-from graphopt.opdefs.opdef import constant, opdef
+from graphopt.opdefs.opdef import constant, full, opdef
 from graphopt.opdefs.reduce import reduce_max, reduce_sum
-from graphopt.opdefs.shape import broadcast, concat, reshape, reverse, transpose
+from graphopt.opdefs.shape import broadcast, concat, iota, reshape, reverse, transpose
 from graphopt.passes.fuse import INLINE, LEAVES, Group, dims_of, follow, fuse, materialise, show_groups, stored_base
 from graphopt.passes.order import order
 from graphopt.passes.pipeline import check, optimize
 from tests.graphs import graphs, values
-from tests.steps import GRAPHS, agree, arguments, compiled, leaf, meaning, rows, run
+from tests.steps import GRAPHS, agree, arguments, compiled, leaf, lowered, meaning, rows, run
 
 Golden = Callable[..., None]
 
@@ -231,3 +233,23 @@ def test_siblings_stay_apart_when_one_needs_the_other_elsewhere() -> None:
     y = exp(x)
     z = x * transpose(y, perm=(1, 0))
     assert len(grouped(Graph("g", (x,), (), (y, z)))[1]) == 2
+
+
+@pytest.mark.parametrize("backend", ["loops", "llvm"])
+@pytest.mark.parametrize(("kind", "least"), [(i32, -3), (i64, -3), (i16, 0)], ids=str)
+def test_a_sum_of_one_chosen_element_reads_it(kind: DType, least: int, backend: str) -> None:
+    """Numbers that are not there choose nothing, -0 becomes a sum's 0, and an element beside the chosen one may be NaN."""
+    x, at = leaf("x", 9, 37), leaf("at", 9, dtype=kind)
+    away = x - rows(reduce_max(x, axes=(1,)), x.shape)
+    chosen = eq(iota(shape=x.shape, axis=1, dtype=kind), rows(at, x.shape))
+    total = reduce_sum(select(chosen, away, full(x.shape, 0, f32)), axes=(1,))
+    graph = Graph("g", (x, at), (), (exp(total), total))
+    values = np.random.default_rng(0).normal(size=(9, 37)).astype(np.float32)
+    values[2, 5], values[3, 7] = np.nan, np.inf
+    values[4] = values[4].max()
+    numbers = np.array([least, 36, 5, 6, 3, 0, 37, 39, 17]).astype(kind.numpy)
+    found = run(compiled(graph, backend), [values, numbers], [])
+    agree(found, meaning(graph, [values, numbers], []), backend)
+    assert not np.signbit(found[1][4])
+    folds = ["fold_add" in show(k) for k in lowered(graph).kernels]
+    assert any(folds) == (kind is i16)  # narrow numbers wrap, so that one may choose several

@@ -19,14 +19,17 @@ from graphopt.ir.graph import Graph, Node, input_node
 from graphopt.ir.types import FLOATS, DType, TensorType, bf16, f16, f32, f64, i8, i32
 from graphopt.kernel.machine import AVX2, AVX512, NEON, SSE2
 from graphopt.kernel.step import lower_graph
+from graphopt.llvm.streams import merged, most_live
 from graphopt.llvm.target import machine_of
 from graphopt.opdefs import REGISTRY
 from graphopt.opdefs.elementwise import add, cast, div, maximum, minimum, mul, neg, sub
 from graphopt.opdefs.evaluate import evaluate_nodes
-from graphopt.opdefs.math import sqrt
+from graphopt.opdefs.linalg import matmul
+from graphopt.opdefs.math import exp, sqrt
 from graphopt.opdefs.opdef import opdef
 from graphopt.opdefs.reduce import reduce_max, reduce_sum
 from graphopt.opdefs.scaffold import special_pairs
+from graphopt.opdefs.shape import broadcast, transpose
 from graphopt.passes.guard import guarded
 from graphopt.passes.pipeline import optimize
 from graphopt_runtime import engine
@@ -161,14 +164,47 @@ def test_a_module_has_one_external_function_and_calls_the_barrier_alone(
         assert re.search(r"^step:", assembly, re.MULTILINE)
 
 
-def test_lines_are_asked_for_where_straight_code_reads_more_than_caches_hold() -> None:
+def test_lines_are_asked_for_where_a_kernel_reads_more_than_caches_hold() -> None:
     def prefetches(n: int, result: Callable[[Node], Node]) -> int:
         x = input_node("x", TensorType(f32, (n,)))
         return step_text(Graph("g", (x,), (), (result(x),)), TARGETS["avx512"]).count("call void @llvm.prefetch")
 
     assert prefetches(1 << 16, sqrt) == 0
-    assert prefetches(1 << 22, lambda x: reduce_sum(x, axes=(0,))) == 0
+    assert prefetches(1 << 22, lambda x: reduce_sum(x, axes=(0,))) == 8  # in slices, the last with a loop of its own
     assert prefetches(1 << 22, sqrt) == 4  # one per line of a turn
+
+
+def test_the_next_row_is_asked_for_where_several_passes_read_one() -> None:
+    def prefetches(rows: int, result: Callable[[Node], Node]) -> list[str]:
+        x = input_node("x", TensorType(f32, (rows, 256)))
+        text = step_text(Graph("g", (x,), (), (result(x),)), TARGETS["avx512"])
+        return re.findall(r"call void @llvm.prefetch.p0\(ptr %\w+, i32 0, i32 (\d)", text)
+
+    def normalised(x: Node) -> Node:
+        return x / broadcast(reduce_sum(exp(x), axes=(1,)), shape=x.shape, axes=(0,))
+
+    assert prefetches(1 << 8, normalised) == []
+    assert sorted(prefetches(1 << 14, normalised)) == ["2"] * 4 + ["3"] * 4  # what is stored later, and what is read
+    assert "2" not in prefetches(1 << 14, lambda x: matmul(x, transpose(x, perm=(1, 0))))  # contractions plan for themselves
+
+
+def test_values_of_several_vectors_are_computed_side_by_side() -> None:
+    """One vector's chain is as long as what a processor looks ahead: the next one's stands between its links."""
+    x = input_node("x", TensorType(f32, (1 << 12,)))
+    y = x
+    for _ in range(12):
+        y = y * (y + 0.5)
+    text = step_text(Graph("g", (x,), (), (y,)), TARGETS["avx512"])
+    ops = [line.split(" = ")[1].split()[0] for line in text.splitlines() if "<16 x float> %" in line and " = f" in line]
+    assert ops[:8] == ["fadd"] * 4 + ["fmul"] * 4
+
+
+def test_merged_streams_keep_what_a_line_reads_before_it() -> None:
+    first = ["  %a1 = load <4 x float>, ptr %p0", "  %a2 = fadd <4 x float> %a1, %c", "  %a3 = fmul <4 x float> %a2, %a1"]
+    second = ["  %b1 = fmul <4 x float> %a3, %a3"]
+    assert merged([first, second]) == [first[0], first[1], first[2], second[0]]
+    assert merged([first, ["  %b1 = load <4 x float>, ptr %p1"]]) == [first[0], "  %b1 = load <4 x float>, ptr %p1", *first[1:]]
+    assert most_live(first) == 3
 
 
 @pytest.mark.parametrize("dtype", [f32, f16, i32], ids=lambda d: d.short)

@@ -23,7 +23,7 @@ from graphopt.opdefs.math import exp, sigmoid
 from graphopt.opdefs.opdef import constant, opdef
 from graphopt.opdefs.reduce import reduce_sum
 from graphopt.opdefs.shape import full, pad, reshape, transpose
-from graphopt.passes.cse import cse
+from graphopt.passes.cse import cse, met
 from graphopt.passes.dce import dce
 from graphopt.passes.gradient import vjp
 from graphopt.passes.pipeline import PASSES, Pass, Truth, apart, check, close, explained, optimize, random_array, run_passes
@@ -80,6 +80,17 @@ def test_cse_tells_attrs_apart_by_their_bits() -> None:
     kept = tuple(made(v) for v in (0, 0.0, -0.0, False, (0,), (0.0,), (-0.0,), "0", f32))
     assert cse(_graph(*kept), Steps()).outputs == kept
     assert len(set(cse(_graph(made((1.5, f32)), made((1.5, f32))), Steps()).outputs)) == 1
+
+
+def test_twins_meet_before_they_are_differentiated() -> None:
+    first, second = exp(alias(X)), exp(alias(alias(X)))
+    (merged,) = met([mul(first, second)], [X])
+    assert merged.inputs[0] is merged.inputs[1] and merged.inputs[0].inputs == (X,)
+    apart = second.inputs[0]
+    (kept,) = met([mul(first, second)], [apart])
+    assert kept.inputs == (first, second)  # a leaf of the derivative is no twin of anything
+    single = mul(exp(alias(X)), constant(2.0, f32) + constant(2.0, f32))
+    assert met([single], [X]) == [single]  # nothing is computed twice: nothing is made anew
 
 
 def test_dce_drops_updates_without_effect_and_keeps_the_signature() -> None:

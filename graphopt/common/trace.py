@@ -24,6 +24,7 @@ from graphopt.ir.graph import Graph, Node, input_node, state_node, substitute
 from graphopt.ir.types import TensorType
 from graphopt.opdefs.elementwise import alias, select, stop_gradient
 from graphopt.opdefs.opdef import constant, opdef
+from graphopt.passes.cse import met
 from graphopt.passes.gradient import Derivative
 from graphopt.passes.reroll import rolled
 from graphopt.passes.rewrite import Steps
@@ -284,6 +285,7 @@ class Trace:
 
     def roll(self, nodes: Sequence[Node], wrt: Sequence[Node]) -> list[Node]:
         """The nodes computed with loops where Python's loops were unrolled; the trace remembers what stands for what.
+        Where derivatives are differentiated, what several of them computed for themselves is computed once.
 
         wrt: nodes to differentiate by; they and what they are made of stay as they are.
         """
@@ -292,7 +294,9 @@ class Trace:
         fixed = [*self.apart, *wrt]
         roots, found = rolled(self._with_loops(nodes, fixed), Steps(), fixed)
         self.rolled |= found
-        return roots
+        if not self.derived:
+            return roots
+        return met(roots, [*fixed, *(n for part in self.derivatives for n in (*part.inputs, *part.outputs))])
 
     def _with_loops(self, nodes: Sequence[Node], fixed: Sequence[Node] = ()) -> list[Node]:
         """The nodes with loops instead of what was found to be unrolled; nothing below `fixed` changes."""

@@ -208,7 +208,7 @@ def expressions(expr: Expr, seen: set[int] | None = None) -> Iterator[Expr]:
             continue
         seen.add(id(e))
         yield e
-        stack.extend(_children(e))
+        stack.extend(operands(e))
 
 
 def loaded(i: Index) -> list[Expr]:
@@ -409,7 +409,7 @@ class _Namer:
         seen: set[int] = set()
         for root in roots:
             for e in expressions(root, seen):
-                for child in _children(e):
+                for child in operands(e):
                     self.uses[id(child)] = self.uses.get(id(child), 0) + 1
 
     def text(self, e: Expr) -> str:
@@ -457,7 +457,8 @@ class _Namer:
         return f"{e.name}({', '.join(args)})"
 
 
-def _children(e: Expr) -> list[Expr]:
+def operands(e: Expr) -> list[Expr]:
+    """The expressions that one is computed from, those in indices too."""
     if isinstance(e, Op):
         return list(e.args)
     if isinstance(e, Load):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import prod
 
 from graphopt.ir.graph import Node
-from graphopt.ir.index import ZERO, Index, delinear, index, linear
+from graphopt.ir.index import ZERO, Index, Loaded, delinear, index, linear
 from graphopt.kernel.elements import Elements, Lowering, lanes_of
 from graphopt.kernel.loops import (
     HEAVY,
@@ -32,6 +32,7 @@ from graphopt.kernel.loops import (
     loop,
     make_kernel,
 )
+from graphopt.kernel.picks import picked
 from graphopt.kernel.slices import Sinks
 from graphopt.opdefs.opdef import opdef
 from graphopt.passes.fuse import INLINE, LEAVES, Group
@@ -59,6 +60,7 @@ class LoopsGroup:
         self.width = lanes_of(lowering.machine, dtypes)
         self.rank = len(group.full)
         self._split_axes()
+        self.picks = {n: p for n in self.reductions if self.by_rows and n not in group.finishes and (p := picked(n)) is not None}
         self.part = ZERO
         self.abreast = 1  # vectors of kept elements that a block of columns reduces together
         self.row_value: dict[Node, Buffer] = {}
@@ -126,19 +128,28 @@ class LoopsGroup:
     # scratch rows: heavy values that a later stage needs again
 
     def _plan_scratch(self) -> None:
-        """Keep what a later stage would have to work for again: heavy values, and those at the end of a long chain."""
+        """Keep what a later stage would have to work for again: heavy values, and those at the end of a long chain.
+
+        What is kept is computed at its own stage, where it may need again what an earlier one has: until nothing more is.
+        """
         size = prod(self.group.full[k] for k in self.axes)
         if not self.by_rows or size > _SCRATCH_ELEMS:
             return
-        for stage in range(1, self.last + 1):
-            fresh = self._fresh(stage)
-            for n in self._needed(stage):
-                if self.level[n] == stage or n in self.group.stores or n in self.row_scratch:
-                    continue
-                edge = n in fresh and self._chain(n, stage) > _CHAIN and len(self.row_scratch) * size < _SCRATCH_ELEMS
-                if n.op in HEAVY or edge:
-                    padded = -(-size // self.width) * self.width + self.width
-                    self.row_scratch[n] = Buffer(f"row_{n.op}{len(self.row_scratch)}", n.dtype, padded, local=True)
+        known = -1
+        while known < len(self.row_scratch):
+            known = len(self.row_scratch)
+            for stage in range(1, self.last + 1):
+                self._keep_for(stage, size)
+
+    def _keep_for(self, stage: int, size: int) -> None:
+        fresh = self._fresh(stage)
+        for n in self._needed(stage):
+            if self.level[n] == stage or n in self.group.stores or n in self.row_scratch:
+                continue
+            edge = n in fresh and self._chain(n, stage) > _CHAIN and len(self.row_scratch) * size < _SCRATCH_ELEMS
+            if n.op in HEAVY or edge:
+                padded = -(-size // self.width) * self.width + self.width
+                self.row_scratch[n] = Buffer(f"row_{n.op}{len(self.row_scratch)}", n.dtype, padded, local=True)
 
     def _fresh(self, stage: int) -> set[Node]:
         """Operands of what only this stage can compute."""
@@ -162,7 +173,7 @@ class LoopsGroup:
 
     def _targets(self, stage: int) -> tuple[list[Node], list[Node]]:
         """(reductions fed, FULL values stored) by a stage's pass over the reduced axes."""
-        feeds = [n for n in self.reductions if self.level[n] == stage + 1]
+        feeds = [n for n in self.reductions if self.level[n] == stage + 1 and n not in self.picks]
         stores = [
             n
             for n in self.group.nodes
@@ -174,10 +185,11 @@ class LoopsGroup:
         """Sinks whose operands are known first at this stage."""
         return [n for n in self.group.sinks if self.level.get(n.inputs[0], 0) == stage]
 
-    def _needed(self, stage: int) -> list[Node]:
-        """FULL nodes whose values the stage needs, in order."""
-        feeds, stores = self._targets(stage)
-        wanted = set(stores) | {n.inputs[0] for n in (*feeds, *self.sinks_at(stage))}
+    def _needed(self, stage: int, wanted: set[Node] | None = None) -> list[Node]:
+        """FULL nodes whose values the stage needs, or those that `wanted` values need there, in order."""
+        if wanted is None:
+            feeds, stores = self._targets(stage)
+            wanted = set(stores) | {n.inputs[0] for n in (*feeds, *self.sinks_at(stage))}
         for n in reversed(self.nodes):
             if n in wanted and n not in self.group.rows and not self._reloads(n, stage):
                 wanted.update(i for i in n.inputs if i in self.level)
@@ -202,11 +214,18 @@ class LoopsGroup:
         value: Expr = d.rules["scalar"](elements.s, *operands, **node.attrs)
         return value
 
-    def _full_values(self, stage: int, idx: tuple[Index, ...], rows: Mapping[Node, Expr], place: Index) -> dict[Node, Expr]:
+    def _full_values(
+        self,
+        stage: int,
+        idx: tuple[Index, ...],
+        rows: Mapping[Node, Expr],
+        place: Index,
+        wanted: set[Node] | None = None,
+    ) -> dict[Node, Expr]:
         """Values of the FULL nodes a stage needs, at one point; `place` is the point's position within its row."""
         elements = Elements(self.lowering)
         values: dict[Node, Expr] = dict(rows)
-        for n in self._needed(stage):
+        for n in self._needed(stage, wanted):
             if n in self.given:
                 values[n] = self.given[n](idx)
             elif not self._reloads(n, stage):
@@ -237,7 +256,25 @@ class LoopsGroup:
                 body.append(Store(self._row_buffer(n), at, value))
             if n in self.group.stores:
                 stores.append(Store(*self.lowering.spot(n, idx, self.group.kept), Load(self._row_buffer(n), at)))
-        return body + stores
+        # before a pass that may store over what it is chosen from
+        next_level = [n for n in self.picks if self.level[n] == level + 1]
+        return body + stores + [Store(self._row_buffer(n), at, self._picked(n, idx)) for n in next_level]
+
+    def _picked(self, node: Node, kept: tuple[Index, ...]) -> Expr:
+        """A sum of which one summand counts, of a row: that one, or 0 where there is none; never -0, as a sum."""
+        numbers, values = self.picks[node]
+        (axis,) = self.axes
+        elements, rows, s = Elements(self.lowering), self._row_read(ZERO), Elements.s
+        source = numbers.inputs[0]
+        number = rows[source] if source in rows else elements.read(numbers, (*kept[:axis], ZERO, *kept[axis:]))
+        last = Const(self.group.full[axis] - 1, number.dtype)
+        at = Index(0, ((Loaded(s.min(s.max(number, Const(0, number.dtype)), last)), 1),))
+        idx = (*kept[:axis], at, *kept[axis:])
+        known = self._full_values(self.level[node] - 1, idx, rows, at, {values})
+        value = known[values] if values in known else elements.read(values, idx)
+        there = s.and_(s.ge(number, Const(0, number.dtype)), s.le(number, last))
+        zero = Const(0, value.dtype)
+        return s.cast(s.add(s.select(there, value, zero), zero), node.dtype)
 
     def _row_buffer(self, node: Node) -> Buffer:
         if node not in self.row_value:
@@ -399,9 +436,10 @@ class LoopsGroup:
     def _columns_body(self) -> list[Stmt]:
         """Blocks of lanes along the innermost kept axis, each with all stages."""
         width = self.width
-        simple = not self.reductions and len(self.nodes) + len(self.group.sinks) <= 24
         abreast = self._vectors_abreast()
-        per_block = 4 if simple and self.lane_size >= 8 * width else abreast
+        per_block = abreast
+        if not self.reductions and self.lane_size >= 8 * width:
+            per_block = 4 if len(self.nodes) + len(self.group.sinks) <= 24 else 2
         blocks, rest = divmod(self.lane_size, per_block * width)
 
         def block(p: Index, base: Index, active: int, abreast: int = 1) -> list[Stmt]:

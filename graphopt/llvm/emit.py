@@ -29,13 +29,12 @@ from graphopt.kernel.loops import (
     Store,
     expressions,
     loaded,
+    operands,
 )
 from graphopt.kernel.machine import Machine
+from graphopt.llvm.ahead import LINE, TURNS, Ahead, rows_ahead, streamed
 from graphopt.llvm.scalars import LLVMScalars, Val, type_of
-
-_LINE = 64  # bytes of a cache line
-_AHEAD = 1024  # how far before its use a line is asked for: four turns of a loop unrolled four times
-_CACHED = 8 << 20  # bytes that may lie in caches; what exceeds them comes from memory
+from graphopt.llvm.streams import LEAST, merged, most_live
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,9 @@ class KernelEmitter(LLVMScalars):
         self._exprs: list[dict[int, Val]] = [{}]
         self._loads: dict[str, Val] = {}
         self._held = any(n.op in ("dot_general", "conv_general") for n in kernel.nodes)
-        self._streams = _streamed(kernel)
+        self._streams = streamed(kernel)
+        self._rows = rows_ahead(kernel)
+        self._ahead = Ahead()
         self._same_lanes = _same_lanes(kernel)
         self._names = {b: f"%{'l' if b.local else 'p'}{k}" for k, b in enumerate((*kernel.params, *kernel.locals))}
 
@@ -84,20 +85,73 @@ class KernelEmitter(LLVMScalars):
 
     def emit(self, body: Sequence[Stmt]) -> None:
         for s in body:
+            before, self._ahead = self._ahead, self._rows.get(s, self._ahead)
             if isinstance(s, Store):
                 self._store(s)
             elif isinstance(s, If):
                 self._if(s)
             elif isinstance(s, Fetch):
-                self._ask(self._address(s.buffer, s.index), int(s.write))
+                self._ask(self._address(s.buffer, s.index), 3, s.write)
             elif s.kind == "lanes":
                 self._lanes(s)
             elif s.kind == "unroll":
+                abreast = self._abreast(s)
                 for k in range(s.var.size):
+                    if k % abreast == 0 and k > 0:
+                        self._side_by_side(s, range(k, min(k + abreast, s.var.size)))
                     self.vars[s.var] = k
                     self._scoped(s.body)
             else:
                 self._loop(s)
+            self._ahead = before
+
+    def _abreast(self, s: For) -> int:
+        """How many turns of an unrolled loop are computed side by side, so that registers hold what they wait for; the first
+        of them are computed here.
+        """
+        inner = s.body[0]
+        if self._held or len(s.body) != 1 or not isinstance(inner, For) or inner.kind != "lanes":
+            return s.var.size
+        if not all(isinstance(x, Store) for x in inner.body):
+            return s.var.size
+        first = self._stream(s, 0)
+        many = max((self.machine.vector_registers - 4) // max(most_live(first), 1), 1) if len(first) >= LEAST else 1
+        self.lines += merged([first, *[self._stream(s, k) for k in range(1, min(many, s.var.size))]])
+        return many if many > 1 else s.var.size
+
+    def _stream(self, s: For, turn: int) -> list[Any]:
+        """The instructions of one turn's values, as far as they do not read what the turns store."""
+        self.vars[s.var] = turn
+        before, self.lines = self.lines, []
+        inner = s.body[0]
+        assert isinstance(inner, For)
+        stores = [x for x in inner.body if isinstance(x, Store)]
+        stored = {x.buffer for x in stores}
+        free: dict[int, bool] = {}
+
+        def is_free(e: Expr) -> bool:
+            if id(e) not in free:
+                own = not (isinstance(e, Load | Fold) and e.buffer in stored)
+                free[id(e)] = own and all(is_free(x) for x in operands(e))
+            return free[id(e)]
+
+        self.lane = _Lane(inner.var, self.kernel.width, inner.var.size)
+        self._exprs.append({})
+        pending = [x.value for x in reversed(stores)]
+        while pending:
+            e = pending.pop()
+            if is_free(e):
+                self.value(e)
+            else:
+                pending += reversed(operands(e))
+        self._exprs.pop()
+        self.lane = None
+        stream, self.lines = self.lines, before
+        return stream
+
+    def _side_by_side(self, s: For, turns: range) -> None:
+        """Compute the values of several turns; each turn finds its own when it comes to store them."""
+        self.lines += merged([self._stream(s, k) for k in turns])
 
     def _scoped(self, body: Sequence[Stmt]) -> None:
         """Emit straight-line code whose expressions depend on variables just bound."""
@@ -284,7 +338,7 @@ class KernelEmitter(LLVMScalars):
         if key not in self._loads:
             ref = self.opaque(f"load {m}, ptr {address}, align {max(e.dtype.itemsize, 1)}")
             if e.ahead:
-                self._prefetch(address, e.ahead * e.dtype.itemsize)
+                self._prefetch(address, e.ahead * e.dtype.itemsize, 3)
             self._loads[key] = self.from_memory(ref, e.dtype, 0)
         value = self._loads[key]
         return value if mask is None or other is None else self.select(mask, value, other)
@@ -331,7 +385,8 @@ class KernelEmitter(LLVMScalars):
         return self.opaque(f"call {t} @{name}(ptr align {align} {base}, <{lane.width} x i1> {mask}, {t} zeroinitializer)")
 
     def _load_vector(self, e: Load, guard: str, m: str, lane: _Lane) -> Val:
-        base = self._address(e.buffer, e.index.substitute({lane.var: index(0)}))
+        first = e.index.substitute({lane.var: index(0)})
+        base = self._address(e.buffer, first)
         t = f"<{lane.width} x {m}>"
         align = max(e.dtype.itemsize, 1)
         key = f"{self._names[e.buffer]},{base},{guard}"
@@ -340,20 +395,33 @@ class KernelEmitter(LLVMScalars):
                 ref = self.opaque(f"load {t}, ptr {base}, align {align}")
             else:
                 ref = self._masked_load(t, base, align, guard, m, lane)
-            if e.buffer in self._streams and lane.width * e.dtype.itemsize == _LINE:
-                self._prefetch(base, _AHEAD)
-            elif e.ahead:
-                self._prefetch(base, e.ahead * e.dtype.itemsize)
+            self._ask_ahead(e, first, base, lane.width * e.dtype.itemsize == LINE)
             self._loads[key] = self.from_memory(ref, e.dtype, lane.width)
         return self._loads[key]
 
-    def _prefetch(self, base: str, distance: int) -> None:
-        """Ask for the line so many bytes on, which the loop reads some turns later; behind an array's end that is nothing."""
-        self._ask(self.pure(f"getelementptr i8, ptr {base}, i64 {distance}"))
+    def _ask_ahead(self, e: Load, first: Index, base: str, line: bool) -> None:
+        """Ask for the lines that are needed some turns or a row later than what is read here, a line or a part of one."""
+        if line and e.buffer in self._streams:
+            self._prefetch(base, TURNS, 3)
+        elif e.ahead:
+            self._prefetch(base, e.ahead * e.dtype.itemsize, 3)
+        elif line and e.buffer in self._ahead.reads:
+            self._prefetch(base, self._ahead.reads[e.buffer], 3)
+            for target, further in self._ahead.writes[e.buffer]:
+                self._prefetch(self._address(target, first), further, 2)
 
-    def _ask(self, address: str, write: int = 0) -> None:
+    def _prefetch(self, base: str, further: int, near: int) -> None:
+        """Ask for a line so many bytes on; behind an array's end that is nothing."""
+        self._ask(self.pure(f"getelementptr i8, ptr {base}, i64 {further}"), near)
+
+    def _ask(self, address: str, near: int, write: bool = False) -> None:
+        """Ask for a line.
+
+        near: 3 for the first-level cache, 2 for the second: few lines can be on their way to the first at once, and what is
+        to be overwritten need not come so far.
+        """
         self.declared.setdefault("llvm.prefetch.p0", "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
-        self.line(f"call void @llvm.prefetch.p0(ptr {address}, i32 {write}, i32 3, i32 1)")
+        self.line(f"call void @llvm.prefetch.p0(ptr {address}, i32 {int(write)}, i32 {near}, i32 1)")
 
     def _fold(self, e: Fold) -> Val:
         """Halve until one is left; while halves are whole vectors no element moves between lanes."""
@@ -512,19 +580,6 @@ def _same_lanes(kernel: Kernel) -> frozenset[Buffer]:
     if lanes:
         visit(kernel.body, None)
     return frozenset(b for b, found in lanes.items() if len(found) == 1 and 0 not in found)
-
-
-def _streamed(kernel: Kernel) -> frozenset[Buffer]:
-    """The arrays that a kernel reads once, in order, from memory: those of straight code over more than caches hold."""
-    if sum(b.size * b.dtype.itemsize for b in kernel.params) < _CACHED:
-        return frozenset()
-    pending = [s for s in kernel.body if isinstance(s, For)]
-    while pending:
-        s = pending.pop()
-        if s.kind not in ("par", "unroll", "lanes") or any(isinstance(inner, If) for inner in s.body):
-            return frozenset()
-        pending += [inner for inner in s.body if isinstance(inner, For)]
-    return frozenset(kernel.params)
 
 
 __all__ = ["KernelEmitter"]

@@ -94,10 +94,10 @@ class Called:
     ) -> tuple[tuple[tuple[int, Any], ...], tuple[Tensor | RowTensor, ...]]:
         """((position, gradient) of the arguments asked for, gradients of the weights)."""
         trace = self.trace
-        trace.derived = True
         wrt = [*self.nodes, *self.weight_nodes.values()]
         if not self.own:
             results = trace.roll(results, wrt)
+        trace.derived = True
         found = dict(zip(wrt, vjp(results, cotangents, wrt, self.own), strict=True))
         tensors = {n: wrap_gradient(full(n.shape, 0, n.dtype) if g is None else g, trace) for n, g in found.items()}
         by_weight = tuple(_weight_gradient(p, self.weight_nodes, tensors, trace) for p in self.weights)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from graphopt.ir.graph import Graph, Node, rebuild
+from graphopt.ir.graph import Graph, Node, rebuild, walk, with_inputs
 from graphopt.ir.text import content_hash, print_graph
 from graphopt.passes.rewrite import Steps
 
 _WHOLE_BYTES = 1 << 12
+_LEAVES = ("input", "state")
 
 
 def cse(graph: Graph, steps: Steps) -> Graph:
@@ -34,6 +35,28 @@ def merged(graph: Graph, known: Iterable[Node]) -> Graph:
     """The graph with equal nodes merged, with those of `known` too: what was built again as it was is the old node."""
     first = {_key(node): node for node in known}
     return rebuild(graph, lambda node: first.setdefault(_key(node), node))
+
+
+def met(roots: Sequence[Node], fixed: Iterable[Node]) -> list[Node]:
+    """The roots with equal nodes merged, where something is computed twice; `fixed` nodes and what they are made of stay.
+
+    For what will be differentiated: what flows back into twins meets only in what both read, and takes every step down
+    to there twice. An alias that is not fixed is what it stands for, as calls of one function on aliases of a value differ
+    in nothing else.
+    """
+    new = {node: node for node in walk(fixed)}
+    first = {_key(node): node for node in new}
+    twins = False
+    for node in walk(roots):
+        if node in new:
+            continue
+        changed = with_inputs(node, tuple([new[i] for i in node.inputs])) if node.op not in _LEAVES else node
+        if changed.op == "alias":
+            new[node] = changed.inputs[0]
+            continue
+        new[node] = first.setdefault(_key(changed), changed)
+        twins = twins or new[node] is not changed and changed.op not in ("constant", "broadcast")
+    return [new[root] for root in roots] if twins else list(roots)
 
 
 def _key(node: Node) -> Any:
