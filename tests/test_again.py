@@ -16,8 +16,9 @@ from graphopt.opdefs.opdef import full, opdef
 from graphopt.opdefs.reduce import reduce_sum
 from graphopt.passes import again
 from graphopt.passes.again import fuse_again
-from graphopt.passes.fuse import LEAVES, fuse, materialise
+from graphopt.passes.fuse import fuse
 from graphopt.passes.gradient import vjp
+from graphopt.passes.materialise import LEAVES, materialise
 from graphopt.passes.order import order
 from graphopt.passes.pipeline import check, close, optimize
 from tests.graphs import graphs, values

@@ -22,7 +22,8 @@ from graphopt.opdefs.math import exp, sqrt, tanh
 from graphopt.opdefs.opdef import constant, full, opdef
 from graphopt.opdefs.reduce import reduce_max, reduce_sum
 from graphopt.opdefs.shape import broadcast, concat, iota, reshape, reverse, transpose
-from graphopt.passes.fuse import INLINE, LEAVES, Group, dims_of, follow, fuse, materialise, show_groups, stored_base
+from graphopt.passes.fuse import Group, fuse, show_groups
+from graphopt.passes.materialise import INLINE, LEAVES, dims_of, follow, materialise, stored_base
 from graphopt.passes.order import order
 from graphopt.passes.pipeline import check, optimize
 from tests.graphs import graphs, values

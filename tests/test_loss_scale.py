@@ -12,7 +12,8 @@ from golden_cases import in_mode
 import graphopt as ms
 from graphopt import Parameter, Tensor, amp, nn, ops
 from graphopt import dataset as ds
-from graphopt.passes.fuse import fuse, materialise
+from graphopt.passes.fuse import fuse
+from graphopt.passes.materialise import materialise
 from graphopt.passes.pipeline import optimize
 
 RECORDED = np.load(pathlib.Path(__file__).parent / "goldens" / "training.npz")

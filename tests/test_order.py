@@ -19,7 +19,8 @@ from graphopt.opdefs.opdef import constant, full
 from graphopt.opdefs.reduce import reduce_max, reduce_sum
 from graphopt.opdefs.rows import scatter_set
 from graphopt.opdefs.shape import broadcast, concat, pad, reshape, reverse, slice_, transpose
-from graphopt.passes.fuse import INLINE, LEAVES, Group, fuse, materialise
+from graphopt.passes.fuse import Group, fuse
+from graphopt.passes.materialise import INLINE, LEAVES, materialise
 from graphopt.passes.order import Schedule, order, owned
 from graphopt.passes.pipeline import optimize
 from tests.graphs import graphs

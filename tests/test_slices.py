@@ -13,8 +13,9 @@ from graphopt.opdefs.opdef import constant, opdef
 from graphopt.opdefs.reduce import reduce_sum
 from graphopt.opdefs.shape import broadcast, transpose
 from graphopt.passes import cut
-from graphopt.passes.fuse import Group, fuse, materialise
+from graphopt.passes.fuse import Group, fuse
 from graphopt.passes.gradient import vjp
+from graphopt.passes.materialise import materialise
 from graphopt.passes.pipeline import optimize
 from tests.steps import agree, arguments, compiled, leaf, meaning, normalised, run, state
 

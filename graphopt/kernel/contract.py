@@ -31,7 +31,8 @@ from graphopt.kernel.loops import (
 from graphopt.kernel.lower import LoopsGroup, Lowering, lanes_of
 from graphopt.kernel.tile import Operand, Problem, Tiling, choose, size_of, vector_operand
 from graphopt.kernel.tiles import Tiler
-from graphopt.passes.fuse import Group, dims_of, follow, stored_base
+from graphopt.passes.fuse import Group
+from graphopt.passes.materialise import dims_of, follow, stored_base
 
 _TASKS = 4  # fewer tiles than this leave threads idle: split the sum
 _LONG_SUM = 1024  # products per output element before splitting pays for the second pass
@@ -51,7 +52,7 @@ def problem_of(group: Group, lowering: Lowering) -> Problem:
     operands: list[Operand] = []
     for source, idx in zip(node.inputs, (dims.a, dims.b), strict=True):
         found = follow(source, idx)
-        assert found is not None, "fuse.materialise stores operands that are not affine"
+        assert found is not None, "materialise stores operands that are not affine"
         base, where = found
         buffer = lowering.buffer(stored_base(base))
         operands.append(Operand(buffer, linear(where, base.shape).substitute(gone), lowering.steady.get(buffer, 1)))

@@ -12,7 +12,7 @@ from graphopt.ir.types import DType, bool_, i64
 from graphopt.kernel.loops import Buffer, Const, Expr, IndexValue, Load, Recorder
 from graphopt.kernel.machine import Machine
 from graphopt.opdefs.opdef import opdef
-from graphopt.passes.fuse import INLINE, LEAVES, stored_base
+from graphopt.passes.materialise import INLINE, LEAVES, stored_base
 
 
 class Lowering:

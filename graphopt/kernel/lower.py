@@ -35,7 +35,8 @@ from graphopt.kernel.loops import (
 from graphopt.kernel.picks import picked
 from graphopt.kernel.slices import Sinks
 from graphopt.opdefs.opdef import opdef
-from graphopt.passes.fuse import INLINE, LEAVES, Group
+from graphopt.passes.fuse import Group
+from graphopt.passes.materialise import INLINE, LEAVES
 
 Given = Mapping[Node, Callable[[tuple[Index, ...]], Expr]]
 

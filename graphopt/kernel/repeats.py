@@ -13,7 +13,8 @@ from graphopt.ir.graph import Node
 from graphopt.kernel.elements import Lowering
 from graphopt.kernel.loops import Buffer, Kernel
 from graphopt.passes.cse import exact_key
-from graphopt.passes.fuse import Group, moves, stored_base
+from graphopt.passes.fuse import Group
+from graphopt.passes.materialise import moves, stored_base
 
 Lower = Callable[[Group, Lowering], list[Kernel]]
 

@@ -17,7 +17,7 @@ from graphopt.kernel.elements import Elements
 from graphopt.kernel.loops import Buffer, Const, Expr, Kernel, Load, Stmt, Store, accumulator, loop, make_kernel
 from graphopt.kernel.machine import Machine
 from graphopt.opdefs.opdef import opdef
-from graphopt.passes.fuse import dims_of
+from graphopt.passes.materialise import dims_of
 
 MOST_ELEMS = 64  # of one value
 MOST_WORK = 1000  # scalar operations of a body: LLVM takes some 40 us for each

@@ -26,7 +26,8 @@ from graphopt.kernel.repeats import Repeats
 from graphopt.kernel.small import Places, is_small, lower_small
 from graphopt.opdefs.control import parts_of
 from graphopt.passes.again import fuse_again
-from graphopt.passes.fuse import Group, dims_of, follow, materialise, stored_base
+from graphopt.passes.fuse import Group
+from graphopt.passes.materialise import dims_of, follow, materialise, stored_base
 from graphopt.passes.memory import MemoryPlan, lifetimes, plan_memory
 from graphopt.passes.order import Schedule, order
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from graphopt.ir.graph import Graph, Node, walk, with_inputs
 from graphopt.ir.types import TensorType
 from graphopt.opdefs.opdef import opdef
-from graphopt.passes.fuse import INLINE, LEAVES, Group, fuse
+from graphopt.passes.fuse import Group, fuse
+from graphopt.passes.materialise import INLINE, LEAVES
 
 _LEAST_BYTES = 1 << 17  # less stays near in the second-level cache until it is read
 _WRITE, _READ = 24.0, 12.0  # cycles of a thread for a line of the cache that another kernel will read, or has written

@@ -13,7 +13,8 @@ from heapq import heappop, heappush
 
 from graphopt.ir.graph import Graph, Node, walk
 from graphopt.opdefs.opdef import opdef
-from graphopt.passes.fuse import INLINE, LEAVES, Group, stored_base
+from graphopt.passes.fuse import Group
+from graphopt.passes.materialise import INLINE, LEAVES, stored_base
 
 _MANY = 1024  # elements that are worth a place of their own in the order
 

@@ -22,7 +22,8 @@ from typing import Protocol, TypeVar
 from graphopt.ir.graph import Graph, Node, walk, with_inputs
 from graphopt.ir.types import TensorType, TupleType
 from graphopt.opdefs.opdef import opdef
-from graphopt.passes.fuse import INLINE, LEAVES, dims_of, fuse, materialise
+from graphopt.passes.fuse import fuse
+from graphopt.passes.materialise import INLINE, LEAVES, dims_of, materialise
 from graphopt.passes.memory import MemoryPlan, lifetimes, plan_memory
 from graphopt.passes.order import order, owned
 

@@ -1,5 +1,5 @@
-"""Native code around single steps, as LLVM IR text that becomes a part of the team's module (see `native`): calling a step
-with array objects, running it many times, and timing its kernels.
+"""Native code in and around single steps, as LLVM IR text that becomes a part of the team's module (see `native`): dealing out
+chunks of a kernel, calling a step with array objects, running it many times, and timing its kernels.
 """
 
 from __future__ import annotations
@@ -7,6 +7,63 @@ from __future__ import annotations
 from string import Template
 
 STEPS = Template("""
+; graphopt_deal: a barrier behind which `take` deals out the next kernel.
+define internal void @deal(ptr %record) nounwind {
+  %dealt_at = getelementptr i8, ptr %record, i64 $DEALT
+  %before = load i64, ptr %dealt_at
+  %dealt = add i64 %before, 1
+  store i64 %dealt, ptr %dealt_at
+  %odd = and i64 %dealt, 1
+  %counters = getelementptr i8, ptr %record, i64 $TAKEN
+  %counter = getelementptr i64, ptr %counters, i64 %odd
+  store atomic i64 0, ptr %counter monotonic, align 8
+  call void @barrier(ptr %record)
+  ret void
+}
+
+; graphopt_take: the next chunk for the thread of this record, when each thread's share has so many; -1 when all are taken.
+define internal i64 @take(ptr %record, i64 %chunks) nounwind {
+entry:
+  %team = load ptr, ptr %record
+  %size = load i64, ptr %team
+  %number_at = getelementptr i8, ptr %record, i64 $NUMBER
+  %number = load i64, ptr %number_at
+  %dealt_at = getelementptr i8, ptr %record, i64 $DEALT
+  %dealt = load i64, ptr %dealt_at
+  %odd = and i64 %dealt, 1
+  %records = getelementptr i8, ptr %team, i64 $RECORDS
+  br label %look
+look:
+  %distance = phi i64 [ 0, %entry ], [ %further, %empty ]
+  %ahead = add i64 %number, %distance
+  %beyond = icmp uge i64 %ahead, %size
+  %wrapped = sub i64 %ahead, %size
+  %whose = select i1 %beyond, i64 %wrapped, i64 %ahead
+  %offset = mul i64 %whose, $RECORD_BYTES
+  %other = getelementptr i8, ptr %records, i64 %offset
+  %mine = icmp eq i64 %distance, 0
+  %theirs = select i1 %mine, ptr %record, ptr %other
+  %counters = getelementptr i8, ptr %theirs, i64 $TAKEN
+  %counter = getelementptr i64, ptr %counters, i64 %odd
+  %seen = load atomic i64, ptr %counter monotonic, align 8
+  %left = icmp ult i64 %seen, %chunks
+  br i1 %left, label %try, label %empty
+try:
+  %got = atomicrmw add ptr %counter, i64 1 monotonic
+  %good = icmp ult i64 %got, %chunks
+  br i1 %good, label %found, label %empty
+found:
+  %first = mul i64 %whose, %chunks
+  %chunk = add i64 %first, %got
+  ret i64 %chunk
+empty:
+  %further = add i64 %distance, 1
+  %more = icmp ult i64 %further, %size
+  br i1 %more, label %look, label %none
+none:
+  ret i64 -1
+}
+
 ; graphopt_mark, for steps that are profiled: add the nanoseconds since the last mark to a counter. The first word holds
 ; the time of the last mark, the counters follow.
 define internal void @mark(ptr %times, i64 %counter) nounwind {
