@@ -13,7 +13,6 @@ from graphopt.kernel.items import Item, kernels_of, windows_of
 from graphopt.kernel.loops import Buffer, Kernel, reads_and_writes, signature
 
 COPIES = ("_pack", "_rows")  # how the names of such kernels of contractions end
-_CONTRACTIONS = ("dot_general", "conv_general")
 _NEAR = 8  # items later a copy is given up: kept for longer it would cost memory
 
 
@@ -51,7 +50,7 @@ def share_copies(items: Sequence[Item]) -> list[Item]:
 
 def _copy(kernel: Kernel, place: int) -> _Copy | None:
     """What a contraction's kernel copies, and where to; None for all other kernels."""
-    if not kernel.name.endswith(COPIES) or not any(n.op in _CONTRACTIONS for n in kernel.nodes):
+    if not kernel.name.endswith(COPIES) or not kernel.contracts:
         return None
     reads, writes = reads_and_writes(kernel)
     if len(writes) != 1 or reads & writes:

@@ -148,6 +148,11 @@ class Kernel:
     nodes: tuple[Any, ...] = field(default=())
 
     @property
+    def contracts(self) -> bool:
+        """Whether it, or what it copies, belongs to a contraction."""
+        return any(n.op in ("dot_general", "conv_general") for n in self.nodes)
+
+    @property
     def extent(self) -> int:
         """Iterations of the widest parallel loop."""
         return max((s.var.size for s in self.body if isinstance(s, For) and s.kind == "par"), default=1)

@@ -39,11 +39,14 @@ class Interpreter:
                 self._loop(s)
             elif isinstance(s, If):
                 self._known = {}
-                if bool(self.value(s.condition)):
-                    self._body(s.body)
+                self._if(s, self.value(s.condition))
             elif isinstance(s, Store):
                 self._known = {}
                 self._store(s)
+
+    def _if(self, s: If, condition: Any) -> None:
+        if bool(condition):
+            self._body(s.body)
 
     def _store(self, s: Store) -> None:
         value = self.value(s.value)

@@ -124,7 +124,7 @@ def _chunks(kernel: Kernel) -> int:
 
 def _instructions(kernel: Kernel) -> float:
     """Instructions of ordinary speed; for a contraction, by its multiply-adds, as its tiles share what they load."""
-    if kernel.flops and any(n.op in ("dot_general", "conv_general") for n in kernel.nodes):
+    if kernel.flops and kernel.contracts:
         return min(kernel.work, kernel.flops / (2 * kernel.width) / _DENSE_RATE)
     return kernel.work
 

@@ -105,19 +105,9 @@ class WideInterpreter(Interpreter):
         self._around = around
         self._axes.pop()
 
-    def _body(self, body: Sequence[Stmt]) -> None:
-        for s in body:
-            if isinstance(s, For):
-                self._loop(s)
-            elif isinstance(s, If):
-                self._known = {}
-                self._if(s, np.asarray(self.value(s.condition)))
-            elif isinstance(s, Store):
-                self._known = {}
-                self._store(s)
-
-    def _if(self, s: If, condition: np.ndarray) -> None:
+    def _if(self, s: If, condition: Any) -> None:
         """A condition may differ between parallel iterations, which are then those that the body is run for."""
+        condition = np.asarray(condition)
         if condition.all():
             self._body(s.body)
         elif condition.any():

@@ -46,7 +46,7 @@ def _is_sliced(kernel: Kernel) -> bool:
     """Has each slice one loop that reads arrays, some of them a long one?"""
     loops = [_reading(s) for s in kernel.body if isinstance(s, For)]
     single = all(len(x) <= 1 and all(_is_pass(y) for y in x) for x in loops)
-    return single and any(x[0].var.size >= _LONG for x in loops if x) and not _contracts(kernel)
+    return single and any(x[0].var.size >= _LONG for x in loops if x) and not kernel.contracts
 
 
 def _reading(s: For) -> list[For]:
@@ -55,17 +55,13 @@ def _reading(s: For) -> list[For]:
     return [x for x in inner if not _is_pass(x) or any(not b.local and not stored for b, _, stored in _accesses([x]))]
 
 
-def _contracts(kernel: Kernel) -> bool:
-    return any(n.op in ("dot_general", "conv_general") for n in kernel.nodes)
-
-
 def rows_ahead(kernel: Kernel) -> dict[Stmt, Ahead]:
     """For loops that pass over rows of large arrays, and the lanes behind them, what they ask for.
 
     The next row of what a kernel reads is asked for by the longest pass that reads this one, and what is stored to a row
     by the longest pass before: where there is most to compute, memory has most time.
     """
-    if not _from_memory(kernel) or _contracts(kernel):
+    if not _from_memory(kernel) or kernel.contracts:
         return {}
     found: dict[Stmt, Ahead] = {}
     for s in statements(kernel.body):

@@ -64,7 +64,7 @@ class KernelEmitter(LLVMScalars):
         self._labels = 0
         self._exprs: list[dict[int, Val]] = [{}]
         self._loads: dict[str, Val] = {}
-        self._held = any(n.op in ("dot_general", "conv_general") for n in kernel.nodes)
+        self._held = kernel.contracts
         self._streams = streamed(kernel)
         self._rows = rows_ahead(kernel)
         self._ahead = Ahead()
