@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import re
@@ -230,17 +231,46 @@ def test_other_processors_get_their_own_vectors(name: str) -> None:
         assert re.search(pattern, assembly), f"{label}: no {pattern}"
 
 
-@pytest.mark.skipif(not X86, reason="reads x86-64 assembly")
-def test_a_product_keeps_its_accumulators_in_registers() -> None:
-    """What follows a product does not: the values of a guarded update that are held while others are stored."""
+def innermost(graph: Graph) -> list[str]:
+    """The loops of a graph's products, compiled for AVX-512."""
     target = TARGETS["avx512"]
-    assembly = engine.assembly(step_text(guarded(adam_after_dot(2048, 1024, 64)), target), target)
-    sums = []
-    for block in re.split(r"^(?=\.LBB)", assembly, flags=re.MULTILINE):
+    found = []
+    for block in re.split(r"^(?=\.LBB)", engine.assembly(step_text(graph, target), target), flags=re.MULTILINE):
         turn = re.search(rf"\tj\w+\t{re.escape(block.partition(':')[0])}\n", block)
         if turn and block.count("\tvfmadd", 0, turn.end()) >= 32:
-            sums.append(block[: turn.end()])
-    assert sums and not [s for s in sums if "(%rsp)" in s]
+            found.append(block[: turn.end()])
+    return found
+
+
+@pytest.mark.skipif(not X86, reason="reads x86-64 assembly")
+@pytest.mark.parametrize("rows", [2048, 128, 122, 27])
+def test_a_product_keeps_its_accumulators_in_registers(rows: int) -> None:
+    """What follows a product does not: the values of a guarded update that are held while others are stored."""
+    sums = innermost(guarded(adam_after_dot(rows, 1024, 64)))
+    sums += innermost(Graph("g", (a := leaf("a", rows, 784), b := leaf("b", 784, 512)), (), (matmul(a, b),)))
+    assert len(sums) >= 2 and not [s for s in sums if "(%rsp)" in s]
+
+
+@pytest.mark.skipif(not X86, reason="reads x86-64 assembly")
+def test_two_thirds_of_the_rows_of_a_product_are_read_by_its_multiply_adds() -> None:
+    a, b = leaf("a", 140, 784), leaf("b", 784, 512)
+    (loop,) = innermost(Graph("g", (a, b), (), (matmul(a, b),)))
+    steps, rows, vectors, own = 4, 14, 2, 9
+    assert loop.count("\tvfmadd") == steps * rows * vectors
+    assert loop.count("{1to16}") == steps * own * vectors
+    assert loop.count("\tvbroadcastss") == steps * (rows - own)
+
+
+def test_names_in_a_step_do_not_meet() -> None:
+    """A kernel of any number of arrays that is dealt out in chunks, and one after it that one thread runs."""
+    arrays = [leaf(f"x{k}", 1 << 18) for k in range(34)]
+    for count in range(1, len(arrays)):
+        large = exp(functools.reduce(add, arrays[:count]))
+        text = step_text(Graph("g", tuple(arrays[:count]), (), (large, reduce_sum(large, axes=(0,)))), HOST)
+        step = text[text.index("define void @step") :]
+        assert "@graphopt_take" in step and "br i1 %first" in step
+        values, labels = (set(re.findall(p, step, re.MULTILINE)) for p in (r"^  %([\w.]+) =", r"^([\w.]+):"))
+        assert not values & labels
 
 
 # special numbers

@@ -1,10 +1,11 @@
 """The loop language: what a kernel is, how it prints, and when it is well formed.
 
-A kernel is a list of loops over flat buffers. Loop variables count from 0; four kinds of loop:
+A kernel is a list of loops over flat buffers. Loop variables count from 0; five kinds of loop:
 
     par     iterations are divided among the threads; only outermost; iterations touch disjoint elements
     serial  one after the other
     unroll  copied out when the code is emitted
+    steps   the same, and instructions of one iteration stay apart from those of the next
     lanes   one vector: at most `width` iterations at once; what does not depend on the variable stays a scalar
 
 Local buffers are registers or stack; all others are the kernel's parameters, in order.
@@ -44,14 +45,14 @@ class Const:
 class Load:
     """buffer[index]; where `mask` is given and false, memory is not touched and the value is `other`.
 
-    ahead: the element so many further on is needed soon: its cache line is asked for at the same time.
+    own: 0, or a number: loads of one element that differ in it are not one load, so that instructions can read it themselves.
     """
 
     buffer: Buffer
     index: Index
     mask: Expr | None = None
     other: Expr | None = None
-    ahead: int = 0
+    own: int = 0
 
     @property
     def dtype(self) -> DType:
@@ -117,11 +118,15 @@ class If:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fetch:
-    """The cache line of an element is needed soon, for writing if `write` says so: no effect but that it comes."""
+    """The cache line of an element is needed soon, for writing if `write` says so: no effect but that it comes.
+
+    ahead: it is the line so many elements further on, which may lie behind the array's end.
+    """
 
     buffer: Buffer
     index: Index
-    write: bool
+    write: bool = False
+    ahead: int = 0
 
 
 Stmt = For | Store | If | Fetch
@@ -339,7 +344,7 @@ class _Signature:
             elif isinstance(s, If):
                 self.parts.append(f"if {self.expr(s.condition)}{{")
             elif isinstance(s, Fetch):
-                self.parts.append(f"fetch {self.buffers[s.buffer]}[{self.index(s.index)}]{s.write}")
+                self.parts.append(f"fetch {self.buffers[s.buffer]}[{self.index(s.index)}]{s.write}{s.ahead}")
                 continue
             else:
                 self.parts.append(f"{self.buffers[s.buffer]}[{self.index(s.index)}]={self.expr(s.value)}")
@@ -366,7 +371,7 @@ class _Signature:
             return f"{e.value!r}:{e.dtype.short}"
         if isinstance(e, Load):
             mask = "" if e.mask is None or e.other is None else f"?{self.expr(e.mask)}|{self.expr(e.other)}"
-            text = f"{self.buffers[e.buffer]}[{self.index(e.index)}]{mask}{f'>{e.ahead}' if e.ahead else ''}"
+            text = f"{self.buffers[e.buffer]}[{self.index(e.index)}]{mask}{'!' * e.own}"
         elif isinstance(e, IndexValue):
             text = f"{e.dtype.short}({self.index(e.index)})"
         elif isinstance(e, Fold):
@@ -393,7 +398,7 @@ def loop(kind: str, name: str, size: int, body: Any) -> list[Stmt]:
     """
     if size == 0:
         return []
-    if size == 1 and kind in ("serial", "unroll"):
+    if size == 1 and kind in ("serial", "unroll", "steps"):
         return list(body(index(0)))
     var = Var(name, size)
     inner = tuple(body(index(var)))
@@ -448,7 +453,7 @@ class _Namer:
             kind = "" if e.dtype.short == "f32" else f":{e.dtype.short}"
             return f"{float(e.value) if e.dtype.is_float else int(e.value)}{kind}"
         if isinstance(e, Load):
-            text = f"{self.called.get(e.buffer, e.buffer)}[{self.index(e.index)}]"
+            text = f"{self.called.get(e.buffer, e.buffer)}[{self.index(e.index)}]{'!' * e.own}"
             return text if e.mask is None or e.other is None else f"({text} if {self.text(e.mask)} else {self.text(e.other)})"
         if isinstance(e, IndexValue):
             return f"{e.dtype.short}({self.index(e.index)})"
@@ -490,7 +495,8 @@ def show(kernel: Kernel) -> str:
                 lines.append(f"{indent}if {text}:")
                 visit(s.body, indent + "  ")
             elif isinstance(s, Fetch):
-                lines.append(f"{indent}fetch {called.get(s.buffer, s.buffer)}[{_Namer([], called).index(s.index)}]")
+                place = _Namer([], called).index(s.index + s.ahead)
+                lines.append(f"{indent}fetch {called.get(s.buffer, s.buffer)}[{place}]")
             else:
                 namer = _Namer([s.value, *loaded(s.index)], called)
                 text = f"{called.get(s.buffer, s.buffer)}[{namer.index(s.index)}] = {namer.text(s.value)}"

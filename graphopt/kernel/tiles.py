@@ -1,7 +1,7 @@
 """Register tiles of a contraction as loop nests, and the copies of operands that they read.
 
 A tile's steps are a serial loop over the sum with all accumulators in registers. Its vectors come from one operand, its scalars
-from the other, where they lie or from copies in the order of the tiles; copies are read a few steps ahead of their use.
+from the other, where they lie or from copies in the order of the tiles; vectors of copies are asked for a few steps ahead.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from itertools import product
 from math import prod
 
 from graphopt.ir.index import ZERO, Index, Var, delinear, index, linear
-from graphopt.ir.types import DType, i32
+from graphopt.ir.types import DType, f32, f64, i32
 from graphopt.kernel.loops import Buffer, Const, Expr, Fetch, Fold, IndexValue, Load, Recorder, Stmt, Store, expressions, loop
 from graphopt.kernel.tile import Operand, Problem, Tiling, row_operand, size_of, vector_operand
 
@@ -21,11 +21,10 @@ _GROUPS = 4  # of panels, where threads divide them
 _FIRST_LEVEL_BYTES = 1 << 15
 _COPIED_STEPS = 16
 _FAR_BYTES = 1 << 18  # an array so large is not in the first-level cache when a tile ends
-_TURNS = 32  # at most, in which a tile asks for what its end needs
-_MOST_ASKED = 4  # lines in one turn
+_MOST_ASKED = 64  # lines at once
 _LONG_STEP = 1024  # bytes
 _AHEAD_PANEL = 8  # steps of a sum before its use that a vector of a copied panel is asked for: some 100 cycles
-_AHEAD_LINE = 16  # the same for copied rows
+_OWN = (0.0, 0.0, 0.65, 0.5, 0.0)  # by vectors, of how many rows each multiply-add reads the scalar itself
 
 Piece = tuple[int, int, int]
 """(tile size, first element, how many tiles) along one dimension."""
@@ -56,7 +55,7 @@ class Tiler:
         row_inside = t.row is not None and p.c.coefficient(t.row) == 1 and p.c.coefficient(t.lane) != 1
         self.across = by_lane and row_inside and t.rows <= p.width
         self.depends = tuple(u for u in p.outs if u is not t.lane and self.vector is not None and self.vector.stride(u))
-        self.streamed, self.ahead = self._in_place()
+        self.streamed = self._in_place()
         self.by_lanes = self.vector is not None and self._lanes_divide(self.vector)
         self.packed: Buffer | None = None
         if self.vector is not None:
@@ -69,19 +68,19 @@ class Tiler:
             lines = prod(u.size for u in self.turning) * prod(v.size for v in p.sums)
             self.spread = temporary("rows", self.scalars.buffer.dtype, lines * -(-size_of(t.row) // t.rows) * t.rows)
 
-    def _in_place(self) -> tuple[Operand | None, int]:
+    def _in_place(self) -> Operand | None:
         """The operand along the lanes, where a tile reads more of it as it lies than the first-level cache holds, in steps so
-        long that the processor does not foresee them; and how many elements ahead it is asked for.
+        long that the processor does not foresee them.
         """
         p = self.p
         o = vector_operand(p, self.t.lane)
         if o is None or self.lane is None or self.t.packed or not p.sums:
-            return None, 0
+            return None
         step, size = abs(o.stride(p.sums[-1])), o.buffer.dtype.itemsize
         near = prod(v.size for v in p.sums) * self.pitch * size <= _FIRST_LEVEL_BYTES
         if near or step * size < _LONG_STEP or o.stride(self.lane) != 1 or p.sums[-1].size < _COPIED_STEPS:
-            return None, 0
-        return o, _AHEAD_PANEL * step
+            return None
+        return o
 
     def _lanes_divide(self, vector: Operand) -> bool:
         """Should threads divide the copied operand, and not the rows?
@@ -240,31 +239,52 @@ class Tiler:
 
         return loop("par", "t", prod(turning) * (steps // few) * stripes, one)
 
-    def _spread_at(self, bound: dict[Var, Index], stripe: Index, r: Index) -> Expr:
+    def _spread_at(self, bound: dict[Var, Index], stripe: Index, r: Index, own: int) -> Expr:
         """An element of the copied rows: row r of a tile, at a step of the sum."""
         p, t = self.p, self.t
         assert self.spread is not None
         sizes = (*(u.size for u in self.turning), -(-size_of(t.row) // t.rows), *(v.size for v in p.sums))
         where = (*(bound[u] for u in self.turning), stripe, *(bound[v] for v in p.sums))
-        first = r.terms == () and r.const == 0
-        return Load(self.spread, linear(where, sizes) * t.rows + r, ahead=_AHEAD_LINE * t.rows if first else 0)
+        return Load(self.spread, linear(where, sizes) * t.rows + r, own=own)
 
-    def _packed_at(self, bound: dict[Var, Index], panel: Index, x: Index) -> Expr:
+    def _packed_at(self, bound: dict[Var, Index], panel: Index, x: Index) -> Load:
         """An element of the packed copy: lane x of a panel, at a step of the sum."""
         p = self.p
         assert self.packed is not None
         sizes = (*(u.size for u in self.depends), -(-self.t.lane.size // self.pitch), *(v.size for v in p.sums))
         where = (*(bound[u] for u in self.depends), panel, *(bound[v] for v in p.sums))
-        return Load(self.packed, linear(where, sizes) * self.pitch + x, ahead=_AHEAD_PANEL * self.pitch)
+        return Load(self.packed, linear(where, sizes) * self.pitch + x)
 
-    def _asked(
-        self, start: dict[Var, Index], rows: int, cols: int, lanes: int
-    ) -> Callable[[Index, int], list[Stmt]] | None:
-        """What asks for the lines that the tile's end reads and writes, in turn `k` of `turns` turns.
-
-        They come from afar, and all at once they would block the way of the next tile's operands.
-        """
+    def _coming(self, start: dict[Var, Index], panel: Index, vectors: int) -> Callable[[dict[Var, Index]], list[Stmt]] | None:
+        """What asks for the vectors that are multiplied a few steps later: where tiles read more than is near."""
         p, t = self.p, self.t
+        if self.packed is not None and self.packed.size * p.dtype.itemsize > _FIRST_LEVEL_BYTES:
+            packed = self.packed
+
+            def from_copy(summed: dict[Var, Index]) -> list[Stmt]:
+                first = self._packed_at({**start, **summed}, panel, ZERO).index
+                ahead = _AHEAD_PANEL * self.pitch
+                return [Fetch(packed, first + k * p.width, ahead=ahead) for k in range(vectors)]
+
+            return from_copy
+        if self.streamed is None:
+            return None
+        o = self.streamed
+
+        def in_place(summed: dict[Var, Index]) -> list[Stmt]:
+            ahead = _AHEAD_PANEL * o.stride(p.sums[-1])
+            lanes = [start[t.lane] + k * p.width for k in range(vectors)]
+            return [Fetch(o.buffer, o.offset.substitute({**start, **summed, t.lane: x}), ahead=ahead) for x in lanes]
+
+        return in_place
+
+    def _asked(self, start: dict[Var, Index], rows: int, cols: int, lanes: int) -> list[Stmt]:
+        """Ask for the lines that the tile's end reads and writes, where they come from afar: they arrive while it sums."""
+        p, t = self.p, self.t
+        along, other = (t.row, t.lane) if self.across else (t.lane, t.row)
+        first, second = (lanes, 1) if self.across else (rows, -(-lanes // p.width))
+        if along is None or other is None or first * cols * second > _MOST_ASKED:
+            return []
         marks = {v: Var(v.name, v.size) for v in p.outs}
         places: dict[tuple[Buffer, Index], bool] = {}
         for s in self.finish(Const(0, p.dtype), {v: index(m) for v, m in marks.items()}, ZERO):
@@ -273,42 +293,35 @@ class Tiler:
                     if isinstance(e, Load):
                         places.setdefault((e.buffer, e.index), False)
                 places[s.buffer, s.index] = True
-        along, other = (t.row, t.lane) if self.across else (t.lane, t.row)
         far = {
             (b, i): w
             for (b, i), w in places.items()
-            if along is not None and other is not None and not b.local and b.size * b.dtype.itemsize >= _FAR_BYTES
+            if not b.local and b.size * b.dtype.itemsize >= _FAR_BYTES
             if i.is_affine and i.coefficient(marks[along]) == 1 and i.coefficient(marks[other])
         }
-        first, second = (lanes, 1) if self.across else (rows, -(-lanes // p.width))
 
-        def ask(k: Index, turns: int) -> list[Stmt]:
-            lines = first * cols * second
-            each = -(-lines // turns)
-            stmts: list[Stmt] = []
-            for n in range(each if each <= _MOST_ASKED else 0):
-                line = (k * each + n) % lines
-                where = {marks[v]: i for v, i in start.items()}
-                vector, place = line % second, line // second
-                where[marks[t.lane]] = start[t.lane] + (place // cols if self.across else vector * p.width)
-                if t.row is not None and not self.across:
-                    where[marks[t.row]] = start[t.row] + place // cols
-                if t.col is not None:
-                    where[marks[t.col]] = start[t.col] + place % cols
-                stmts += [Fetch(b, i.substitute(where), w) for (b, i), w in far.items()]
-            return stmts
+        def line(n: Index, c: Index, k: int) -> list[Stmt]:
+            where = {marks[v]: i for v, i in start.items()}
+            where[marks[other]] += n
+            where[marks[along]] += k * p.width
+            if t.col is not None:
+                where[marks[t.col]] += c
+            return [Fetch(b, i.substitute(where), w) for (b, i), w in far.items()]
 
-        return ask if far else None
+        def lines(n: Index, c: Index) -> list[Stmt]:
+            return [s for k in range(second) for s in line(n, c, k)]
+
+        return loop("unroll", "r", first, lambda n: loop("unroll", "c", cols, lambda c: lines(n, c)))
 
     def _sums(
         self,
         body: Callable[[dict[Var, Index]], list[Stmt]],
         vars: Sequence[Var],
         unroll: int,
-        asked: Callable[[Index, int], list[Stmt]] | None = None,
+        coming: Callable[[dict[Var, Index]], list[Stmt]] | None = None,
     ) -> list[Stmt]:
-        """Serial loops over summed dimensions, the last one unrolled a little. What `asked` says is done in turns: before each
-        loop over the last dimension, or, where it is the only one, between parts of it.
+        """Serial loops over summed dimensions, the last one unrolled a little; `coming` is done for each step before the
+        steps that are unrolled together.
         """
 
         def nest(k: int, bound: dict[Var, Index]) -> list[Stmt]:
@@ -319,36 +332,26 @@ class Tiler:
                 return loop("serial", f"q{k}", v.size, lambda i: nest(k + 1, {**bound, v: i}))
             blocks, rest = divmod(v.size, unroll)
             if blocks <= 1:
-                return loop("unroll", "w", v.size, lambda w: nest(k + 1, {**bound, v: w}))
-            before = [u.size for u in vars[:k]]
-            turns = prod(before) if before else max(d for d in range(1, min(_TURNS, blocks) + 1) if blocks % d == 0)
-            part = blocks if before else blocks // turns
+                return loop("steps", "w", v.size, lambda w: nest(k + 1, {**bound, v: w}))
 
-            def some(g: Index) -> list[Stmt]:
-                return loop(
-                    "serial",
-                    f"q{k}",
-                    part,
-                    lambda i: loop("unroll", "w", unroll, lambda w: nest(k + 1, {**bound, v: (g * part + i) * unroll + w})),
-                )
+            def steps(block: Index) -> list[Stmt]:
+                def step(w: Index) -> dict[Var, Index]:
+                    return {**bound, v: block * unroll + w}
 
-            if asked is None:
-                turns, part = 1, blocks
-                stmts = some(ZERO)
-            elif before:
-                stmts = asked(linear([bound[u] for u in vars[:k]], tuple(before)), turns) + some(ZERO)
-            else:
-                stmts = loop("serial", "g", turns, lambda g: asked(g, turns) + some(g))
-            return stmts + loop("unroll", "w", rest, lambda w: nest(k + 1, {**bound, v: w + blocks * unroll}))
+                before = loop("unroll", "w", unroll, lambda w: coming(step(w))) if coming is not None else []
+                return before + loop("steps", "w", unroll, lambda w: nest(k + 1, step(w)))
+
+            rolled = loop("serial", f"q{k}", blocks, steps)
+            return rolled + loop("steps", "w", rest, lambda w: nest(k + 1, {**bound, v: w + blocks * unroll}))
 
         return nest(0, {})
 
     def _product(
-        self, bound: dict[Var, Index], at: Index, acc: Buffer, mask: Expr | None, copies: dict[int, Expr]
+        self, bound: dict[Var, Index], at: Index, acc: Buffer, mask: Expr | None, copies: dict[int, Expr], own: int
     ) -> Stmt:
         """acc[at] += a * b at one point; lanes beyond the mask read nothing, and beyond the end of a sum add nothing.
 
-        copies: for a and b, by their number, the element of a copy that is read instead.
+        copies: for a and b, by their number, the element of a copy that is read instead. own: see `Load`.
         """
         factors: list[Expr] = []
         for k, o in enumerate((self.p.a, self.p.b)):
@@ -358,9 +361,19 @@ class Tiler:
             elif mask is not None and (o.stride(self.t.lane) or self.t.lane in self.p.sums):
                 value = Load(o.buffer, o.offset.substitute(bound), mask, Const(0, o.buffer.dtype))
             else:
-                value = Load(o.buffer, o.offset.substitute(bound), ahead=self.ahead if o is self.streamed else 0)
+                scalar = o.stride(self.t.lane) == 0
+                value = Load(o.buffer, o.offset.substitute(bound), own=own if scalar else 0)
             factors.append(self.s.cast(value, self.p.dtype))
         return Store(acc, at, self.s.fma(*factors, Load(acc, at)))
+
+    def _apart(self, rows: int, vectors: int) -> int:
+        """In how many rows of a tile each multiply-add reads its scalar from memory itself, where instructions can.
+
+        That is an instruction less and a load more. A core that is shared by two processors starts three instructions a cycle
+        for each, on average, and reads nearly two elements. Dtypes that are converted are read once.
+        """
+        plain = all(o.buffer.dtype is self.p.dtype for o in (self.p.a, self.p.b))
+        return round(rows * _OWN[vectors]) if plain and self.p.dtype in (f32, f64) else 0
 
     def _mask(self, x: Index, active: int) -> Expr | None:
         """The lanes of a partly filled vector, as a condition; accumulators of the others are never looked at."""
@@ -377,11 +390,11 @@ class Tiler:
         acc = Buffer("acc", p.dtype, rows * cols * len(actives) * width + p.width - width, local=True)
         zero = Const(0, p.dtype)
 
-        def each(body: Callable[[Index, Index, int], list[Stmt]]) -> list[Stmt]:
+        def each(body: Callable[[Index, Index, int], list[Stmt]], first: int = 0, count: int = rows) -> list[Stmt]:
             def vectors(r: Index, c: Index) -> list[Stmt]:
-                return [s for k in range(len(actives)) for s in body(r, c, k)]
+                return [s for k in range(len(actives)) for s in body(first + r, c, k)]
 
-            return loop("unroll", "r", rows, lambda r: loop("unroll", "c", cols, lambda c: vectors(r, c)))
+            return loop("unroll", "r", count, lambda r: loop("unroll", "c", cols, lambda c: vectors(r, c)))
 
         def at(r: Index, c: Index, k: int) -> Index:
             return (r * cols + c) * (len(actives) * width) + k * width
@@ -394,8 +407,13 @@ class Tiler:
                 bound[t.col] = start[t.col] + c
             return bound
 
+        apart = self._apart(rows, len(actives)) if by_lane else 0
+
         def vector(base: Index, summed: dict[Var, Index], count: int | None) -> list[Stmt]:
-            def body(r: Index, c: Index, k: int) -> list[Stmt]:
+            def own(r: Index, c: Index, k: int) -> list[Stmt]:
+                return body(r, c, k, k)
+
+            def body(r: Index, c: Index, k: int, own: int = 0) -> list[Stmt]:
                 def lane(x: Index) -> list[Stmt]:
                     bound = {**place(r, c), **summed, t.lane: base + k * width + x}
                     copies: dict[int, Expr] = {}
@@ -403,18 +421,19 @@ class Tiler:
                         if o is self.vector:
                             copies[n] = self._packed_at(bound, panel, k * width + x)
                         elif o is self.scalars:
-                            copies[n] = self._spread_at(bound, stripe, r)
+                            copies[n] = self._spread_at(bound, stripe, r, own)
                     mask = self._mask(x, actives[k] if count is None else count)
-                    return [self._product(bound, at(r, c, k) + x, acc, mask, copies)]
+                    return [self._product(bound, at(r, c, k) + x, acc, mask, copies, own)]
 
                 return loop("lanes", "l", width, lane)
 
-            return each(body)
+            return each(own, 0, apart) + each(body, apart, rows - apart)
 
         stmts = each(lambda r, c, k: loop("lanes", "l", width, lambda x: [Store(acc, at(r, c, k) + x, zero)]))
         if by_lane:
-            asked = self._asked(start, rows, cols, lanes)
-            stmts += self._sums(lambda summed: vector(start[t.lane], summed, None), p.sums, 4, asked)
+            stmts = self._asked(start, rows, cols, lanes) + stmts
+            coming = self._coming(start, panel, len(actives))
+            stmts += self._sums(lambda summed: vector(start[t.lane], summed, None), p.sums, 4, coming)
 
             def vector_done(tile: Buffer, r: Index, c: Index, k: int) -> list[Stmt]:
                 return loop("lanes", "l", actives[k], lambda x: self._finish_vector(tile, at(r, c, k), place(r, c), k * width, x))

@@ -196,7 +196,7 @@ def _overlap(kernel: Kernel, memory: Mapping[Buffer, np.ndarray]) -> bool:
 
 def _whole_loops(body: Sequence[Stmt]) -> set[For]:
     """The loops, but for parallel ones and lanes, of which no iteration touches what another one writes."""
-    return {s for s in statements(body) if isinstance(s, For) and s.kind in ("serial", "unroll") and _apart(s)}
+    return {s for s in statements(body) if isinstance(s, For) and s.kind in ("serial", "unroll", "steps") and _apart(s)}
 
 
 def _apart(s: For) -> bool:

@@ -91,12 +91,14 @@ class KernelEmitter(LLVMScalars):
             elif isinstance(s, If):
                 self._if(s)
             elif isinstance(s, Fetch):
-                self._ask(self._address(s.buffer, s.index), 3, s.write)
+                self._prefetch(self._address(s.buffer, s.index), s.ahead * s.buffer.dtype.itemsize, 3, s.write)
             elif s.kind == "lanes":
                 self._lanes(s)
-            elif s.kind == "unroll":
+            elif s.kind in ("unroll", "steps"):
                 abreast = self._abreast(s)
                 for k in range(s.var.size):
+                    if k > 0 and s.kind == "steps":
+                        self._stay_apart()
                     if k % abreast == 0 and k > 0:
                         self._side_by_side(s, range(k, min(k + abreast, s.var.size)))
                     self.vars[s.var] = k
@@ -104,6 +106,14 @@ class KernelEmitter(LLVMScalars):
             else:
                 self._loop(s)
             self._ahead = before
+
+    def _stay_apart(self) -> None:
+        """No instruction moves across this place: it is a label for debuggers of another system, which makes no code.
+
+        LLVM would begin as many steps of a sum as it sees, and spill the accumulators of those that wait.
+        """
+        self.declared.setdefault("llvm.codeview.annotation", "declare void @llvm.codeview.annotation(metadata)")
+        self.line('call void @llvm.codeview.annotation(metadata !{!"step"})')
 
     def _abreast(self, s: For) -> int:
         """How many turns of an unrolled loop are computed side by side, so that registers hold what they wait for; the first
@@ -330,15 +340,13 @@ class KernelEmitter(LLVMScalars):
 
     def _load_one(self, e: Load, mask: Val | None, other: Val | None) -> Val:
         m = self.memory_element(e.buffer.dtype)
-        address = self._address(e.buffer, e.index)
+        address = self._address(e.buffer, e.index, e.own if self.machine.spreads else 0)
         if mask is not None:
             safe = self.globals.setdefault("private unnamed_addr constant [16 x i8] zeroinitializer, align 16", "@safe")
             address = self.pure(f"select i1 {mask.ref}, ptr {address}, ptr {safe}")
         key = f"{self._names[e.buffer]},{address}"
         if key not in self._loads:
             ref = self.opaque(f"load {m}, ptr {address}, align {max(e.dtype.itemsize, 1)}")
-            if e.ahead:
-                self._prefetch(address, e.ahead * e.dtype.itemsize, 3)
             self._loads[key] = self.from_memory(ref, e.dtype, 0)
         value = self._loads[key]
         return value if mask is None or other is None else self.select(mask, value, other)
@@ -403,24 +411,19 @@ class KernelEmitter(LLVMScalars):
         """Ask for the lines that are needed some turns or a row later than what is read here, a line or a part of one."""
         if line and e.buffer in self._streams:
             self._prefetch(base, TURNS, 3)
-        elif e.ahead:
-            self._prefetch(base, e.ahead * e.dtype.itemsize, 3)
         elif line and e.buffer in self._ahead.reads:
             self._prefetch(base, self._ahead.reads[e.buffer], 3)
             for target, further in self._ahead.writes[e.buffer]:
                 self._prefetch(self._address(target, first), further, 2)
 
-    def _prefetch(self, base: str, further: int, near: int) -> None:
-        """Ask for a line so many bytes on; behind an array's end that is nothing."""
-        self._ask(self.pure(f"getelementptr i8, ptr {base}, i64 {further}"), near)
-
-    def _ask(self, address: str, near: int, write: bool = False) -> None:
-        """Ask for a line.
+    def _prefetch(self, base: str, further: int, near: int, write: bool = False) -> None:
+        """Ask for a line so many bytes on; behind an array's end that is nothing.
 
         near: 3 for the first-level cache, 2 for the second: few lines can be on their way to the first at once, and what is
         to be overwritten need not come so far.
         """
         self.declared.setdefault("llvm.prefetch.p0", "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
+        address = self.pure(f"getelementptr i8, ptr {base}, i64 {further}") if further else base
         self.line(f"call void @llvm.prefetch.p0(ptr {address}, i32 {int(write)}, i32 {near}, i32 1)")
 
     def _fold(self, e: Fold) -> Val:
@@ -530,19 +533,21 @@ class KernelEmitter(LLVMScalars):
         result = Val(self.pure(f"{name} {inner_t} {inner.ref}, {by}"), i64, inner.lanes)
         return self.sub(result, self.const(shift, i64)) if shift and isinstance(atom, Quotient) else result
 
-    def _address(self, buffer: Buffer, i: Index) -> str:
+    def _address(self, buffer: Buffer, i: Index, own: int = 0) -> str:
         """The varying part and the constant part apart: neighbours share the first, the second is free.
 
         A contraction has the first in one register: Intel's processors split a multiply-add that reads memory at the
         sum of two registers, and start half as many. LLVM would add them up in each instruction, if it saw the sum.
+
+        own: loads that LLVM should not make one have the first in registers of their own, as often copied as this says.
         """
         total, const = self._index_parts(i)
         m = self.memory_element(buffer.dtype)
         base = self._names[buffer]
         if total is not None:
             base = self.pure(f"getelementptr inbounds {m}, ptr {base}, i64 {total.ref}")
-            if self._held and not buffer.local:
-                base = self.pure(f'call ptr asm "", "=r,0"(ptr {base})')
+        for _ in range(own + (total is not None and self._held and not buffer.local)):
+            base = self.pure(f'call ptr asm "", "=r,0"(ptr {base})')
         return self.pure(f"getelementptr inbounds {m}, ptr {base}, i64 {const}") if const else base
 
     def _addresses(self, buffer: Buffer, i: Index) -> str:

@@ -87,9 +87,10 @@ class _Writer:
         self.head += ["  %first = icmp eq i64 %thread, 0", f"  %small = icmp ule i64 %team, {TEAMS}"]
         self.head += [f"  %kind = select i1 %small, i64 %team, i64 {LARGER}", "  %size = shl i64 1, %kind"]
         for n in sorted(set(self.chunks.values())):  # of each thread's share, and of all
-            self.head += [f"  %each{n}.d = udiv i64 {n}, %team", f"  %each{n}.n = icmp eq i64 %each{n}.d, 0"]
-            self.head += [f"  %each{n}.o = icmp eq i64 %team, 1", f"  %each{n}.s = or i1 %each{n}.n, %each{n}.o"]
-            self.head += [f"  %each{n} = select i1 %each{n}.s, i64 1, i64 %each{n}.d", f"  %all{n} = mul i64 %each{n}, %team"]
+            self.head += [f"  %each.{n}.d = udiv i64 {n}, %team", f"  %each.{n}.n = icmp eq i64 %each.{n}.d, 0"]
+            self.head += [f"  %each.{n}.o = icmp eq i64 %team, 1", f"  %each.{n}.s = or i1 %each.{n}.n, %each.{n}.o"]
+            self.head += [f"  %each.{n} = select i1 %each.{n}.s, i64 1, i64 %each.{n}.d"]
+            self.head += [f"  %all.{n} = mul i64 %each.{n}, %team"]
         if self.times_at >= 0:
             self.lines.append(f"  %times = getelementptr inbounds i8, ptr %scratch, i64 {self.times_at}")
             self._mark(0)
@@ -121,6 +122,7 @@ class _Writer:
         return name
 
     def _label(self, name: str) -> str:
+        """A new name. Labels and values share one namespace in LLVM: names written elsewhere have a dot before a number."""
         self.labels += 1
         return f"{name}{self.labels}"
 
@@ -208,11 +210,11 @@ class _Writer:
         n = self.chunks[kernel]
         self._jump(ask)
         self._open(ask)
-        self.lines.append(f"  %{ask}.c = call i64 @graphopt_take(ptr %barrier, i64 %each{n})")
+        self.lines.append(f"  %{ask}.c = call i64 @graphopt_take(ptr %barrier, i64 %each.{n})")
         self.lines.append(f"  %{ask}.m = icmp sge i64 %{ask}.c, 0")
         self.lines.append(f"  br i1 %{ask}.m, label %{take}, label %{done}")
         self._open(take)
-        self.lines.append(f"  call void @{self.names[kernel]}(i64 %{ask}.c, i64 %all{n}{pointers})")
+        self.lines.append(f"  call void @{self.names[kernel]}(i64 %{ask}.c, i64 %all.{n}{pointers})")
         self._jump(ask)
         self._open(done)
 
