@@ -320,9 +320,7 @@ class Tiler:
         unroll: int,
         coming: Callable[[dict[Var, Index]], list[Stmt]] | None = None,
     ) -> list[Stmt]:
-        """Serial loops over summed dimensions, the last one unrolled a little; `coming` is done for each step before the
-        steps that are unrolled together.
-        """
+        """Serial loops over summed dimensions, the last one unrolled a little; `coming` is done before each of its steps."""
 
         def nest(k: int, bound: dict[Var, Index]) -> list[Stmt]:
             if k == len(vars):
@@ -338,8 +336,10 @@ class Tiler:
                 def step(w: Index) -> dict[Var, Index]:
                     return {**bound, v: block * unroll + w}
 
-                before = loop("unroll", "w", unroll, lambda w: coming(step(w))) if coming is not None else []
-                return before + loop("steps", "w", unroll, lambda w: nest(k + 1, step(w)))
+                def one(w: Index) -> list[Stmt]:
+                    return (coming(step(w)) if coming is not None else []) + nest(k + 1, step(w))
+
+                return loop("steps", "w", unroll, one)
 
             rolled = loop("serial", f"q{k}", blocks, steps)
             return rolled + loop("steps", "w", rest, lambda w: nest(k + 1, {**bound, v: w + blocks * unroll}))
