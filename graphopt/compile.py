@@ -120,7 +120,7 @@ def compile_graph(graph: Graph, target: Target | None = None) -> Compiled:
     use_cache(store)
     key = key_of(
         compiler_key(), print_graph(graph, where=bool(graph.memory.cells)), repr(graph.memory), chosen.triple, chosen.cpu,
-        chosen.features, engine.version(), ",".join(switches.skip), str(switches.limit),
+        chosen.features, engine.version(), ",".join(switches.skip), str(switches.limit), switches.denormals,
     )  # fmt: skip
     program = _from_disk(store, key)
     cached = program is not None
@@ -220,7 +220,9 @@ def module_text(
     step: Step, target: Target, part: Callable[[str], None] | None = None, times_at: int = -1
 ) -> str:
     """The LLVM module of a step; with `part`, the last one, after `part` was given the others. times_at: see `emit_step`."""
-    return emit_step(ENTRY, step, machine_of(target), target.triple, part, times_at)
+    wish = config.current().denormals
+    flush = bool(step.graph.updates) if wish == "auto" else wish == "flush"
+    return emit_step(ENTRY, step, machine_of(target), target.triple, part, times_at, flush)
 
 
 def _trace_stages(name: str, step: Step, target: Target) -> None:

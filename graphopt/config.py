@@ -20,6 +20,8 @@ class Config:
     limit:   stop after that many rewrites; -1 for no limit
     threads: width of the team; 0 lets affinity, cgroup and OMP_NUM_THREADS decide
     cache:   folder of the disk cache; empty for the user's cache folder, "off" for none
+    denormals: numbers too small for a full mantissa: "flush" counts them as 0 in compiled steps, as MindSpore's CPU does; "keep"
+             computes with them, some hundred times as slowly; "auto" flushes in graphs that update state, whose momentum fades
     """
 
     debug: int = 0
@@ -30,10 +32,13 @@ class Config:
     limit: int = -1
     threads: int = 0
     cache: str = ""
+    denormals: str = "auto"
 
     def __post_init__(self) -> None:
         if self.backend not in ("llvm", "loops", "numpy"):
             raise ValueError(f"GRAPHOPT_BACKEND: expected llvm, loops or numpy, found {self.backend!r}")
+        if self.denormals not in ("auto", "flush", "keep"):
+            raise ValueError(f"GRAPHOPT_DENORMALS: expected auto, flush or keep, found {self.denormals!r}")
         if self.threads < 0:
             raise ValueError(f"GRAPHOPT_THREADS: expected a number of threads or 0, found {self.threads}")
 

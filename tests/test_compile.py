@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import re
 import sys
 from dataclasses import replace
@@ -19,8 +20,10 @@ from graphopt.ir.text import print_graph
 from graphopt.ir.types import f32
 from graphopt.kernel.step import lower_graph
 from graphopt.llvm.target import machine_of
+from graphopt.opdefs.elementwise import mul
 from graphopt.opdefs.math import exp
 from graphopt.opdefs.opdef import constant
+from graphopt.opdefs.shape import broadcast
 from graphopt.passes.pipeline import optimize
 from graphopt_runtime import engine
 from graphopt_runtime.engine import Target
@@ -286,3 +289,35 @@ def test_compiling_does_not_change_the_graph() -> None:
     for backend in ("numpy", "loops", "llvm"):
         assert compiled(graph, backend).graph is graph
     assert print_graph(graph) == before
+
+
+# numbers without a full mantissa
+
+
+def faded(update: bool) -> Graph:
+    """x / 2, of as many elements as a team shares; with `update`, of state."""
+    x = state("x", 1 << 18) if update else leaf("x", 1 << 18)
+    half = mul(x, broadcast(constant(0.5, f32), shape=(1 << 18,), axes=()))
+    return Graph("faded", () if update else (x,), (x,) if update else (), (half,), ((x, half),) if update else ())
+
+
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64", "aarch64", "arm64"), reason="no known switch")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_denormals_are_flushed_where_state_is_updated(threads: int) -> None:
+    tiny = np.full(1 << 18, 1.5e-38, np.float32)
+    half = (tiny.astype(np.float64) / 2).astype(np.float32)
+    assert 0 < half[0] < np.finfo(np.float32).tiny
+
+    def halved(update: bool, wish: str) -> np.ndarray:
+        made = compiled(faded(update), threads=threads, denormals=wish)
+        return run(made, *([], [tiny]) if update else ([tiny], []))[0]
+
+    for update, wish, flushed in [
+        (True, "auto", True), (False, "auto", False), (False, "flush", True), (True, "keep", False), (False, "keep", False),
+    ]:  # fmt: skip
+        assert np.array_equal(halved(update, wish), np.zeros_like(half) if flushed else half), (update, wish)
+
+
+def test_an_unknown_wish_for_denormals_is_refused() -> None:
+    with pytest.raises(ValueError, match="GRAPHOPT_DENORMALS: expected auto, flush or keep, found 'never'"):
+        config.Config(denormals="never")

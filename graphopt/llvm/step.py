@@ -17,6 +17,11 @@ from graphopt.kernel.machine import Machine
 from graphopt.kernel.step import Step
 from graphopt.llvm.emit import KernelEmitter
 
+_X86 = ("declare void @llvm.x86.sse.ldmxcsr(ptr)", "store i32 {}, ptr %mode", "call void @llvm.x86.sse.ldmxcsr(ptr %mode)")
+_ARM = ("declare void @llvm.aarch64.set.fpcr(i64)", "call void @llvm.aarch64.set.fpcr(i64 {})")
+_FLUSH = {"x86_64": (_X86, 0x9FC0, 0x1F80), "aarch64": (_ARM, 1 << 24, 0), "arm64": (_ARM, 1 << 24, 0)}
+"""By processor: what sets its mode, the mode in which denormals are 0, and that in which the runtime calls a step."""
+
 _PART = 60_000  # characters of a module: LLVM takes some 25 ms for it, and some 1 ms for a module without code
 
 
@@ -27,21 +32,29 @@ def emit_step(
     triple: str,
     part: Callable[[str], None] | None = None,
     times_at: int = -1,
+    flush: bool = False,
 ) -> str:
     """The module of a step: its kernels and `entry(thread, team, args, arena, scratch, barrier)`.
 
     part:     is handed kernels as modules of their own while the rest is being written; None keeps all in one module.
     times_at: where in its scratch a thread keeps the times of its waits and calls; -1 measures nothing.
+    flush:    denormals count as 0 in this step, where graphopt knows the processor's switch.
     """
     written = _Modules(machine, triple, part)
     names = {kernel: written.add(kernel) for kernel in step.kernels}
     lines = [f"define void @{entry}(i64 %thread, i64 %team, ptr %args, ptr %arena, ptr %scratch, ptr %barrier) #1 {{", "entry:"]
     writer = _Writer(step, names, times_at)
     offered = ["declare void @graphopt_barrier(ptr)"]
+    body = writer.text()
+    if flush and (processor := triple.partition("-")[0]) in _FLUSH:
+        (declared, *setting), flushing, usual = _FLUSH[processor]
+        offered.append(declared)
+        before, after = ([f"  {text.format(mode)}" for text in setting] for mode in (flushing, usual))
+        body = ["  %mode = alloca i32", *before, *body, *after]
     if any(n > 1 for n in step.chunks):
         offered += ["declare void @graphopt_deal(ptr)", "declare i64 @graphopt_take(ptr, i64)"]
     offered += ["declare void @graphopt_mark(ptr, i64)"] if times_at >= 0 else []
-    return written.last("\n".join([*lines, *writer.text(), "  ret void", "}"]), offered)
+    return written.last("\n".join([*lines, *body, "  ret void", "}"]), offered)
 
 
 def emit_kernels(
