@@ -18,10 +18,12 @@ from graphopt import config
 from graphopt.compile import Compiled, compile_graph, module_text
 from graphopt.ir.graph import Graph, Node, input_node
 from graphopt.ir.types import FLOATS, DType, TensorType, bf16, f16, f32, f64, i8, i32
+from graphopt.kernel.loops import For, statements
 from graphopt.kernel.machine import AVX2, AVX512, NEON, SSE2
 from graphopt.kernel.step import lower_graph
 from graphopt.llvm.streams import merged, most_live
 from graphopt.llvm.target import machine_of
+from graphopt.llvm.turned import transposed, turned
 from graphopt.opdefs import REGISTRY
 from graphopt.opdefs.elementwise import add, cast, div, maximum, minimum, mul, neg, sub
 from graphopt.opdefs.evaluate import evaluate_nodes
@@ -35,7 +37,7 @@ from graphopt.passes.guard import guarded
 from graphopt.passes.pipeline import optimize
 from graphopt_runtime import engine
 from graphopt_runtime.engine import Target
-from tests.steps import GRAPHS, adam_after_dot, agree, leaf, meaning
+from tests.steps import GRAPHS, adam_after_dot, agree, arguments, leaf, meaning
 from tests.test_ops import Case, _magnitude
 from tests.tolerances import assert_close
 
@@ -259,6 +261,33 @@ def test_two_thirds_of_the_rows_of_a_product_are_read_by_its_multiply_adds() -> 
     assert loop.count("\tvfmadd") == steps * rows * vectors
     assert loop.count("{1to16}") == steps * own * vectors
     assert loop.count("\tvbroadcastss") == steps * (rows - own)
+
+
+@pytest.mark.parametrize("size", [2, 4, 8, 16])
+def test_decks_of_cards_turn_a_square(size: int) -> None:
+    rows = {f"r{k}": [(k, j) for j in range(size)] for k in range(size)}
+
+    def shuffle(a: str, b: str, order: Sequence[int]) -> str:
+        rows[f"s{len(rows)}"] = [[*rows[a], *rows[b]][k] for k in order]
+        return f"s{len(rows) - 1}"
+
+    columns = transposed([f"r{k}" for k in range(size)], shuffle)
+    assert [rows[c] for c in columns] == [[(k, j) for k in range(size)] for j in range(size)]
+
+
+@each_target
+@pytest.mark.parametrize("dtype", [f32, bf16], ids=lambda d: d.short)
+def test_copies_that_turn_an_operand_read_whole_vectors(name: str, dtype: DType) -> None:
+    """Lanes of the one operand lie pages apart, rows of the other as well, and the last tile is a part."""
+    a, b = leaf("a", 1001, 1024, dtype=dtype), leaf("b", 503, 1024, dtype=dtype)
+    graph = Graph("g", (a, b), (), (matmul(a, transpose(b, perm=(1, 0))),))
+    machine = machine_of(TARGETS[name])
+    copies = [k for k in lower_graph(optimize(graph), machine).kernels if not k.flops]
+    loops = [s for k in copies for s in statements(k.body) if isinstance(s, For) and s.kind == "serial"]
+    assert loops and all(turned(s, machine.lanes) for s in loops)
+    assert "gather" not in step_text(graph, TARGETS[name])
+    inputs, _ = arguments(graph)
+    agree(compiled_for(graph, TARGETS[name]).run(inputs, []), meaning(graph, inputs, []), name, factor=40.0)
 
 
 def test_names_in_a_step_do_not_meet() -> None:

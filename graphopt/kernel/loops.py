@@ -325,6 +325,36 @@ def check(kernel: Kernel) -> None:
     visit(kernel.body, 0, False)
 
 
+def same_lanes(kernel: Kernel) -> frozenset[Buffer]:
+    """Local vectors of which the same lanes are read and written everywhere: a store need not keep the others.
+
+    If it did, such a vector would live on from loop to loop, and take a register from a contraction's accumulators.
+    """
+    lanes: dict[Buffer, set[int]] = {b: set() for b in kernel.locals if b.size == kernel.width}
+
+    def visit(body: Sequence[Stmt], lane: For | None) -> None:
+        for s in body:
+            if isinstance(s, For):
+                visit(s.body, s if s.kind == "lanes" else lane)
+                continue
+            if isinstance(s, Fetch):
+                continue
+            found = [(s.buffer, s.index)] if isinstance(s, Store) else []
+            for root in (s.value, *loaded(s.index)) if isinstance(s, Store) else (s.condition,):
+                for e in expressions(root):
+                    if isinstance(e, Load | Fold) and e.buffer in lanes:
+                        found.append((e.buffer, e.index if isinstance(e, Load) else e.offset + e.lanes))
+            for buffer, at in found:
+                if buffer in lanes:
+                    lanes[buffer].add(lane.var.size if lane is not None and at == index(lane.var) else 0)
+            if isinstance(s, If):
+                visit(s.body, lane)
+
+    if lanes:
+        visit(kernel.body, None)
+    return frozenset(b for b, found in lanes.items() if len(found) == 1 and 0 not in found)
+
+
 class _Signature:
     """Numbers buffers, variables and expressions in order of appearance."""
 

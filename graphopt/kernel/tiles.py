@@ -160,7 +160,7 @@ class Tiler:
         """Copy the vector operand: outer dimensions it depends on, panels of lanes, steps of the sum, lanes.
 
         An operand whose lanes are neighbours is read along them: a few steps of the sum for all panels of a group, then the next
-        few.
+        few. One whose steps are neighbours is turned, a few steps at a time.
         """
         p, t, vector, packed = self.p, self.t, self.vector, self.packed
         assert vector is not None and packed is not None
@@ -168,7 +168,7 @@ class Tiler:
         steps = prod(sums)
         count = -(-t.lane.size // self.pitch)
         across = vector.stride(t.lane) == 1
-        few = _few(steps) if across else prod(sums[1:])
+        few = _few(steps) if across or vector.stride(p.sums[-1]) == 1 else prod(sums[1:])
         near = (self._near(count) if self.by_lanes else count) if across else 1
         depends = tuple(u.size for u in self.depends)
         sizes = (*depends, count // near, steps // few, near)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from graphopt.errors import CompileError
@@ -27,14 +28,14 @@ from graphopt.kernel.loops import (
     Load,
     Stmt,
     Store,
-    expressions,
-    loaded,
     operands,
+    same_lanes,
 )
 from graphopt.kernel.machine import Machine
 from graphopt.llvm.ahead import LINE, TURNS, Ahead, rows_ahead, streamed
 from graphopt.llvm.scalars import LLVMScalars, Val, type_of
 from graphopt.llvm.streams import LEAST, merged, most_live
+from graphopt.llvm.turned import Turned, transposed, turned
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class KernelEmitter(LLVMScalars):
         self._streams = streamed(kernel)
         self._rows = rows_ahead(kernel)
         self._ahead = Ahead()
-        self._same_lanes = _same_lanes(kernel)
+        self._same_lanes = same_lanes(kernel)
         self._names = {b: f"%{'l' if b.local else 'p'}{k}" for k, b in enumerate((*kernel.params, *kernel.locals))}
 
     def function(self, name: str, linkage: str = "internal") -> str:
@@ -201,6 +202,10 @@ class KernelEmitter(LLVMScalars):
 
     def _loop(self, s: For) -> None:
         """A counted loop; a parallel one runs over this thread's share [size*thread/team, size*(thread+1)/team)."""
+        if parts := turned(s, self.machine.lanes):
+            for part in parts:
+                self._turn(s, part)
+            return
         head, done = self._label(), self._label()
         low, high = "0", str(s.var.size)
         if s.kind == "par":
@@ -225,6 +230,35 @@ class KernelEmitter(LLVMScalars):
         self.line(f"{more} = icmp ult i64 {follow}, {high}")
         self.line(f"br i1 {more}, label %{head}, label %{done}")
         self._close(done)
+
+    def _turn(self, s: For, part: Turned) -> None:
+        """Squares of vectors, read along the rows and written along the columns."""
+        buffer, m, var = part.store.buffer, self.memory_element(part.load.dtype), part.lane.var
+        width, align = self.machine.lanes(part.load.dtype.itemsize), max(buffer.dtype.itemsize, 1)
+        t = f"<{width} x {m}>"
+
+        def row(k: int, lane: _Lane) -> str:
+            self.vars[var] = k
+            self._exprs.append({})
+            base = self._address(part.load.buffer, part.load.index)
+            mask = None if part.load.mask is None else self.splat(self.value(part.load.mask), width).ref
+            self._exprs.pop()
+            if mask is None:
+                return self.opaque(f"load {t}, ptr {base}, align {align}")
+            return self._masked_load(t, base, align, mask, m, lane)
+
+        def shuffle(a: str, b: str, order: Sequence[int]) -> str:
+            picked = ", ".join([f"i32 {k}" for k in order])
+            return self.pure(f"shufflevector {t} {a}, {t} {b}, <{width} x i32> <{picked}>")
+
+        for first, low in product(range(0, s.var.size, width), range(0, var.size, width)):
+            lane = _Lane(var, width, min(width, var.size - low))
+            self.vars[s.var] = first
+            rows = [row(low + k, lane) for k in range(lane.active)] + ["poison"] * (width - lane.active)
+            for k, column in enumerate(transposed(rows, shuffle)):
+                self.vars[s.var], self.vars[var] = first + k, low
+                self._store_vector(buffer, f"{t} {column}", self._address(buffer, part.store.index), lane, align, m)
+        self._forget(buffer)
 
     def _if(self, s: If) -> None:
         condition = self.value(s.condition)
@@ -555,36 +589,6 @@ class KernelEmitter(LLVMScalars):
         offset = self.splat(self.index_value(i), self.lane.width)
         m = self.memory_element(buffer.dtype)
         return self.pure(f"getelementptr {m}, ptr {self._names[buffer]}, <{self.lane.width} x i64> {offset.ref}")
-
-
-def _same_lanes(kernel: Kernel) -> frozenset[Buffer]:
-    """Local vectors of which the same lanes are read and written everywhere: a store need not keep the others.
-
-    If it did, such a vector would live on from loop to loop, and take a register from a contraction's accumulators.
-    """
-    lanes: dict[Buffer, set[int]] = {b: set() for b in kernel.locals if b.size == kernel.width}
-
-    def visit(body: Sequence[Stmt], lane: For | None) -> None:
-        for s in body:
-            if isinstance(s, For):
-                visit(s.body, s if s.kind == "lanes" else lane)
-                continue
-            if isinstance(s, Fetch):
-                continue
-            found = [(s.buffer, s.index)] if isinstance(s, Store) else []
-            for root in (s.value, *loaded(s.index)) if isinstance(s, Store) else (s.condition,):
-                for e in expressions(root):
-                    if isinstance(e, Load | Fold) and e.buffer in lanes:
-                        found.append((e.buffer, e.index if isinstance(e, Load) else e.offset + e.lanes))
-            for buffer, at in found:
-                if buffer in lanes:
-                    lanes[buffer].add(lane.var.size if lane is not None and at == index(lane.var) else 0)
-            if isinstance(s, If):
-                visit(s.body, lane)
-
-    if lanes:
-        visit(kernel.body, None)
-    return frozenset(b for b, found in lanes.items() if len(found) == 1 and 0 not in found)
 
 
 __all__ = ["KernelEmitter"]
