@@ -18,7 +18,7 @@ from graphopt.collector import resting_collector
 from graphopt.ir.graph import Graph, Node, walk
 from graphopt.ir.text import print_graph
 from graphopt.kernel.items import Choose, Item, Repeat, show_items
-from graphopt.kernel.loops import Buffer, Kernel, reads_and_writes, show
+from graphopt.kernel.loops import Buffer, Kernel, own_places, reads_and_writes, show
 from graphopt.kernel.machine import Machine
 from graphopt.kernel.run import run as interpret
 from graphopt.kernel.step import Step, constant_bytes, lower_graph
@@ -164,8 +164,9 @@ def compile_program(graph: Graph, target: Target, timed: bool = False) -> Progra
     machine = machine_of(target)
     step = planned_step(graph, machine)
     _trace_stages(graph.name, step, target)
+    own = max((own_places(k)[1] for k in step.kernels), default=0)
     with engine.Assembly(target) as modules:
-        modules.add(module_text(step, target, modules.add, 0 if timed else -1))
+        modules.add(module_text(step, target, modules.add, own if timed else -1))
         code = modules.code()
     return Program(
         name=graph.name,
@@ -174,11 +175,11 @@ def compile_program(graph: Graph, target: Target, timed: bool = False) -> Progra
         aliases=(),
         calls=tuple(_call(step, k) for k in range(len(step.kernels))),
         arena_bytes=step.plan.arena_bytes,
-        scratch_bytes=8 * time_words(len(step.kernels)) if timed else 0,
+        scratch_bytes=own + (8 * time_words(len(step.kernels)) if timed else 0),
         parallel=any(step.parallel),
         entry=ENTRY,
         code=code,
-        times_at=0 if timed else -1,
+        times_at=own if timed else -1,
     )
 
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from graphopt import config
-from graphopt.compile import compile_graph
+from graphopt.compile import compile_graph, compile_program
 from graphopt.ir.graph import Graph, Node, input_node
 from graphopt.ir.index import Var, index, linear
 from graphopt.ir.types import DType, TensorType, bf16, f16, f32, f64, i8, i32, i64, u8
 from graphopt.kernel import contract, tile, tiles
-from graphopt.kernel.loops import Buffer, Fetch, For, Kernel, Stmt, Store, show
-from graphopt.kernel.machine import AVX2, Machine
+from graphopt.kernel.loops import Buffer, Fetch, For, Kernel, Stmt, Store, own_places, show
+from graphopt.kernel.machine import AVX2, AVX512, SSE2, Machine
 from graphopt.kernel.run import Interpreter
 from graphopt.kernel.tile import Operand, Problem, Tiling
 from graphopt.llvm.target import machine_of
@@ -33,7 +33,8 @@ from graphopt.opdefs.shape import broadcast, reshape, reverse, slice_, transpose
 from graphopt.passes.gradient import vjp
 from graphopt.passes.pipeline import random_array
 from graphopt_runtime import engine
-from tests.steps import adam_after_dot, agree, arguments, compiled, dense_bias_relu, lower_all, lowered, meaning, run
+from graphopt_runtime.executor import Executable
+from tests.steps import adam_after_dot, agree, arguments, compiled, dense_bias_relu, leaf, lower_all, lowered, meaning, run
 from tests.tolerances import assert_close
 
 Golden = Callable[..., None]
@@ -512,3 +513,35 @@ def test_a_tile_asks_for_the_lines_that_it_ends_with(shape: tuple[int, int, int]
         assert {x for x, _ in asked} == {written, added}
         for x in (written, added):
             assert {line for y, line in asked if y is x} == lines
+
+
+# panels that each thread copies for itself
+
+
+def few_rows(rows: int, steps: int, lanes: int) -> Graph:
+    """A product whose other operand takes long to copy, if there are few rows."""
+    a, b = leaf("a", rows, steps), leaf("b", steps, lanes)
+    return Graph("few_rows", (a, b), (), (matmul(a, b),))
+
+
+@pytest.mark.parametrize("machine", [AVX512, AVX2, SSE2])
+def test_a_thread_copies_the_panels_of_a_product_of_few_rows_itself(machine: Machine) -> None:
+    (kernel,) = lowered(few_rows(128, 784, 2048), machine).kernels
+    (panel,) = [b for b in kernel.locals if b.name == "panel"]
+    places, size = own_places(kernel)
+    assert places == {panel: 0} and size >= panel.size * 4
+    many = lowered(few_rows(2048, 784, 2048), machine).kernels
+    assert not any(own_places(k)[1] for k in many)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_own_panels_lie_apart(threads: int) -> None:
+    """Threads that shared a panel, or clocks that lay in it, would spoil the product."""
+    graph = few_rows(128, 784, 1000)
+    inputs, _ = arguments(graph)
+    first = compiled(graph).run(inputs, [])[0]
+    agree([first], meaning(graph, inputs, []), "one thread", factor=40.0)
+    for timed in (False, True):
+        made = Executable(compile_program(graph, engine.host(), timed), threads)
+        for _ in range(20):
+            assert np.array_equal(made.run(inputs, [])[0], first), f"{threads} threads, timed {timed}"

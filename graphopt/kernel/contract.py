@@ -128,7 +128,7 @@ def _tiled_kernels(
     nodes = tuple(group.nodes)
     flops = 2 * prod(v.size for v in (*p.outs, *p.sums))
     kernels = [make_kernel(name, tiler.body(), p.width, flops, nodes)]
-    if tiler.packed is not None:
+    if tiler.packed is not None and not tiler.packed.local:
         kernels.insert(0, make_kernel(f"{name}_pack", tiler.pack(), p.width, nodes=nodes))
     if tiler.spread is not None:
         kernels.insert(0, make_kernel(f"{name}_rows", tiler.spread_rows(), t.rows, nodes=nodes))

@@ -8,7 +8,7 @@ A kernel is a list of loops over flat buffers. Loop variables count from 0; five
     steps   the same, and instructions of one iteration stay apart from those of the next
     lanes   one vector: at most `width` iterations at once; what does not depend on the variable stays a scalar
 
-Local buffers are registers or stack; all others are the kernel's parameters, in order.
+Local buffers are registers or stack, large ones memory of the thread; all others are the kernel's parameters, in order.
 """
 
 from __future__ import annotations
@@ -323,6 +323,22 @@ def check(kernel: Kernel) -> None:
                 raise CompileError(f"kernel {kernel.name}: {s.value.dtype} stored to {s.buffer} of {s.buffer.dtype}")
 
     visit(kernel.body, 0, False)
+
+
+_STACK_BYTES = 1 << 14
+_LINE_BYTES = 64
+
+
+def own_places(kernel: Kernel) -> tuple[dict[Buffer, int], int]:
+    """Where the local buffers that are too large for a stack lie in a thread's own memory, and how many bytes they take."""
+    places: dict[Buffer, int] = {}
+    end = 0
+    for b in kernel.locals:
+        size = b.size * b.dtype.itemsize
+        if size > _STACK_BYTES:
+            places[b] = end
+            end += -(-size // _LINE_BYTES) * _LINE_BYTES
+    return places, end
 
 
 def same_lanes(kernel: Kernel) -> frozenset[Buffer]:

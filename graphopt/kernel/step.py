@@ -118,7 +118,7 @@ def _shared(items: Sequence[Item]) -> tuple[bool, ...]:
 
 def _chunks(kernel: Kernel) -> int:
     """Into how many chunks a kernel is cut. Which thread computes what changes no bit of it."""
-    most = min(_instructions(kernel) / _CHUNK_WORK, kernel.extent / 2, _MOST_CHUNKS)
+    most = min(_instructions(kernel) / _CHUNK_WORK, kernel.extent, _MOST_CHUNKS)
     return 1 << int(log2(most)) if most >= 4 else 1
 
 

@@ -18,6 +18,8 @@ from graphopt.kernel.tile import Operand, Problem, Tiling, row_operand, size_of,
 _NEAR_BYTES = 7 << 18  # what a usual second-level cache holds of one operand
 _GROUP_BYTES = 1 << 20  # and what of it when it does not hold all
 _GROUPS = 4  # of panels, where threads divide them
+_OWN_PANELS = 8  # at least, where each thread copies those that it reads
+_OWN_BYTES = 1 << 18  # of a panel, at most
 _FIRST_LEVEL_BYTES = 1 << 15
 _COPIED_STEPS = 16
 _FAR_BYTES = 1 << 18  # an array so large is not in the first-level cache when a tile ends
@@ -59,8 +61,12 @@ class Tiler:
         self.by_lanes = self.vector is not None and self._lanes_divide(self.vector)
         self.packed: Buffer | None = None
         if self.vector is not None:
-            panels = -(-t.lane.size // self.pitch) * prod(u.size for u in self.depends)
-            self.packed = temporary("packed", self.vector.buffer.dtype, panels * prod(v.size for v in p.sums) * self.pitch)
+            panels, panel = -(-t.lane.size // self.pitch), prod(v.size for v in p.sums) * self.pitch
+            if self._copies_own_panels(self.vector, panels, panel):
+                self.packed = Buffer("panel", self.vector.buffer.dtype, panel, local=True)
+            else:
+                count = panels * prod(u.size for u in self.depends)
+                self.packed = temporary("packed", self.vector.buffer.dtype, count * panel)
         self.scalars = row_operand(p, t.lane, t.row) if t.rows_packed else None
         self.turning = tuple(u for u in p.outs if u is not t.row and self.scalars is not None and self.scalars.stride(u))
         self.spread: Buffer | None = None
@@ -95,13 +101,45 @@ class Tiler:
         rows = prod(v.size for v in (*p.outs, *p.sums) if other.stride(v)) * other.buffer.dtype.itemsize
         return 2 * copied >= rows + prod(v.size for v in p.outs) * p.dtype.itemsize
 
+    def _copies_own_panels(self, vector: Operand, panels: int, panel: int) -> bool:
+        """Should each thread copy the panels that it reads, one by one, into memory of its own?
+
+        They stay in its second-level cache; a common copy is read from that of the thread that made it. Each thread reads the
+        whole of the other operand for every panel, so that should be the smaller one by far.
+        """
+        one_reader = self.by_lanes and not self.depends and vector.runs == 1
+        if not one_reader or panels < _OWN_PANELS or panel * vector.buffer.dtype.itemsize > _OWN_BYTES:
+            return False
+        other = self.p.b if vector is self.p.a else self.p.a
+        rows = prod(v.size for v in (*self.p.outs, *self.p.sums) if other.stride(v))
+        return 2 * rows <= panels * panel
+
     def body(self) -> list[Stmt]:
         """Parallel loops over full tiles, then over the remainders of every tiled dimension."""
         t = self.t
         stmts: list[Stmt] = []
         for lanes in self._pieces(self.lane, t.vectors * self.p.width):
+            if self.packed is not None and self.packed.local:
+                stmts += loop("par", "t", lanes[2], lambda n, lanes=lanes: self._panel(n, lanes))
+                continue
             for cols, rows in product(self._pieces(t.col, t.cols), self._pieces(t.row, t.rows)):
                 stmts += self._tiles(rows, cols, lanes)
+        return stmts
+
+    def _panel(self, n: Index, lanes: Piece) -> list[Stmt]:
+        """A panel's copy, and all tiles that read it."""
+        t = self.t
+        steps = prod(v.size for v in self.p.sums)
+        few = _few(steps)
+        place = n + lanes[1] // self.pitch
+        stmts = loop(
+            "serial",
+            "s",
+            steps // few,
+            lambda part: loop("serial", "k", few, lambda k: self._copied(part * few + k, part * few + k, place, {})),
+        )
+        for cols, rows in product(self._pieces(t.col, t.cols), self._pieces(t.row, t.rows)):
+            stmts += self._tiles(rows, cols, lanes, n)
         return stmts
 
     @staticmethod
@@ -111,8 +149,8 @@ class Tiler:
         full, rest = divmod(var.size, tile)
         return [(tile, 0, full)] * (full > 0) + [(rest, full * tile, 1)] * (rest > 0)
 
-    def _tiles(self, rows: Piece, cols: Piece, lanes: Piece) -> list[Stmt]:
-        """All tiles of one size.
+    def _tiles(self, rows: Piece, cols: Piece, lanes: Piece, own: Index | None = None) -> list[Stmt]:
+        """All tiles of one size, or those of panel `own`.
 
         Dimensions turn in the order of the result's memory, so that threads, which divide the slowest one, write and
         re-read regions of their own, the same ones from kernel to kernel. Slowest turn dimensions along which both
@@ -123,7 +161,9 @@ class Tiler:
         pieces = [(v, piece) for v, piece in ((t.row, rows), (t.col, cols), (self.lane, lanes)) if v is not None]
         turns = [(u, u.size, 1, False) for u in self.outer] + [(v, piece[2], 1, False) for v, piece in pieces]
         near = self._near(lanes[2])
-        if self.lane is not None and near < lanes[2]:
+        if own is not None:
+            del turns[-1]
+        elif self.lane is not None and near < lanes[2]:
             turns[-1] = (self.lane, near, 1, False)
             turns.append((self.lane, lanes[2] // near, near, True))
 
@@ -136,6 +176,8 @@ class Tiler:
 
         def one(n: Index) -> list[Stmt]:
             turned = {v: ZERO for v, _, _, _ in turns}
+            if own is not None and self.lane is not None:
+                turned[self.lane] = own
             for (v, _, step, _), k in zip(turns, delinear(n, sizes), strict=True):
                 turned[v] = turned[v] + k * step
             start = {**turned, **{v: turned[v] * piece[0] + piece[1] for v, piece in pieces}}
@@ -143,7 +185,7 @@ class Tiler:
             stripe = turned[t.row] + rows[1] // t.rows if t.row is not None else ZERO
             return self._tile(start, rows[0], cols[0], lanes[0], panel, stripe)
 
-        return loop("par", "t", prod(sizes), one)
+        return loop("par", "t", prod(sizes), one) if own is None else loop("serial", "m", prod(sizes), one)
 
     def _near(self, panels: int) -> int:
         """How many panels of the operand along the lanes are a group: a divisor of their number."""
@@ -177,27 +219,27 @@ class Tiler:
             *outer, group, part, inside = delinear(n, sizes)
             v = group * near + inside
             bound = dict(zip(self.depends, outer, strict=True))
-            panel = linear((*outer, v), (*depends, count))
-
-            def fill(k: Index) -> list[Stmt]:
-                step = part * few + k
-                line = panel * steps + step
-                summed = dict(zip(p.sums, delinear(step, sums), strict=True))
-                stmts: list[Stmt] = []
-                for j in range(0, self.pitch, p.width):
-                    stmts += loop("lanes", "l", p.width, lambda x, j=j: [copy(summed, line, v * self.pitch + j + x, j + x)])
-                return stmts
-
-            def copy(summed: dict[Var, Index], line: Index, place: Index, x: Index) -> Stmt:
-                whole = t.lane.size % self.pitch == 0
-                mask = None if whole else self.s.lt(IndexValue(place, i32), Const(t.lane.size, i32))
-                other = None if whole else Const(0, vector.buffer.dtype)
-                value = Load(vector.buffer, vector.offset.substitute({**bound, **summed, t.lane: place}), mask, other)
-                return Store(packed, line * self.pitch + x, value)
-
-            return loop("serial", "k", few, fill)
+            line = linear((*outer, v), (*depends, count)) * steps + part * few
+            return loop("serial", "k", few, lambda k: self._copied(part * few + k, line + k, v, bound))
 
         return loop("par", "t", prod(sizes), one)
+
+    def _copied(self, step: Index, line: Index, panel: Index, bound: dict[Var, Index]) -> list[Stmt]:
+        """Copy what a step of the sum reads of a panel to a line of the copy."""
+        p, t, vector, packed = self.p, self.t, self.vector, self.packed
+        assert vector is not None and packed is not None
+        summed = dict(zip(p.sums, delinear(step, tuple(v.size for v in p.sums)), strict=True))
+        whole = t.lane.size % self.pitch == 0
+
+        def copy(x: Index) -> list[Stmt]:
+            place = panel * self.pitch + x
+            mask = None if whole else self.s.lt(IndexValue(place, i32), Const(t.lane.size, i32))
+            other = None if whole else Const(0, vector.buffer.dtype)
+            value = Load(vector.buffer, vector.offset.substitute({**bound, **summed, t.lane: place}), mask, other)
+            return [Store(packed, line * self.pitch + x, value)]
+
+        parts = range(0, self.pitch, p.width)
+        return [s for j in parts for s in loop("lanes", "l", p.width, lambda x, j=j: copy(j + x))]
 
     def spread_rows(self) -> list[Stmt]:
         """Copy the operand of scalars: outer dimensions it depends on, tiles of rows, steps of the sum, rows.
@@ -251,14 +293,15 @@ class Tiler:
         """An element of the packed copy: lane x of a panel, at a step of the sum."""
         p = self.p
         assert self.packed is not None
-        sizes = (*(u.size for u in self.depends), -(-self.t.lane.size // self.pitch), *(v.size for v in p.sums))
-        where = (*(bound[u] for u in self.depends), panel, *(bound[v] for v in p.sums))
+        panels = 1 if self.packed.local else -(-self.t.lane.size // self.pitch)
+        sizes = (*(u.size for u in self.depends), panels, *(v.size for v in p.sums))
+        where = (*(bound[u] for u in self.depends), ZERO if self.packed.local else panel, *(bound[v] for v in p.sums))
         return Load(self.packed, linear(where, sizes) * self.pitch + x)
 
     def _coming(self, start: dict[Var, Index], panel: Index, vectors: int) -> Callable[[dict[Var, Index]], list[Stmt]] | None:
         """What asks for the vectors that are multiplied a few steps later: where tiles read more than is near."""
         p, t = self.p, self.t
-        if self.packed is not None and self.packed.size * p.dtype.itemsize > _FIRST_LEVEL_BYTES:
+        if self.packed is not None and not self.packed.local and self.packed.size * p.dtype.itemsize > _FIRST_LEVEL_BYTES:
             packed = self.packed
 
             def from_copy(summed: dict[Var, Index]) -> list[Stmt]:

@@ -29,6 +29,7 @@ from graphopt.kernel.loops import (
     Stmt,
     Store,
     operands,
+    own_places,
     same_lanes,
 )
 from graphopt.kernel.machine import Machine
@@ -74,11 +75,16 @@ class KernelEmitter(LLVMScalars):
 
     def function(self, name: str, linkage: str = "internal") -> str:
         """The text of the whole function."""
+        places, own = own_places(self.kernel)
         for b in self.kernel.locals:
+            if b in places:
+                self.line(f"{self._names[b]} = getelementptr inbounds i8, ptr %own, i64 {places[b]}")
+                continue
             self.line(f"{self._names[b]} = alloca [{b.size} x {self.memory_element(b.dtype)}], align 64")
         self._depth.update(dict.fromkeys(["%thread", "%team", *self._names.values()], 0))
         self.emit(self.kernel.body)
         params = "".join(f", ptr nocapture %p{k}" for k in range(len(self.kernel.params)))
+        params += ", ptr nocapture %own" if own else ""
         head = f"define {linkage} void @{name}(i64 %thread, i64 %team{params}) #0 {{\nentry:"
         return "\n".join([head, *self.text_lines(), "  ret void", "}"])
 

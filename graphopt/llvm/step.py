@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from graphopt.errors import CompileError
 from graphopt.kernel.barriers import LARGER, TEAMS
 from graphopt.kernel.items import Choose, Item, Repeat, kernels_of
-from graphopt.kernel.loops import Buffer, Kernel, Stmt, signature
+from graphopt.kernel.loops import Buffer, Kernel, Stmt, own_places, signature
 from graphopt.kernel.machine import Machine
 from graphopt.kernel.step import Step
 from graphopt.llvm.emit import KernelEmitter
@@ -74,6 +74,9 @@ def emit_kernels(
             lines.append(f"  %k{k}.{j}.p = getelementptr inbounds ptr, ptr %buffers, i64 {j}")
             lines.append(f"  %k{k}.{j} = load ptr, ptr %k{k}.{j}.p")
         pointers = "".join([f", ptr %k{k}.{j}" for j in range(len(kernel.params))])
+        if own := own_places(kernel)[1]:
+            lines.append(f"  %k{k}.own = alloca [{own} x i8], align 64")
+            pointers += f", ptr %k{k}.own"
         lines += [f"  call void @{name}(i64 0, i64 1{pointers})", "  br label %done"]
     return written.last("\n".join([*lines, "done:", "  ret void", "}"]), [])
 
@@ -205,6 +208,7 @@ class _Writer:
     def _item(self, item: Item, alone: bool) -> None:
         if isinstance(item, Kernel):
             pointers = "".join([f", ptr {self._pointer(b)}" for b in item.args])
+            pointers += ", ptr %scratch" if own_places(item)[1] else ""
             if item in self.chunks:
                 self._dealt(item, pointers)
             else:
@@ -355,6 +359,7 @@ class _Modules:
         self._functions.append(emitter.function(name, "internal" if self._part is None else "hidden"))
         self._declared |= emitter.declared
         pointers = ", ptr" * len(kernel.params)
+        pointers += ", ptr" if own_places(kernel)[1] else ""
         self._signatures.append(f"declare hidden void @{name}(i64, i64{pointers})")
         if self._part is not None and sum(map(len, self._functions)) >= _PART:
             self._part(self._module([]))

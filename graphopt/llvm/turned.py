@@ -43,7 +43,7 @@ def _turned(s: For, lane: For) -> Turned | None:
     if lane.kind != "lanes" or len(lane.body) != 1 or not isinstance(store, Store) or not isinstance(store.value, Load):
         return None
     load = store.value
-    if store.buffer.local or load.buffer.local or load.buffer is store.buffer:
+    if load.buffer.local or load.buffer is store.buffer:
         return None
     strides = (_moves(store.index, lane.var), _moves(load.index, s.var))
     crossing = (_moves(store.index, s.var), _moves(load.index, lane.var))
