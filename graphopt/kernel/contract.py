@@ -11,12 +11,13 @@ addition depends on shapes alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
 
 from graphopt.ir.graph import Node
 from graphopt.ir.index import ZERO, Index, Var, index, linear
+from graphopt.kernel.frames import borders
 from graphopt.kernel.loops import (
     Const,
     Expr,
@@ -32,7 +33,7 @@ from graphopt.kernel.lower import LoopsGroup, Lowering, lanes_of
 from graphopt.kernel.tile import Operand, Problem, Tiling, choose, size_of, vector_operand
 from graphopt.kernel.tiles import Tiler
 from graphopt.passes.fuse import Group
-from graphopt.passes.materialise import dims_of, follow, stored_base
+from graphopt.passes.materialise import dims_of, follow
 
 _TASKS = 4  # fewer tiles than this leave threads idle: split the sum
 _LONG_SUM = 1024  # products per output element before splitting pays for the second pass
@@ -54,8 +55,8 @@ def problem_of(group: Group, lowering: Lowering) -> Problem:
         found = follow(source, idx)
         assert found is not None, "materialise stores operands that are not affine"
         base, where = found
-        buffer = lowering.buffer(stored_base(base))
-        operands.append(Operand(buffer, linear(where, base.shape).substitute(gone), lowering.steady.get(buffer, 1)))
+        buffer, place = lowering.spot(base, where, base.shape)
+        operands.append(Operand(buffer, place.substitute(gone), lowering.steady.get(buffer, 1)))
     c = tuple(i.substitute(gone) for i in dims.c)
     if group.result is not node:
         assert group.result is not None
@@ -111,7 +112,7 @@ def lower_contraction(group: Group, lowering: Lowering) -> list[Kernel]:
             after.width = p.width
             return after.finish_point(idx, lane)
 
-        return _tiled_kernels(node.op, p, tiling, finish, group, lowering)
+        return _tiled_kernels(node.op, p, tiling, finish, group, lowering, borders(group, lowering, p.width))
     return _split_kernels(group, lowering, p, counts, cut, sums)
 
 
@@ -122,12 +123,13 @@ def _tiled_kernels(
     finish: Callable[[Expr, dict[Var, Index], Index], list[Stmt]],
     group: Group,
     lowering: Lowering,
+    borders: Sequence[Stmt] = (),
 ) -> list[Kernel]:
     """The copies of operands that the tiling wants, and the tiles."""
     tiler = Tiler(p, t, finish, lowering.temporary, much=len(group.nodes) > len(_contracted(group)) + 1)
     nodes = tuple(group.nodes)
     flops = 2 * prod(v.size for v in (*p.outs, *p.sums))
-    kernels = [make_kernel(name, tiler.body(), p.width, flops, nodes)]
+    kernels = [make_kernel(name, [*tiler.body(), *borders], p.width, flops, nodes)]
     if tiler.packed is not None and not tiler.packed.local:
         kernels.insert(0, make_kernel(f"{name}_pack", tiler.pack(), p.width, nodes=nodes))
     if tiler.spread is not None:

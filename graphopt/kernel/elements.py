@@ -46,6 +46,13 @@ class Lowering:
         whole, start = self.inside[node]
         return self.buffer(whole), linear(tuple([i + k for i, k in zip(idx, start, strict=True)]), whole.shape)
 
+    def cuts(self, node: Node) -> list[int]:
+        """The axes of a value that its memory does not run through together with the one before."""
+        if node not in self.inside:
+            return []
+        sizes = zip(node.shape, self.inside[node][0].shape, strict=True)
+        return [k for k, (mine, whole) in enumerate(sizes) if mine != whole and k]
+
     def temporary(self, name: str, dtype: DType, size: int) -> Buffer:
         """A buffer that lives from one kernel of a group to the next."""
         buffer = Buffer(f"{name}{len(self.temporaries)}", dtype, size)
@@ -78,7 +85,7 @@ class Elements:
         if node.op == "reshape" and stored_base(node).op == "constant" and node.type.size == 1:
             return self._read(stored_base(node), (ZERO,) * stored_base(node).type.rank)
         other = Const(0, node.dtype) if self.mask is not None else None
-        return Load(self.lowering.buffer(node), linear(idx, node.shape), self.mask, other)
+        return Load(*self.lowering.spot(node, idx, node.shape), self.mask, other)
 
     def movement(self, node: Node, idx: tuple[Index, ...]) -> Expr:
         """The `at` rule of a movement op."""

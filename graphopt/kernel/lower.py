@@ -17,6 +17,7 @@ from math import prod
 from graphopt.ir.graph import Node
 from graphopt.ir.index import ZERO, Index, Loaded, delinear, index, linear
 from graphopt.kernel.elements import Elements, Lowering, lanes_of
+from graphopt.kernel.frames import borders
 from graphopt.kernel.loops import (
     HEAVY,
     Buffer,
@@ -86,12 +87,17 @@ class LoopsGroup:
                 elif i.op == "broadcast":
                     kept = i.attrs["axes"]
                     breaks.update(k for k in range(1, len(i.shape)) if (k in kept) != (k - 1 in kept))
-                    if i.inputs[0].op in INLINE - LEAVES - {"reshape"}:
+                    if i.inputs[0].op in INLINE - LEAVES - {"reshape"} or i.inputs[0] in self.lowering.inside:
                         breaks.update(range(1, self.rank))
                 elif i.op in INLINE - LEAVES - {"reshape"}:
                     breaks.update(range(1, self.rank))
-        if any(n in self.lowering.inside for n in self.group.stores):
-            breaks.update(range(1, self.rank))
+                elif i.shape == full:
+                    breaks.update(self.lowering.cuts(i))
+                elif i in self.lowering.inside:
+                    breaks.update(range(1, self.rank))
+        for n in self.group.stores:
+            if n in self.lowering.inside:
+                breaks.update(self.lowering.cuts(n) if n.shape == full else range(1, self.rank))
         runs: list[list[int]] = []
         for k in range(self.rank):
             if runs and k not in breaks:
@@ -316,6 +322,7 @@ class LoopsGroup:
         nodes = self.nodes + self.group.sinks
         reduced = {*self.group.rows, *self.group.sinks} - set(self.group.finishes)
         flops = sum(n.inputs[0].type.size if n in reduced and n.inputs else n.type.size for n in nodes)
+        body = body + borders(self.group, self.lowering, self.width)
         return make_kernel(self._name(), body, self.width, flops, tuple(nodes))
 
     def _name(self) -> str:

@@ -15,6 +15,7 @@ from graphopt.kernel.loops import Buffer, Kernel
 from graphopt.passes.cse import exact_key
 from graphopt.passes.fuse import Group
 from graphopt.passes.materialise import moves, stored_base
+from graphopt.passes.rewrite import number
 
 Lower = Callable[[Group, Lowering], list[Kernel]]
 
@@ -84,9 +85,12 @@ class _Told:
         return number, buffer.dtype.name, buffer.size, self._lowering.steady.get(buffer, 1)
 
     def _target(self, node: Node) -> tuple[Hashable, ...]:
-        """Where a value is stored."""
-        whole, start = self._lowering.inside.get(node, (node, ()))
-        return self._buffer(self._lowering.buffer(whole)), whole.shape, start
+        """Where a value is stored, and in which frame."""
+        if node not in self._lowering.inside:
+            return (self._buffer(self._lowering.buffer(node)),)
+        whole, start = self._lowering.inside[node]
+        border = number(whole.inputs[0].inputs[1]) if whole.inputs[0].op == "pad" else None
+        return self._buffer(self._lowering.buffer(whole)), whole.shape, start, str(border)
 
     def _node(self, node: Node) -> int:
         known = self._numbers.get(node)
@@ -109,7 +113,7 @@ class _Told:
             return "number", value, node is base
         if base in self._mine:
             self._node(base)
-        return "stored", value, node is base, self._buffer(self._lowering.buffer(base))
+        return "stored", value, node is base, *self._target(base)
 
 
 def _attrs(node: Node) -> Hashable:

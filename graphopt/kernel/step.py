@@ -290,7 +290,7 @@ def _stored_by_parts(group: Group, schedule: Schedule) -> bool:
     """May those who compute the parts of a `join` store them in its place, which nobody needs for another value then?"""
     node = group.nodes[0]
     apart = {n for g in schedule.groups if g.kind in ("loops", "contraction") for n in g.stores}
-    parts = node.inputs[0].inputs
+    parts = _places_in(node)
     taken = {node, *parts} & {*schedule.in_place, *schedule.continued, *schedule.continued.values()}
     return not taken and apart.issuperset(parts)
 
@@ -298,6 +298,8 @@ def _stored_by_parts(group: Group, schedule: Schedule) -> bool:
 def _places_in(node: Node) -> dict[Node, tuple[Node, tuple[int, ...]]]:
     """The parts of a `join` with the place of their first element."""
     whole = node.inputs[0]
+    if whole.op == "pad":
+        return {whole.inputs[0]: (node, whole.attrs["low"])}
     axis, start = whole.attrs["axis"], 0
     found: dict[Node, tuple[Node, tuple[int, ...]]] = {}
     for part in whole.inputs:

@@ -8,7 +8,8 @@ A group is one of
     contraction  one sum of products, with the elementwise nodes that follow it point by point
     kernel       one op that brings its own loop nests
     region       a branch or loop with the items that are its results; its graphs are fused by themselves
-    join         values side by side (an alias of a concat); who computes them stores them there, if possible
+    join         values side by side (an alias of a concat), or one in a frame (an alias of a pad); who computes them stores
+                 them there, if possible
 
 A loops group also feeds `sinks`: reductions over any other axes. Its space is cut into `slices`, as many as its shape
 says, each slice leaves a partial result, and the group that `finishes` the sink reduces those. So a normalisation's
@@ -26,7 +27,7 @@ from math import prod
 from graphopt.ir.graph import Graph, Node, users, walk
 from graphopt.opdefs.opdef import opdef
 from graphopt.passes import cut
-from graphopt.passes.materialise import INLINE, LEAVES, computed_for
+from graphopt.passes.materialise import INLINE, LEAVES, computed_for, framed
 
 _MOST_NODES = 128  # per group: keeps LLVM's register allocation near linear and expression trees shallow
 
@@ -88,6 +89,7 @@ class _Fusion:
         self.alive: list[bool] = []
         self._reach: dict[Node, tuple[Node, ...]] = {}
         self.floating: set[Node] = set()
+        self.framed: set[Node] = set()
 
     # sources
 
@@ -245,8 +247,7 @@ class _Fusion:
 
     def add(self, node: Node) -> None:
         d = opdef(node.op)
-        whole = node.inputs[0] if node.op == "alias" else node
-        if whole is not node and whole.op == "concat" and computed_for(whole, self.users, self.roots):
+        if node.op == "alias" and self._joins(node):
             self._land(node, pull=False)
             self.place(node, self.new("join", node.shape))
             return
@@ -267,6 +268,17 @@ class _Fusion:
             self._reduction(node)
         else:
             self._pointwise(node)
+
+    def _joins(self, node: Node) -> bool:
+        """May the parts of an alias be stored in their places at once? A value lies in one frame only."""
+        (whole,) = node.inputs
+        if whole.op == "concat":
+            return computed_for(whole, self.users, self.roots)
+        value = framed(node, self.users, self.roots)
+        if value is None or value in self.framed:
+            return False
+        self.framed.add(value)
+        return True
 
     def _floats(self, node: Node) -> bool:
         """A twin, or computed from leaves alone and used once: such a node waits, to be computed where it is used."""

@@ -12,9 +12,11 @@ from typing import Any
 from graphopt.ir.graph import Graph, Node, users, walk, with_inputs
 from graphopt.ir.index import Dims, Index, delinear, linear
 from graphopt.opdefs.opdef import opdef
+from graphopt.passes.rewrite import number
 
 INLINE = frozenset({"broadcast", "reshape", "transpose", "slice", "pad", "concat", "reverse", "iota", "constant", "random_bits"})
 LEAVES = frozenset({"input", "state", "constant"})
+_MOST_BORDER = 4  # times larger than what lies in it: more is not worth keeping for as long
 
 
 class _NotAffine(Exception):
@@ -121,6 +123,31 @@ def computed_for(node: Node, use: Mapping[Node, Sequence[Node]], roots: set[Node
     return single and len(set(parts)) == len(parts) > 1 and all(i.type.size for i in parts)
 
 
+def framed(node: Node, use: Mapping[Node, Sequence[Node]], roots: set[Node]) -> Node | None:
+    """The value that an alias stores with a border of one number around it, if that value may lie inside from the start.
+
+    Its own readers read it there, which no reshape, branch or loop can, nor an op that starts from it. The innermost axis
+    has no border: vectors lie as they would without one.
+    """
+    frame = node.inputs[0] if node.op == "alias" else node
+    if frame.op != "pad" or number(frame.inputs[1]) is None or any(frame.attrs["interior"]):
+        return None
+    value, low, high = frame.inputs[0], frame.attrs["low"], frame.attrs["high"]
+    inner = max((k for k, n in enumerate(frame.shape) if n != 1), default=0)
+    if min(*low, *high) < 0 or low[inner] or high[inner] or not 0 < frame.type.size <= _MOST_BORDER * value.type.size:
+        return None
+    kinds = ("elementwise", "reduction", "contraction")
+    computed = value.op not in INLINE and value.op not in LEAVES and opdef(value.op).kind in kinds
+    return value if computed and value not in roots and all(_reads_inside(u, value) for u in use[value]) else None
+
+
+def _reads_inside(user: Node, value: Node) -> bool:
+    """Can a user read a value that lies inside another one?"""
+    d = opdef(user.op)
+    starts = d.starts_from is not None and user.inputs[d.starts_from] is value
+    return user.op not in ("reshape", "item") and d.kind != "region" and not starts
+
+
 def _for_it_alone(node: Node, shared: bool) -> bool:
     """Is a value computed for one user, into a buffer of its own?"""
     return not shared and node.op not in INLINE and node.op not in LEAVES and node.op != "item"
@@ -180,4 +207,4 @@ def materialise(graph: Graph) -> Graph:
     return graph.with_roots(roots)
 
 
-__all__ = ["INLINE", "LEAVES", "computed_for", "dims_of", "follow", "materialise", "moves", "stored_base"]
+__all__ = ["INLINE", "LEAVES", "computed_for", "dims_of", "follow", "framed", "materialise", "moves", "stored_base"]
