@@ -47,25 +47,27 @@ def held(graph: Graph, count: int = 0) -> None:
 
 
 def relu_net(batch: int, channels: int, size: int) -> Graph:
-    """Two convolutions behind batch normalisation, a shortcut over the second, and all gradients."""
-    x, ct = leaf("x", batch, channels, size, size), leaf("ct", batch, channels, size, size)
-    w = [state(f"w{k}", channels, channels, 3, 3) for k in range(3)]
+    """Convolutions behind batch normalisation, a shortcut over the second, the third with strides, and all gradients."""
+    x = leaf("x", batch, channels, size, size)
+    w = [state(f"w{k}", channels, channels, 3, 3) for k in range(4)]
 
-    def layer(x: Node, w: Node) -> Node:
-        y = conv(x, w, (1, 1), ((1, 1), (1, 1)), (1, 1), 1)
-        mean = reduce_sum(y, axes=(0, 2, 3)) / float(batch * size * size)
+    def layer(x: Node, w: Node, stride: int = 1) -> Node:
+        y = conv(x, w, (stride, stride), ((1, 1), (1, 1)), (1, 1), 1)
+        mean = reduce_sum(y, axes=(0, 2, 3)) / float(y.type.size // channels)
         away = y - broadcast(mean, shape=y.shape, axes=(1,))
-        variance = reduce_sum(away * away, axes=(0, 2, 3)) / float(batch * size * size)
+        variance = reduce_sum(away * away, axes=(0, 2, 3)) / float(y.type.size // channels)
         return away * broadcast(rsqrt(variance + 1e-5), shape=y.shape, axes=(1,))
 
     h = maximum(layer(x, w[0]), 0.0)
     h = maximum(layer(h, w[1]) + h, 0.0)
-    y = layer(h, w[2])
-    grads = [g for g in vjp([y], [ct], w) if g is not None]
-    return Graph("relu_net", (x, ct), tuple(w), (reduce_sum(y * ct, axes=(0, 1, 2, 3)),), tuple(zip(w, grads, strict=True)))
+    h = maximum(layer(h, w[2], 2), 0.0)
+    loss = reduce_sum(tanh(layer(h, w[3])), axes=(0, 1, 2, 3))
+    grads = [g for g in vjp([loss], [constant(1.0, loss.dtype)], w) if g is not None]
+    return Graph("relu_net", (x,), tuple(w), (loss,), tuple(zip(w, grads, strict=True)))
 
 
-def test_a_convolutional_step_copies_its_input_alone() -> None:
+def test_a_convolutional_step_copies_its_input_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphopt.passes.canon.LARGE_PRODUCTS", 0)  # the strides' zeros are skipped
     held(relu_net(2, 16, 6), 1)
     held(relu_net(16, 4, 5), 1)  # with the batch last
 
@@ -121,6 +123,16 @@ REFUSED: dict[str, Callable[[Node], tuple[Node, ...]]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_copied_still(name: str) -> None:
     held(graph_of(*REFUSED[name](tanh(leaf("x", 4, 5, 19)))), 1)
+
+
+def test_the_widest_of_several_frames_serves_all() -> None:
+    """Products read a value with different borders: all within one."""
+    v, w = maximum(leaf("x", 4, 5, 19), 0.5), leaf("w", 4, 7, 19)
+    long, some = framed(v, (0, 2, 0), (0, 1, 0)), framed(v, (0, 0, 0), (0, 2, 0))
+    products = [dot_general(f, w, contract=((0, 2), (0, 2)), batch=((), ())) for f in (long, some)]
+    held(graph_of(*products, v * 2.0))
+    moved = dot_general(framed(leaf("y", 4, 5, 19), (0, 2, 0), (0, 1, 0)), w, contract=((0, 2), (0, 2)), batch=((), ()))
+    held(graph_of(*products, moved), 1)
 
 
 def test_one_frame_for_a_value() -> None:

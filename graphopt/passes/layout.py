@@ -103,11 +103,17 @@ class _Images:
     def stored(self, node: Node) -> Node:
         """The node as it is, read where its image lies; padding is computed in the image's order, not in the reader's."""
         new, order = self.new[node]
-        if new.op == "pad":
-            if new not in self.padded:
-                self.padded[new] = opdef("alias")(new)
-            new = self.padded[new]
-        return self._moved(new, inverse(order))
+        return self._moved(self._framed(new), inverse(order))
+
+    def _framed(self, x: Node) -> Node:
+        """An image, or most of one, of which what is padded is stored."""
+        if x.op == "slice" and x.inputs[0].op == "pad" and x.inputs[0].type.size <= 2 * x.type.size:
+            return with_inputs(x, (self._framed(x.inputs[0]),))
+        if x.op != "pad":
+            return x
+        if x not in self.padded:
+            self.padded[x] = opdef("alias")(x)
+        return self.padded[x]
 
     def _moved(self, x: Node, perm: Order) -> Node:
         """transpose(x), written without a transposition where x is movement itself."""

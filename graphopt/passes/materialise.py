@@ -12,7 +12,9 @@ from typing import Any
 from graphopt.ir.graph import Graph, Node, users, walk, with_inputs
 from graphopt.ir.index import Dims, Index, delinear, linear
 from graphopt.opdefs.opdef import opdef
+from graphopt.opdefs.shape import pad, slice_
 from graphopt.passes.rewrite import number
+from graphopt.where import at
 
 INLINE = frozenset({"broadcast", "reshape", "transpose", "slice", "pad", "concat", "reverse", "iota", "constant", "random_bits"})
 LEAVES = frozenset({"input", "state", "constant"})
@@ -129,16 +131,23 @@ def framed(node: Node, use: Mapping[Node, Sequence[Node]], roots: set[Node]) -> 
     Its own readers read it there, which no reshape, branch or loop can, nor an op that starts from it. The innermost axis
     has no border: vectors lie as they would without one.
     """
-    frame = node.inputs[0] if node.op == "alias" else node
-    if frame.op != "pad" or number(frame.inputs[1]) is None or any(frame.attrs["interior"]):
+    frame = node.inputs[0]
+    if not _is_frame(frame):
         return None
     value, low, high = frame.inputs[0], frame.attrs["low"], frame.attrs["high"]
     inner = max((k for k, n in enumerate(frame.shape) if n != 1), default=0)
-    if min(*low, *high) < 0 or low[inner] or high[inner] or not 0 < frame.type.size <= _MOST_BORDER * value.type.size:
+    if low[inner] or high[inner] or not 0 < frame.type.size <= _MOST_BORDER * value.type.size:
         return None
     kinds = ("elementwise", "reduction", "contraction")
     computed = value.op not in INLINE and value.op not in LEAVES and opdef(value.op).kind in kinds
     return value if computed and value not in roots and all(_reads_inside(u, value) for u in use[value]) else None
+
+
+def _is_frame(node: Node) -> bool:
+    """Is it a value with a border of one number around it, and nothing but that?"""
+    if node.op != "pad" or number(node.inputs[1]) is None:
+        return False
+    return not any(node.attrs["interior"]) and min(*node.attrs["low"], *node.attrs["high"], 0) == 0
 
 
 def _reads_inside(user: Node, value: Node) -> bool:
@@ -146,6 +155,47 @@ def _reads_inside(user: Node, value: Node) -> bool:
     d = opdef(user.op)
     starts = d.starts_from is not None and user.inputs[d.starts_from] is value
     return user.op not in ("reshape", "item") and d.kind != "region" and not starts
+
+
+def _widest(graph: Graph) -> Graph:
+    """Of a value that is stored with several borders of the same number, the widest serves whoever reads it."""
+    order = walk(graph.roots)
+    use = users(order)
+    roots = set(graph.roots)
+    found: dict[tuple[Node, str], list[Node]] = {}
+    for node in order:
+        if node.op == "alias" and _is_frame(node.inputs[0]) and node not in roots:
+            value, fill = node.inputs[0].inputs
+            if all(_reads_inside(u, node) and opdef(u.op).kind != "kernel" for u in use[node]):
+                found.setdefault((value, str(number(fill))), []).append(node)
+    several = {n: frames for frames in found.values() if len(frames) > 1 for n in frames}
+    wide: dict[Node, Node] = {}
+    new: dict[Node, Node] = {}
+    for node in order:
+        new[node] = with_inputs(node, tuple([new[i] for i in node.inputs]))
+        if node in several:
+            first = several[node][0]
+            with at(node.where):
+                if first not in wide:
+                    wide[first] = _around(new[first.inputs[0].inputs[0]], several[node])
+                new[node] = _part(wide[first], node)
+    return graph.with_roots([new[r] for r in graph.roots]) if several else graph
+
+
+def _around(value: Node, frames: Sequence[Node]) -> Node:
+    """A value, stored with a border as wide as the widest of frames on each side."""
+    low, high = ([max(a) for a in zip(*(n.inputs[0].attrs[side] for n in frames), strict=True)] for side in ("low", "high"))
+    frame = frames[0].inputs[0]
+    whole = pad(value, frame.inputs[1], low=tuple(low), high=tuple(high), interior=frame.attrs["interior"])
+    return opdef("alias")(whole)
+
+
+def _part(wide: Node, frame: Node) -> Node:
+    """What a wide frame holds of another one."""
+    start = [a - b for a, b in zip(wide.inputs[0].attrs["low"], frame.inputs[0].attrs["low"], strict=True)]
+    stop = [a + n for a, n in zip(start, frame.shape, strict=True)]
+    same = wide.shape == frame.shape
+    return wide if same else slice_(wide, start=tuple(start), stop=tuple(stop), step=(1,) * wide.type.rank)
 
 
 def _for_it_alone(node: Node, shared: bool) -> bool:
@@ -193,7 +243,7 @@ def materialise(graph: Graph) -> Graph:
         new[node] = changed
         moves = node.op in INLINE and node.op not in LEAVES and changed.op == node.op
         direct[node] = with_inputs(node, tuple([direct[i] for i in node.inputs])) if moves else changed
-    graph = graph.with_roots([new[r] for r in graph.roots])
+    graph = _widest(graph.with_roots([new[r] for r in graph.roots]))
     taken: set[Node] = set()
     roots: list[Node] = []
     leaf_of = [None] * len(graph.outputs) + [s for s, _ in graph.updates]
