@@ -17,6 +17,7 @@ from graphopt.opdefs.math import rsqrt, tanh
 from graphopt.opdefs.opdef import constant
 from graphopt.opdefs.reduce import reduce_max, reduce_sum
 from graphopt.opdefs.shape import broadcast, pad, reshape, reverse, slice_, transpose
+from graphopt.opdefs.window import window_max
 from graphopt.passes.gradient import vjp
 from graphopt.passes.pipeline import optimize
 from tests.steps import agree, arguments, compiled, leaf, meaning, run, state
@@ -70,6 +71,15 @@ def test_a_convolutional_step_copies_its_input_alone(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("graphopt.passes.canon.LARGE_PRODUCTS", 0)  # the strides' zeros are skipped
     held(relu_net(2, 16, 6), 1)
     held(relu_net(16, 4, 5), 1)  # with the batch last
+
+
+def test_what_a_pool_leaves_is_framed_too() -> None:
+    x, first, second = leaf("x", 2, 16, 8, 8), state("first", 16, 16, 1, 1), state("second", 16, 16, 3, 3)
+    h = maximum(conv(x, first, (1, 1), ((0, 0), (0, 0)), (1, 1), 1), 0.0)
+    h = conv(window_max(h, (2, 2), (2, 2), ((0, 0), (0, 0))), second, (1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    loss = reduce_sum(h * h, axes=(0, 1, 2, 3))
+    grads = vjp([loss], [constant(1.0, loss.dtype)], [first, second])
+    held(graph_of(loss, *(g for g in grads if g is not None)), 1)  # the input
 
 
 def everyone(x: Node, low: tuple[int, ...], high: tuple[int, ...], fill: float) -> tuple[Node, ...]:

@@ -138,7 +138,7 @@ def framed(node: Node, use: Mapping[Node, Sequence[Node]], roots: set[Node]) -> 
     inner = max((k for k, n in enumerate(frame.shape) if n != 1), default=0)
     if low[inner] or high[inner] or not 0 < frame.type.size <= _MOST_BORDER * value.type.size:
         return None
-    kinds = ("elementwise", "reduction", "contraction")
+    kinds = ("elementwise", "reduction", "contraction", "movement")
     computed = value.op not in INLINE and value.op not in LEAVES and opdef(value.op).kind in kinds
     return value if computed and value not in roots and all(_reads_inside(u, value) for u in use[value]) else None
 
