@@ -20,6 +20,7 @@ from graphopt.opdefs.shape import broadcast, pad, reshape, reverse, slice_, tran
 from graphopt.opdefs.window import window_max
 from graphopt.passes.gradient import vjp
 from graphopt.passes.pipeline import optimize
+from graphopt.passes.remat import estimate
 from tests.steps import agree, arguments, compiled, leaf, meaning, run, state
 
 
@@ -143,6 +144,12 @@ def test_the_widest_of_several_frames_serves_all() -> None:
     held(graph_of(*products, v * 2.0))
     moved = dot_general(framed(leaf("y", 4, 5, 19), (0, 2, 0), (0, 1, 0)), w, contract=((0, 2), (0, 2)), batch=((), ()))
     held(graph_of(*products, moved), 1)
+
+
+def test_what_lies_in_a_frame_needs_no_memory_of_its_own() -> None:
+    v = tanh(leaf("x", 4, 5, 19))
+    graph = optimize(graph_of(framed(v, (0, 1, 0), (0, 1, 0)), v * 2.0))
+    assert estimate(graph) == lower_graph(graph, AVX2).plan.arena_bytes == 0
 
 
 def test_one_frame_for_a_value() -> None:

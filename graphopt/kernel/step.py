@@ -178,11 +178,10 @@ class _Assembly:
             if source not in lowering.place:
                 lowering.place[source] = lowering.buffer(value)
         made = _Lowered(graph)
-        spared = {g for g in schedule.groups if g.kind == "join" and _stored_by_parts(g, schedule)}
-        for group in spared:
-            lowering.inside |= _places_in(group.nodes[0])
+        lowering.inside |= schedule.inside
+        wholes = {whole for whole, _ in schedule.inside.values()}
         for group in schedule.groups:
-            if group in spared:
+            if not wholes.isdisjoint(group.nodes):
                 continue
             if group.kind == "region":
                 made.items += self._region(group, lowering)
@@ -284,28 +283,6 @@ class _Assembly:
             for k, n in enumerate(body.outputs)
         ]
         return lower_small(body, length, node.attrs["reverse"], Places(leaves, rows, outputs), self.machine)
-
-
-def _stored_by_parts(group: Group, schedule: Schedule) -> bool:
-    """May those who compute the parts of a `join` store them in its place, which nobody needs for another value then?"""
-    node = group.nodes[0]
-    apart = {n for g in schedule.groups if g.kind in ("loops", "contraction") for n in g.stores}
-    parts = _places_in(node)
-    taken = {node, *parts} & {*schedule.in_place, *schedule.continued, *schedule.continued.values()}
-    return not taken and apart.issuperset(parts)
-
-
-def _places_in(node: Node) -> dict[Node, tuple[Node, tuple[int, ...]]]:
-    """The parts of a `join` with the place of their first element."""
-    whole = node.inputs[0]
-    if whole.op == "pad":
-        return {whole.inputs[0]: (node, whole.attrs["low"])}
-    axis, start = whole.attrs["axis"], 0
-    found: dict[Node, tuple[Node, tuple[int, ...]]] = {}
-    for part in whole.inputs:
-        found[part] = node, tuple([start if k == axis else 0 for k in range(whole.type.rank)])
-        start += part.shape[axis]
-    return found
 
 
 def _place_results(group: Group, place: dict[Node, Buffer]) -> None:

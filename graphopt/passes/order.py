@@ -25,11 +25,14 @@ class Schedule:
 
     in_place:  new value, and what it is made of by ops that start from it -> the state leaf whose buffer they overwrite
     continued: value -> the temporary whose buffer it overwrites, in execution order
+    inside:    value -> the one whose buffer it is stored in as a part, and the place there of its first element; nothing is
+               left to do for that one
     """
 
     groups: tuple[Group, ...]
     in_place: dict[Node, Node]
     continued: dict[Node, Node]
+    inside: dict[Node, tuple[Node, tuple[int, ...]]]
 
 
 def _leaves_read(group: Group, memo: dict[Node, frozenset[Node]]) -> set[Node]:
@@ -163,7 +166,34 @@ def order(graph: Graph, groups: Sequence[Group]) -> Schedule:
         needs[g].update(others)
     place = {g: max(rank.get(n, 0) for n in g.nodes + g.sinks) for g in groups}
     ordered = tuple(_topological(groups, needs, _summed_at_once(groups, owner, place)))
-    return Schedule(ordered, in_place, {n: continued[n] for g in ordered for n in g.nodes if n in continued})
+    continued = {n: continued[n] for g in ordered for n in g.nodes if n in continued}
+    return Schedule(ordered, in_place, continued, _inside(groups, {*in_place, *continued, *continued.values()}))
+
+
+def _inside(groups: Sequence[Group], taken: set[Node]) -> dict[Node, tuple[Node, tuple[int, ...]]]:
+    """The parts of each `join` that those who compute them store in its place, which nobody needs for another value then.
+
+    taken: values whose memory is another one's too.
+    """
+    apart = {n for g in groups if g.kind in ("loops", "contraction") for n in g.stores}
+    inside: dict[Node, tuple[Node, tuple[int, ...]]] = {}
+    for node in (g.nodes[0] for g in groups if g.kind == "join"):
+        parts = _parts(node.inputs[0])
+        if taken.isdisjoint((node, *parts)) and apart.issuperset(parts):
+            inside |= {part: (node, start) for part, start in parts.items()}
+    return inside
+
+
+def _parts(whole: Node) -> dict[Node, tuple[int, ...]]:
+    """What is put side by side, or in a frame, with the place of its first element."""
+    if whole.op == "pad":
+        return {whole.inputs[0]: whole.attrs["low"]}
+    axis, start = whole.attrs["axis"], 0
+    parts: dict[Node, tuple[int, ...]] = {}
+    for part in whole.inputs:
+        parts[part] = tuple([start if k == axis else 0 for k in range(whole.type.rank)])
+        start += part.shape[axis]
+    return parts
 
 
 def _program(roots: Sequence[Node]) -> list[Node]:

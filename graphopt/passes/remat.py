@@ -150,7 +150,8 @@ def _lives(graph: Graph) -> tuple[_Lives, dict[int, int]]:
         read.append([m for m in sources if owner[m] is not g])
     stored = [[n for n in g.stores if type(n.type) is TensorType] for g in schedule.groups]
     time = {n.born: k for k, g in enumerate(schedule.groups) for n in g.nodes}
-    return _Lives(stored, read, {*whole.outputs, *schedule.in_place}, schedule.continued), time
+    same = schedule.continued | {part: into for part, (into, _) in schedule.inside.items()}
+    return _Lives(stored, read, {*whole.outputs, *schedule.in_place}, same), time
 
 
 def _bytes(node: Node) -> int:
