@@ -10,6 +10,7 @@ from graphopt.ir.graph import Graph, Node, walk
 from graphopt.ir.types import DType, f16, f32, f64, i32
 from graphopt.kernel.machine import AVX2
 from graphopt.kernel.step import Step, lower_graph
+from graphopt.llvm.ahead import streamed
 from graphopt.opdefs.conv import conv
 from graphopt.opdefs.elementwise import maximum
 from graphopt.opdefs.linalg import dot_general
@@ -150,6 +151,13 @@ def test_what_lies_in_a_frame_needs_no_memory_of_its_own() -> None:
     v = tanh(leaf("x", 4, 5, 19))
     graph = optimize(graph_of(framed(v, (0, 1, 0), (0, 1, 0)), v * 2.0))
     assert estimate(graph) == lower_graph(graph, AVX2).plan.arena_bytes == 0
+
+
+def test_what_is_read_in_order_is_asked_for_ahead_in_frames_too() -> None:
+    x, bias = leaf("x", 4096, 64, 8), leaf("bias", 8)
+    v = tanh(x + broadcast(bias, shape=x.shape, axes=(2,)))
+    (kernel,) = lower_graph(optimize(graph_of(framed(v, (0, 2, 0), (0, 2, 0)))), AVX2).kernels
+    assert streamed(kernel)
 
 
 def test_one_frame_for_a_value() -> None:

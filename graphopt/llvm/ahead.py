@@ -38,7 +38,8 @@ def streamed(kernel: Kernel) -> frozenset[Buffer]:
     """
     if not _from_memory(kernel):
         return frozenset()
-    straight = not any(isinstance(s, If) or isinstance(s, For) and s.kind == "serial" for s in statements(kernel.body))
+    reading = [s for s in kernel.body if _reads(s)]
+    straight = not any(isinstance(s, If) or isinstance(s, For) and s.kind == "serial" for s in statements(reading))
     return frozenset(kernel.params) if straight or _is_sliced(kernel) else frozenset()
 
 
@@ -52,7 +53,12 @@ def _is_sliced(kernel: Kernel) -> bool:
 def _reading(s: For) -> list[For]:
     """The loops directly inside one that read an array, or that hold other loops."""
     inner = [x for x in s.body if isinstance(x, For) and x.kind == "serial"]
-    return [x for x in inner if not _is_pass(x) or any(not b.local and not stored for b, _, stored in _accesses([x]))]
+    return [x for x in inner if not _is_pass(x) or _reads(x)]
+
+
+def _reads(s: Stmt) -> bool:
+    """Does a statement read an array?"""
+    return any(not b.local and not stored for b, _, stored in _accesses([s]))
 
 
 def rows_ahead(kernel: Kernel) -> dict[Stmt, Ahead]:
