@@ -159,11 +159,10 @@ class Tiler:
         """
         t, p = self.t, self.p
         pieces = [(v, piece) for v, piece in ((t.row, rows), (t.col, cols), (self.lane, lanes)) if v is not None]
-        turns = [(u, u.size, 1, False) for u in self.outer] + [(v, piece[2], 1, False) for v, piece in pieces]
+        turns = [(u, u.size, 1, False) for u in self.outer]
+        turns += [(v, piece[2], 1, False) for v, piece in pieces if own is None or v is not self.lane]
         near = self._near(lanes[2])
-        if own is not None:
-            del turns[-1]
-        elif self.lane is not None and near < lanes[2]:
+        if own is None and self.lane is not None and near < lanes[2]:
             turns[-1] = (self.lane, near, 1, False)
             turns.append((self.lane, lanes[2] // near, near, True))
 

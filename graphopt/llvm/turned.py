@@ -27,9 +27,10 @@ def turned(s: For, width: Callable[[int], int]) -> tuple[Turned, ...]:
 
     width: elements of a vector, from the bytes of one
     """
-    found = tuple([_turned(s, x) for x in s.body if isinstance(x, For)])
-    parts = tuple([x for x in found if x is not None])
-    if s.kind != "serial" or len(parts) != len(s.body):
+    if s.kind != "serial":
+        return ()
+    parts = tuple([part for x in s.body if isinstance(x, For) and (part := _turned(s, x)) is not None])
+    if len(parts) != len(s.body):
         return ()
     for x in parts:
         square = width(x.load.dtype.itemsize)
@@ -47,7 +48,7 @@ def _turned(s: For, lane: For) -> Turned | None:
         return None
     strides = (_moves(store.index, lane.var), _moves(load.index, s.var))
     crossing = (_moves(store.index, s.var), _moves(load.index, lane.var))
-    if strides != (1, 1) or None in crossing or not _zero_or_steady(load, s.var):
+    if strides != (1, 1) or None in crossing or not _mask_is_steady(load, s.var):
         return None
     return Turned(lane, store, load)
 
@@ -57,8 +58,8 @@ def _moves(i: Index, var: Var) -> int | None:
     return i.coefficient(var) if all(a is var or not Index(0, ((a, 1),)).depends(var) for a, _ in i.terms) else None
 
 
-def _zero_or_steady(load: Load, var: Var) -> bool:
-    """Is what takes the place of elements beyond the mask 0, and does the mask not change with the variable?"""
+def _mask_is_steady(load: Load, var: Var) -> bool:
+    """Is there no mask that changes with the variable, and 0 in the place of what it hides?"""
     if load.mask is None:
         return True
     if not isinstance(load.other, Const) or load.other.value != 0:

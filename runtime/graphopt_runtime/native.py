@@ -68,7 +68,8 @@ _PAUSE = {
 }
 
 # Arithmetic must have the same meaning on every thread and whatever another library did to this one: round to nearest,
-# denormals kept, no traps. The caller's own mode, with the flags it had, comes back after the job.
+# denormals kept (a step may flush them, and sets this mode again), no traps. The caller's own mode, with the flags it had,
+# comes back after the job.
 _MODE = {
     "x86_64": """
 declare void @llvm.x86.sse.stmxcsr(ptr)
