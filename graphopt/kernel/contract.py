@@ -11,7 +11,7 @@ addition depends on shapes alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 
@@ -19,6 +19,7 @@ from graphopt.ir.graph import Node
 from graphopt.ir.index import ZERO, Index, Var, index, linear
 from graphopt.kernel.frames import borders
 from graphopt.kernel.loops import (
+    Buffer,
     Const,
     Expr,
     Kernel,
@@ -31,7 +32,8 @@ from graphopt.kernel.loops import (
 )
 from graphopt.kernel.lower import LoopsGroup, Lowering, lanes_of
 from graphopt.kernel.tile import Operand, Problem, Tiling, choose, size_of, vector_operand
-from graphopt.kernel.tiles import Tiler
+from graphopt.kernel.tiles import Finish, Tiler
+from graphopt.kernel.winograd import Filtering, Winograd, filtering
 from graphopt.passes.fuse import Group
 from graphopt.passes.materialise import dims_of, follow
 
@@ -46,7 +48,15 @@ _LINE_BYTES = 64
 
 
 def problem_of(group: Group, lowering: Lowering) -> Problem:
-    """The group's contraction with its operands' movement folded into strides."""
+    """The group's contraction with its operands' movement folded into strides, and no more dimensions than it needs."""
+    p = _whole_problem(group, lowering)
+    operands = [p.a, p.b]
+    sums = _merge_sums(_near_last([v for v in p.sums if v.size != 1], operands), operands)
+    return replace(p, outs=tuple([v for v in p.outs if v.size != 1]), sums=sums, a=operands[0], b=operands[1])
+
+
+def _whole_problem(group: Group, lowering: Lowering) -> Problem:
+    """The group's contraction with all dimensions of its op, in their order."""
     node = group.nodes[0]
     dims = dims_of(node)
     gone = {v: ZERO for v in (*dims.outs, *dims.sums) if v.size == 1}
@@ -61,11 +71,9 @@ def problem_of(group: Group, lowering: Lowering) -> Problem:
     if group.result is not node:
         assert group.result is not None
         c = tuple(c[k] for k in group.result.attrs["perm"])
-    outs = tuple(v for v in dims.outs if v.size != 1)
-    sums = _merge_sums(_near_last([v for v in dims.sums if v.size != 1], operands), operands)
     wide = accumulator(node.dtype)
     width = lanes_of(lowering.machine, [wide, *(i.dtype for i in node.inputs)])
-    return Problem(outs, sums, operands[0], operands[1], c, linear(c, group.full), wide, width)
+    return Problem(tuple(dims.outs), tuple(dims.sums), operands[0], operands[1], c, linear(c, group.full), wide, width)
 
 
 def _near_last(sums: list[Var], operands: list[Operand]) -> tuple[Var, ...]:
@@ -95,32 +103,60 @@ def _merge_sums(sums: tuple[Var, ...], operands: list[Operand]) -> tuple[Var, ..
 
 def lower_contraction(group: Group, lowering: Lowering) -> list[Kernel]:
     """The kernel of a contraction with what follows it; two when the sum is split."""
-    p = problem_of(group, lowering)
     if prod(group.full) == 0:
         return []
     node = group.result or group.nodes[0]
+    filtered = filtering(group.nodes[0], _whole_problem(group, lowering))
+    if filtered is not None:
+        return _filtered_kernels(group, lowering, filtered)
+    p = problem_of(group, lowering)
     tiling = choose(p, lowering.machine)
     wanted = _parts(p, tiling)
     counts, cut, sums = _cut(p, tiling, wanted)
     if not counts:
-        after = LoopsGroup(group, lowering, {n: lambda idx: Const(0, node.dtype) for n in _contracted(group)})
-
-        def finish(value: Expr, bound: dict[Var, Index], lane: Index) -> list[Stmt]:
-            idx = tuple(i.substitute(bound) for i in p.result)
-            cast = Recorder().cast(value, node.dtype)
-            after.given = {n: lambda _: cast for n in _contracted(group)}
-            after.width = p.width
-            return after.finish_point(idx, lane)
-
+        finish = _finish(group, lowering, p)
         return _tiled_kernels(node.op, p, tiling, finish, group, lowering, borders(group, lowering, p.width))
     return _split_kernels(group, lowering, p, counts, cut, sums)
+
+
+def _finish(group: Group, lowering: Lowering, p: Problem) -> Finish:
+    """What stores a sum, and all that follows from it, at one point of the result."""
+    node = group.result or group.nodes[0]
+    after = LoopsGroup(group, lowering, {n: lambda idx: Const(0, node.dtype) for n in _contracted(group)})
+
+    def finish(value: Expr, bound: dict[Var, Index], lane: Index) -> list[Stmt]:
+        idx = tuple(i.substitute(bound) for i in p.result)
+        cast = Recorder().cast(value, node.dtype)
+        after.given = {n: lambda _: cast for n in _contracted(group)}
+        after.width = p.width
+        return after.finish_point(idx, lane)
+
+    return finish
+
+
+def _filtered_kernels(group: Group, lowering: Lowering, f: Filtering) -> list[Kernel]:
+    """A convolution by minimal filtering: the windows' transforms and the tiles, or sums of slices of tiles and their sum."""
+    op, nodes = group.nodes[0].op, tuple(group.nodes)
+    writer = Winograd(f, lowering.machine, lowering.temporary)
+    flops = 2 * prod(v.size for v in (*f.p.outs, *f.p.sums))
+    if f.taps:
+        temporary = lowering.temporary("parts", f.p.dtype, f.slices * prod(group.full))
+        first = make_kernel(f"{op}_parts", writer.derivative(temporary), f.p.width, flops, nodes)
+        return [first, _sum_of_parts(group, lowering, temporary, f.slices)]
+    much = len(group.nodes) > len(_contracted(group))
+    before, windows = writer.windows()
+    tiles = [*writer.convolution(windows, _finish(group, lowering, f.p), much), *borders(group, lowering, f.p.width)]
+    return [
+        make_kernel(f"{op}_windows", before, f.p.width, nodes=nodes),
+        make_kernel(op, tiles, f.p.width, flops, nodes),
+    ]
 
 
 def _tiled_kernels(
     name: str,
     p: Problem,
     t: Tiling,
-    finish: Callable[[Expr, dict[Var, Index], Index], list[Stmt]],
+    finish: Finish,
     group: Group,
     lowering: Lowering,
     borders: Sequence[Stmt] = (),
@@ -221,6 +257,13 @@ def _split_kernels(
         return [Store(temporary, q.c.substitute(bound), value)]
 
     first = _tiled_kernels(f"{node.op}_parts", q, tiling, finish, group, lowering)
+    return [*first, _sum_of_parts(group, lowering, temporary, parts)]
+
+
+def _sum_of_parts(group: Group, lowering: Lowering, temporary: Buffer, parts: int) -> Kernel:
+    """The sum of partial results that lie one behind the other, and what follows from it."""
+    node = group.result or group.nodes[0]
+    size = prod(group.full)
     s = Recorder()
 
     def total(idx: tuple[Index, ...]) -> Expr:
@@ -230,8 +273,7 @@ def _split_kernels(
             value = s.add(value, Load(temporary, offset + k * size))
         return s.cast(value, node.dtype)
 
-    second = LoopsGroup(group, lowering, dict.fromkeys(_contracted(group), total)).kernel()
-    return [*first, second]
+    return LoopsGroup(group, lowering, dict.fromkeys(_contracted(group), total)).kernel()
 
 
 __all__ = ["Problem", "Tiling", "choose", "lower_contraction", "problem_of"]

@@ -31,6 +31,9 @@ _OWN = (0.0, 0.0, 0.65, 0.5, 0.0)  # by vectors, of how many rows each multiply-
 Piece = tuple[int, int, int]
 """(tile size, first element, how many tiles) along one dimension."""
 
+Finish = Callable[[Expr, dict[Var, Index], Index], list[Stmt]]
+"""What stores a value at a point, given by the problem's dimensions, in a lane."""
+
 
 class Tiler:
     """Writes the nest of a problem in a given tiling; `finish` turns tile elements into stores."""
@@ -41,7 +44,7 @@ class Tiler:
         self,
         p: Problem,
         t: Tiling,
-        finish: Callable[[Expr, dict[Var, Index], Index], list[Stmt]],
+        finish: Finish,
         temporary: Callable[[str, DType, int], Buffer],
         much: bool,
     ):
@@ -114,8 +117,8 @@ class Tiler:
         rows = prod(v.size for v in (*self.p.outs, *self.p.sums) if other.stride(v))
         return 2 * rows <= panels * panel
 
-    def body(self) -> list[Stmt]:
-        """Parallel loops over full tiles, then over the remainders of every tiled dimension."""
+    def body(self, kind: str = "par") -> list[Stmt]:
+        """Loops over full tiles, then over the remainders of every tiled dimension."""
         t = self.t
         stmts: list[Stmt] = []
         for lanes in self._pieces(self.lane, t.vectors * self.p.width):
@@ -123,7 +126,7 @@ class Tiler:
                 stmts += loop("par", "t", lanes[2], lambda n, lanes=lanes: self._panel(n, lanes))
                 continue
             for cols, rows in product(self._pieces(t.col, t.cols), self._pieces(t.row, t.rows)):
-                stmts += self._tiles(rows, cols, lanes)
+                stmts += self._tiles(rows, cols, lanes, kind)
         return stmts
 
     def _panel(self, n: Index, lanes: Piece) -> list[Stmt]:
@@ -139,7 +142,7 @@ class Tiler:
             lambda part: loop("serial", "k", few, lambda k: self._copied(part * few + k, part * few + k, place, {})),
         )
         for cols, rows in product(self._pieces(t.col, t.cols), self._pieces(t.row, t.rows)):
-            stmts += self._tiles(rows, cols, lanes, n)
+            stmts += self._tiles(rows, cols, lanes, "serial", n)
         return stmts
 
     @staticmethod
@@ -149,7 +152,7 @@ class Tiler:
         full, rest = divmod(var.size, tile)
         return [(tile, 0, full)] * (full > 0) + [(rest, full * tile, 1)] * (rest > 0)
 
-    def _tiles(self, rows: Piece, cols: Piece, lanes: Piece, own: Index | None = None) -> list[Stmt]:
+    def _tiles(self, rows: Piece, cols: Piece, lanes: Piece, kind: str, own: Index | None = None) -> list[Stmt]:
         """All tiles of one size, or those of panel `own`.
 
         Dimensions turn in the order of the result's memory, so that threads, which divide the slowest one, write and
@@ -184,7 +187,7 @@ class Tiler:
             stripe = turned[t.row] + rows[1] // t.rows if t.row is not None else ZERO
             return self._tile(start, rows[0], cols[0], lanes[0], panel, stripe)
 
-        return loop("par", "t", prod(sizes), one) if own is None else loop("serial", "m", prod(sizes), one)
+        return loop(kind, "t", prod(sizes), one)
 
     def _near(self, panels: int) -> int:
         """How many panels of the operand along the lanes are a group: a divisor of their number."""
