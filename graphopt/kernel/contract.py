@@ -143,7 +143,7 @@ def _filtered_kernels(group: Group, lowering: Lowering, f: Filtering) -> list[Ke
         temporary = lowering.temporary("parts", f.p.dtype, f.slices * prod(group.full))
         first = make_kernel(f"{op}_parts", writer.derivative(temporary), f.p.width, flops, nodes)
         return [first, _sum_of_parts(group, lowering, temporary, f.slices)]
-    much = len(group.nodes) > len(_contracted(group))
+    much = any(n.op != "alias" for n in group.nodes[len(_contracted(group)) :])
     before, windows = writer.windows()
     tiles = [*writer.convolution(windows, _finish(group, lowering, f.p), much), *borders(group, lowering, f.p.width)]
     return [

@@ -46,8 +46,9 @@ _BLOCK_ELEMS = 1 << 16  # of a block's transformed pixels, at most: they should 
 _WINDOW_ELEMS = 1 << 14  # input times output channels, at most: so should their transformed windows
 _SUM_ELEMS = 1 << 13  # the same for derivatives by the window: each thread adds them up in its cache
 _LEAST_TILES = 256  # fewer are not worth the transformation of the window
-_SLICES = 16  # of a sum over tiles, at most
+_SLICES = 8  # of a sum over tiles, at most: each is transformed back
 _LEAST_SLICES = 4
+_MOST_VECTORS = 4  # of a tile of registers
 _ABREAST = 8  # accumulators of the definition
 _LINE = 16  # elements by which planes are shifted against each other, so that they do not share sets of the cache
 
@@ -134,9 +135,14 @@ class Winograd:
         self.pixel, self.tap = ((u, v), (i, j)) if f.taps else ((i, j), (u, v))
         self.pixels = self._plane("pixels", f.tiles * f.inputs)
 
-    def _pitch(self, channels: int, tiles: int = 0) -> int:
+    def _pitch(self, channels: int) -> int:
         """Elements from one plane of a block's tiles to the next."""
-        return (tiles or self.f.tiles) * channels + _LINE
+        return self.f.tiles * channels + _LINE
+
+    @property
+    def _window_pitch(self) -> int:
+        """Elements from one plane of transformed windows, or of sums, to the next."""
+        return self.f.inputs * self.f.outputs + _LINE
 
     def _plane(self, name: str, size: int) -> Buffer:
         """16 planes of products, or of what they are made of."""
@@ -240,7 +246,7 @@ class Winograd:
 
     def _vectors(self) -> int:
         """Vectors of output channels that a tile of registers takes: the fewer elements does it read."""
-        most = 4 if self.machine.vector_registers > 16 else 2
+        most = _MOST_VECTORS if self.machine.vector_registers > 16 else 2
         return _divisor(self.f.outputs // self.width, most)
 
     def _multiplied(self, q: Problem, row: Var, lane: Var, finish: Finish) -> list[Stmt]:
@@ -252,8 +258,7 @@ class Winograd:
     def windows(self) -> tuple[list[Stmt], Buffer]:
         """What makes the windows' transforms, and behind them the windows as they are: planes of inputs, outputs."""
         f, o = self.f, self.p.b
-        plane = f.inputs * f.outputs
-        target = self.temporary("windows", self.p.dtype, (_PRODUCTS + _TAPS) * plane)
+        target = self.temporary("windows", self.p.dtype, (_PRODUCTS + _TAPS) * self._window_pitch)
 
         def vector(c: Index, out: Index) -> list[Stmt]:
             where = {self.channel: c, self.output: out}
@@ -263,7 +268,7 @@ class Winograd:
 
             window = [[element(k, m) for m in range(3)] for k in range(3)]
             found = [*_flat(self._transform(WINDOW, lambda k, m: window[k][m])), *_flat(window)]
-            return [Store(target, c * f.outputs + out + k * plane, e) for k, e in enumerate(found)]
+            return [Store(target, c * f.outputs + out + k * self._window_pitch, e) for k, e in enumerate(found)]
 
         return loop("par", "c", f.inputs, lambda c: self._each(f.outputs, lambda out, _: vector(c, out))), target
 
@@ -295,7 +300,7 @@ class Winograd:
         def multiply(o: Index) -> list[Stmt]:
             q, m, k, s = Var("q", _PRODUCTS), Var("m", f.tiles), Var("k", pitch), Var("s", f.inputs)
             a = Operand(self.pixels, index(q) * self._pitch(f.inputs) + index(m) * f.inputs + index(s))
-            b = Operand(windows, (index(q) * f.inputs + index(s)) * f.outputs + o * pitch + index(k))
+            b = Operand(windows, index(q) * self._window_pitch + index(s) * f.outputs + o * pitch + index(k))
             c = index(q) * self._pitch(pitch) + index(m) * pitch + index(k)
             problem = Problem((q, m, k), (s,), a, b, (c,), c, dtype, self.width)
             return self._multiplied(problem, m, k, lambda value, bound, _: [Store(products, c.substitute(bound), value)])
@@ -342,7 +347,7 @@ class Winograd:
             def tap(u: Index, w: Index, c: Index) -> list[Stmt]:
                 def one(e: Index, x: Index) -> list[Stmt]:
                     where = {**self._bound(first.beside(e, v * self.width)), self.channel: c, self.tap[0]: u, self.tap[1]: w}
-                    at = ((u * 3 + w + _PRODUCTS) * f.inputs + c) * f.outputs + v * self.width + x
+                    at = (u * 3 + w + _PRODUCTS) * self._window_pitch + c * f.outputs + v * self.width + x
                     factor = Load(o.buffer, o.offset.substitute(where))
                     return [Store(acc, e * self.width + x, self.s.fma(factor, Load(windows, at), Load(acc, e * self.width + x)))]
 
@@ -384,7 +389,7 @@ class Winograd:
 
             def back(c: Index, out: Index, lane: Index) -> list[Stmt]:
                 at = c * f.outputs + out
-                found = self._transform(TAPS, lambda k, m: Load(sums, at + (4 * k + m) * self._pitch(f.inputs * f.outputs, 1)))
+                found = self._transform(TAPS, lambda k, m: Load(sums, at + (4 * k + m) * self._window_pitch))
                 stmts: list[Stmt] = [self._watch(lane, _flat(found))]
                 for u, w in product(range(3), range(3)):
                     stmts += keep(c, out, index(u), index(w), found[u][w])
@@ -417,7 +422,7 @@ class Winograd:
         q, m, k, s = Var("q", _PRODUCTS), Var("m", f.inputs), Var("k", f.outputs), Var("s", f.tiles)
         a = Operand(self.pixels, index(q) * self._pitch(f.inputs) + index(s) * f.inputs + index(m))
         b = Operand(factors, index(q) * self._pitch(f.outputs) + index(s) * f.outputs + index(k))
-        c = index(q) * self._pitch(f.inputs * f.outputs, 1) + index(m) * f.outputs + index(k)
+        c = index(q) * self._window_pitch + index(m) * f.outputs + index(k)
         problem = Problem((q, m, k), (s,), a, b, (c,), c, self.p.dtype, self.width)
 
         def add(value: Expr, bound: dict[Var, Index], _: Index) -> list[Stmt]:
