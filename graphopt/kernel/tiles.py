@@ -330,28 +330,15 @@ class Tiler:
         first, second = (lanes, 1) if self.across else (rows, -(-lanes // p.width))
         if along is None or other is None or first * cols * second > _MOST_ASKED:
             return []
-        marks = {v: Var(v.name, v.size) for v in p.outs}
-        places: dict[tuple[Buffer, Index], bool] = {}
-        for s in self.finish(Const(0, p.dtype), {v: index(m) for v, m in marks.items()}, ZERO):
-            if isinstance(s, Store):
-                for e in expressions(s.value):
-                    if isinstance(e, Load):
-                        places.setdefault((e.buffer, e.index), False)
-                places[s.buffer, s.index] = True
-        far = {
-            (b, i): w
-            for (b, i), w in places.items()
-            if not b.local and b.size * b.dtype.itemsize >= _FAR_BYTES
-            if i.is_affine and i.coefficient(marks[along]) == 1 and i.coefficient(marks[other])
-        }
+        ask = lines_of(p, self.finish, along, other)
 
         def line(n: Index, c: Index, k: int) -> list[Stmt]:
-            where = {marks[v]: i for v, i in start.items()}
-            where[marks[other]] += n
-            where[marks[along]] += k * p.width
+            where = dict(start)
+            where[other] += n
+            where[along] += k * p.width
             if t.col is not None:
-                where[marks[t.col]] += c
-            return [Fetch(b, i.substitute(where), w) for (b, i), w in far.items()]
+                where[t.col] += c
+            return ask(where)
 
         def lines(n: Index, c: Index) -> list[Stmt]:
             return [s for k in range(second) for s in line(n, c, k)]
@@ -540,9 +527,35 @@ class Tiler:
         return stmts + (vector(index(blocks * width), summed, rest) if rest else [])
 
 
+def lines_of(p: Problem, finish: Finish, along: Var, other: Var) -> Callable[[dict[Var, Index]], list[Stmt]]:
+    """What asks for the lines that the end of a point reads and writes in arrays that are large, where neighbours along one
+    dimension lie in one line, and those along another do not.
+    """
+    marks = {v: Var(v.name, v.size) for v in p.outs}
+    places: dict[tuple[Buffer, Index], bool] = {}
+    for s in finish(Const(0, p.dtype), {v: index(m) for v, m in marks.items()}, ZERO):
+        if isinstance(s, Store):
+            for e in expressions(s.value):
+                if isinstance(e, Load):
+                    places.setdefault((e.buffer, e.index), False)
+            places[s.buffer, s.index] = True
+    far = {
+        (b, i): w
+        for (b, i), w in places.items()
+        if not b.local and b.size * b.dtype.itemsize >= _FAR_BYTES
+        if i.is_affine and i.coefficient(marks[along]) == 1 and i.coefficient(marks[other])
+    }
+
+    def ask(where: dict[Var, Index]) -> list[Stmt]:
+        bound = {marks[v]: i for v, i in where.items() if v in marks}
+        return [Fetch(b, i.substitute(bound), w) for (b, i), w in far.items()]
+
+    return ask
+
+
 def _few(steps: int) -> int:
     """Steps of a sum that are copied together: a run of them in the copy is a page at most, and rows of the operand stay near."""
     return max(d for d in range(1, _COPIED_STEPS + 1) if steps % d == 0)
 
 
-__all__ = ["Tiler"]
+__all__ = ["Finish", "Tiler", "lines_of"]

@@ -22,10 +22,10 @@ from math import prod
 from graphopt.ir.graph import Node
 from graphopt.ir.index import ZERO, Index, Var, delinear, index
 from graphopt.ir.types import DType, f32, f64
-from graphopt.kernel.loops import Buffer, Const, Expr, Fold, If, Load, Recorder, Stmt, Store, loop
+from graphopt.kernel.loops import Buffer, Const, Expr, Fetch, Fold, If, Load, Recorder, Stmt, Store, loop
 from graphopt.kernel.machine import Machine
 from graphopt.kernel.tile import Operand, Problem, Tiling
-from graphopt.kernel.tiles import Finish, Tiler
+from graphopt.kernel.tiles import Finish, Tiler, lines_of
 
 Matrix = tuple[tuple[float, ...], ...]
 Temporary = Callable[[str, DType, int], Buffer]
@@ -236,6 +236,36 @@ class Winograd:
         total = Fold("add", self.seen, ZERO, self.width)
         return If(self.s.ne(self.s.sub(total, total), Const(0, self.p.dtype)), tuple(body))
 
+    # memory
+
+    def _asked(self, start: Index, q: Index, lines: Callable[[_Place], list[Stmt]]) -> list[Stmt]:
+        """Ask for the lines that belong to the pixels of some tiles, a share for each of the products: they come meanwhile."""
+        few = -(-self.f.tiles // _PRODUCTS)
+
+        def tile(e: Index) -> list[Stmt]:
+            r, x = delinear(q * few + e, (_PRODUCTS * few, self.f.cols))
+            first = _Place(start, r, ZERO, x * 2, ZERO)
+            four = [replace(first, half=index(k)).beside(index(m), ZERO) for k, m in product(range(2), range(2))]
+            return [s for place in four for s in lines(place)]
+
+        return loop("serial", "e", few, tile)
+
+    def _next(self, o: Operand, place: _Place, channel: Var, first: Index, count: int) -> list[Stmt]:
+        """Ask for what the next block reads first of an operand, for a pixel: some channels, by vectors."""
+        bound = {**self._bound(place), **dict.fromkeys(self.tap, index(2))}
+
+        def vector(v: Index) -> list[Stmt]:
+            where = {**bound, channel: first + v * self.width}
+            return [Fetch(o.buffer, o.offset.substitute(where), ahead=self._further(o))]
+
+        return loop("unroll", "v", count, vector)
+
+    def _further(self, o: Operand) -> int:
+        """Elements from a block's pixels to the next one's, where both are parts of one image or whole ones."""
+        f = self.f
+        images, rest = divmod(f.block, f.high)
+        return images * o.stride(self.image) if not rest else f.block * 2 * o.stride(self.pixel[0])
+
     # matrix products
 
     def _tiling(self, row: Var, lane: Var, vectors: int) -> Tiling:
@@ -287,6 +317,8 @@ class Winograd:
                 return [Store(image, place.number(f) * f.outputs + place.channel, value)]
             return finish(value, self._bound(place), lane)
 
+        ask = lines_of(self.p, finish, self.output, self.pixel[1])
+
         def block(t: Index) -> list[Stmt]:
             start = t * f.block
             body = self._pixels(start) + self._clear(self.seen, self.width)
@@ -295,14 +327,21 @@ class Winograd:
             return body + (self._points(start, stored) if much else [])
 
         def panel(start: Index, o: Index) -> list[Stmt]:
-            return multiply(o) + self._tiles(lambda r, x: back(start, o, r, x))
+            multiplied = loop("serial", "q", _PRODUCTS, lambda q: self._asked(start, q, lambda at: lines(o, at)) + multiply(q, o))
+            return multiplied + self._tiles(lambda r, x: back(start, o, r, x))
 
-        def multiply(o: Index) -> list[Stmt]:
-            q, m, k, s = Var("q", _PRODUCTS), Var("m", f.tiles), Var("k", pitch), Var("s", f.inputs)
-            a = Operand(self.pixels, index(q) * self._pitch(f.inputs) + index(m) * f.inputs + index(s))
-            b = Operand(windows, index(q) * self._window_pitch + index(s) * f.outputs + o * pitch + index(k))
-            c = index(q) * self._pitch(pitch) + index(m) * pitch + index(k)
-            problem = Problem((q, m, k), (s,), a, b, (c,), c, dtype, self.width)
+        def lines(o: Index, place: _Place) -> list[Stmt]:
+            bound = self._bound(place)
+            ends = loop("unroll", "v", pitch // self.width, lambda v: ask({**bound, self.output: o * pitch + v * self.width}))
+            share = -(-f.inputs // self.width // (f.outputs // pitch))
+            return ends + self._next(self.p.a, place, self.channel, o * (share * self.width), share)
+
+        def multiply(q: Index, o: Index) -> list[Stmt]:
+            m, k, s = Var("m", f.tiles), Var("k", pitch), Var("s", f.inputs)
+            a = Operand(self.pixels, q * self._pitch(f.inputs) + index(m) * f.inputs + index(s))
+            b = Operand(windows, q * self._window_pitch + index(s) * f.outputs + o * pitch + index(k))
+            c = q * self._pitch(pitch) + index(m) * pitch + index(k)
+            problem = Problem((m, k), (s,), a, b, (c,), c, dtype, self.width)
             return self._multiplied(problem, m, k, lambda value, bound, _: [Store(products, c.substitute(bound), value)])
 
         def back(start: Index, o: Index, r: Index, x: Index) -> list[Stmt]:
@@ -381,7 +420,12 @@ class Winograd:
         def one(s: Index) -> list[Stmt]:
             def block(b: Index) -> list[Stmt]:
                 start = (s * blocks + b) * f.block
-                return self._pixels(start) + self._factors(start, factors) + self._summed(factors, sums)
+                summed = loop("serial", "q", _PRODUCTS, lambda q: self._asked(start, q, lines) + self._summed(q, factors, sums))
+                return self._pixels(start) + self._factors(start, factors) + summed
+
+            def lines(place: _Place) -> list[Stmt]:
+                parts = ((p.a, self.channel, f.inputs), (p.b, self.output, f.outputs))
+                return [e for o, v, count in parts for e in self._next(o, place, v, ZERO, count // self.width)]
 
             def keep(c: Index, out: Index, u: Index, w: Index, value: Expr) -> list[Stmt]:
                 place = {self.channel: c, self.output: out, self.tap[0]: u, self.tap[1]: w}
@@ -416,14 +460,14 @@ class Winograd:
 
         return self._transformed(start, target, self.f.outputs, values)
 
-    def _summed(self, factors: Buffer, sums: Buffer) -> list[Stmt]:
-        """Add a block's products."""
+    def _summed(self, q: Index, factors: Buffer, sums: Buffer) -> list[Stmt]:
+        """Add one of a block's products."""
         f = self.f
-        q, m, k, s = Var("q", _PRODUCTS), Var("m", f.inputs), Var("k", f.outputs), Var("s", f.tiles)
-        a = Operand(self.pixels, index(q) * self._pitch(f.inputs) + index(s) * f.inputs + index(m))
-        b = Operand(factors, index(q) * self._pitch(f.outputs) + index(s) * f.outputs + index(k))
-        c = index(q) * self._window_pitch + index(m) * f.outputs + index(k)
-        problem = Problem((q, m, k), (s,), a, b, (c,), c, self.p.dtype, self.width)
+        m, k, s = Var("m", f.inputs), Var("k", f.outputs), Var("s", f.tiles)
+        a = Operand(self.pixels, q * self._pitch(f.inputs) + index(s) * f.inputs + index(m))
+        b = Operand(factors, q * self._pitch(f.outputs) + index(s) * f.outputs + index(k))
+        c = q * self._window_pitch + index(m) * f.outputs + index(k)
+        problem = Problem((m, k), (s,), a, b, (c,), c, self.p.dtype, self.width)
 
         def add(value: Expr, bound: dict[Var, Index], _: Index) -> list[Stmt]:
             at = c.substitute(bound)
