@@ -110,7 +110,8 @@ def test_loops_whose_iterations_meet_run_one_by_one() -> None:
     [
         (lambda i, j: i * 7 + j, True),
         (lambda i, j: i * 6 + j, False),  # the last of one is the first of the next
-        (lambda i, j: j * 20 + i, False),  # they are apart, but that takes more of a proof
+        (lambda i, j: j * 20 + i, True),  # one lies between those of another: seen element by element
+        (lambda i, j: j * 9 + i, False),  # the last of one is the first of another
         (lambda i, j: j, False),
         (lambda i, j: i // 2 * 20 + j, False),
         (lambda i, j: i * 14 + j // 2, True),
@@ -138,6 +139,34 @@ def test_local_buffers_belong_to_an_iteration() -> None:
     assert whole_loops(kernel) == []
     found = both(kernel, {X: ramp(), OUT: np.zeros(240, np.float32)})
     assert found[OUT][:5].tolist() == [sum(range(48 * p + 1, 48 * p + 49)) for p in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("filled", "outside", "whole"),
+    [
+        (16, False, True),
+        (15, False, False),  # the last element is the one that the iteration before left
+        (16, True, False),  # what is left of it is read behind the loop
+    ],
+)
+def test_what_iterations_fill_for_themselves_has_copies(filled: int, outside: bool, whole: bool) -> None:
+    """A loop of tiles: an accumulator that each of them clears, as contractions in loops have it."""
+
+    def tile(p: Index, m: Index) -> list[Stmt]:
+        def add(q: Index) -> list[Stmt]:
+            return loop("lanes", "l", 16, lambda x: [Store(ACC, x, S.add(Load(ACC, x), Load(X, p * 48 + q * 16 + x)))])
+
+        first = loop("lanes", "l", filled, lambda x: [Store(ACC, x, S.mul(Load(X, m * 16 + x), Const(2.0, f32)))])
+        last = loop("lanes", "l", 16, lambda x: [Store(OUT, p * 48 + m * 16 + x, Load(ACC, x))])
+        return [*first, *loop("serial", "q", 3, add), *last]
+
+    def one(p: Index) -> list[Stmt]:
+        first = loop("lanes", "l", 16, lambda x: [Store(ACC, x, Const(7.0, f32))] * (not whole))
+        return [*first, *loop("serial", "m", 3, lambda m: tile(p, m)), *([Store(OUT, p, Load(ACC, index(0)))] if outside else [])]
+
+    kernel = kernel_of(*loop("par", "p", 5, one))
+    assert ("m" in whole_loops(kernel)) is whole
+    both(kernel, {X: ramp(), OUT: np.zeros(240, np.float32)})
 
 
 def test_conditions_choose_among_parallel_iterations() -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from graphopt.kernel.items import Item, kernels_of, windows_of
 from graphopt.kernel.loops import Buffer, Kernel, reads_and_writes, signature
 
-COPIES = ("_pack", "_rows")  # how the names of such kernels of contractions end
+COPIES = ("_pack", "_rows", "_windows")  # how the names of such kernels of contractions end
 _NEAR = 8  # items later a copy is given up: kept for longer it would cost memory
 
 

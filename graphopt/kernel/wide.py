@@ -7,6 +7,7 @@ from its indices before it is run so. Each element is computed by the same opera
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -35,6 +36,7 @@ from graphopt.kernel.loops import (
 )
 from graphopt.kernel.run import Interpreter
 
+_LOOKED_AT = 1 << 14  # elements of a place, at most
 _ELEMS = 1 << 15  # of one array operation: operands and results stay in the second-level cache
 _OPERATION = 1e-5  # seconds for an operation, however few elements it has
 _ELEMENT = 3e-9  # seconds for an element of an operation of weight 1
@@ -50,7 +52,7 @@ class WideInterpreter(Interpreter):
     written: for each parameter that is written, which elements were.
 
     A loop that is run whole is an axis of the arrays that values are: the outermost the first. Local buffers have a copy
-    for each iteration of a parallel loop.
+    for each iteration of a parallel loop, and of any other that each of its iterations fills for itself.
     """
 
     def __init__(self, kernel: Kernel, arrays: Sequence[np.ndarray], chosen: Chosen | None = None):
@@ -60,7 +62,8 @@ class WideInterpreter(Interpreter):
         self._rank = _depth(kernel.body)
         self._axes: list[int] = []  # the sizes of those around
         self._copy: np.ndarray | None = None  # which copy of a local buffer each parallel iteration has
-        self._whole: set[For] = set() if _overlap(kernel, self.memory) else _whole_loops(kernel.body)
+        self._copies: dict[Buffer, np.ndarray] = {}  # the same for those that have more
+        self._whole: Whole = {} if _overlap(kernel, self.memory) else _whole_loops(kernel.body)
         self._tokens = count()
         self._around: tuple[Any, ...] = ()  # what tells apart the values that variables of axes have
         self._steady: dict[tuple[Any, ...], dict[Index, tuple[Any, tuple[tuple[Var, int], ...]]]] = {}
@@ -77,7 +80,7 @@ class WideInterpreter(Interpreter):
             size = s.var.size if s.kind == "lanes" else max(1, _ELEMS // max(1, prod(self._axes) * _width(s.body, self._whole)))
             for start in range(0, s.var.size, size):
                 stop = min(start + size, s.var.size)
-                self._axis(s, np.arange(start, stop), (s.var, start, stop))
+                self._several(s, np.arange(start, stop), (s.var, start, stop))
         else:
             super()._loop(s)
 
@@ -91,6 +94,18 @@ class WideInterpreter(Interpreter):
         self._copy = None
         self._steady.clear()
         self.memory |= before
+
+    def _several(self, s: For, values: np.ndarray, token: tuple[Any, ...]) -> None:
+        """Some iterations of another loop, with copies of the local buffers that each iteration fills for itself."""
+        own = self._whole.get(s, frozenset())
+        before, copies = {b: self.memory[b] for b in own}, dict(self._copies)
+        for b in own:
+            copy = self._copies.get(b, np.zeros(1, int) if self._copy is None else self._copy)
+            self.memory[b] = np.zeros(self.memory[b].size * len(values), b.dtype.numpy)
+            self._copies[b] = copy * len(values) + self._lying(np.arange(len(values)))
+        self._axis(s, values, token)
+        self.memory |= before
+        self._copies = copies
 
     def _lying(self, values: np.ndarray) -> np.ndarray:
         """Values along the next axis."""
@@ -131,7 +146,8 @@ class WideInterpreter(Interpreter):
 
     def _place(self, buffer: Buffer, i: Index) -> Any:
         where = self.index(i)
-        return where + self._copy * buffer.size if buffer.local and self._copy is not None else where
+        copy = self._copies.get(buffer, self._copy)
+        return where + copy * buffer.size if buffer.local and copy is not None else where
 
     def index(self, i: Index) -> Any:
         """What axes contribute is computed once for as long as they are the same."""
@@ -194,27 +210,84 @@ def _overlap(kernel: Kernel, memory: Mapping[Buffer, np.ndarray]) -> bool:
 # which iterations cannot meet
 
 
-def _whole_loops(body: Sequence[Stmt]) -> set[For]:
+Whole = Mapping[For, frozenset[Buffer]]
+"""Loops that are run whole, and the local buffers of which each of their iterations has a copy."""
+
+
+def _whole_loops(body: Sequence[Stmt]) -> Whole:
     """The loops, but for parallel ones and lanes, of which no iteration touches what another one writes."""
-    return {s for s in statements(body) if isinstance(s, For) and s.kind in ("serial", "unroll", "steps") and _apart(s)}
+    uses = _uses(body)
+    found = {}
+    for s in statements(body):
+        if isinstance(s, For) and s.kind in ("serial", "unroll", "steps"):
+            mine = _uses(s.body)
+            own = frozenset([b for b, n in mine.items() if b.local and n == uses[b] and _fills(s.body, b)])
+            if _apart(s, own):
+                found[s] = own
+    return found
 
 
-def _apart(s: For) -> bool:
-    """Whether it is sure that no iteration of a loop touches what another iteration writes."""
-    inner, accesses, stored = set[Var](), list[tuple[Buffer, Index, int]](), set[Buffer]()
+def _uses(body: Sequence[Stmt]) -> Counter[Buffer]:
+    """How many statements read or write each buffer."""
+    found = Counter[Buffer]()
+    for s in statements(body):
+        found.update({b for b, _, _ in _accessed(s)})
+    return found
+
+
+def _accessed(s: Stmt) -> Iterator[tuple[Buffer, Index, int]]:
+    """The places that a statement by itself reads, and the one that it writes, each with the number of elements."""
     seen: set[int] = set()
+    if isinstance(s, Store):
+        yield s.buffer, s.index, 1
+        for root in (s.value, *loaded(s.index)):
+            yield from _read(root, seen)
+    elif isinstance(s, If):
+        yield from _read(s.condition, seen)
+
+
+def _fills(body: Sequence[Stmt], buffer: Buffer) -> bool:
+    """Whether every element of a buffer is stored before one is read, each time the statements are run."""
+    filled = np.zeros(buffer.size, bool)
+    for s in body:
+        if any(_reads(x, buffer) for x in statements([s])):
+            return bool(filled.all()) or (isinstance(s, For) and _fills(s.body, buffer))
+        for i, around in _stored([s], buffer, ()):
+            if not i.is_affine or not i.variables() <= set(around):
+                return False
+            where = np.full((1,), i.const)
+            for v in around:
+                where = np.add.outer(where, np.arange(v.size) * i.coefficient(v))
+            filled[where] = True
+    return bool(filled.all())
+
+
+def _reads(s: Stmt, buffer: Buffer) -> bool:
+    roots = (s.value, *loaded(s.index)) if isinstance(s, Store) else (s.condition,) if isinstance(s, If) else ()
+    return any(b is buffer for root in roots for b, _, _ in _read(root, set()))
+
+
+def _stored(body: Sequence[Stmt], buffer: Buffer, around: tuple[Var, ...]) -> Iterator[tuple[Index, tuple[Var, ...]]]:
+    """Where a buffer is stored to, come what may, and the variables of the loops around."""
+    for s in body:
+        if isinstance(s, For):
+            yield from _stored(s.body, buffer, (*around, s.var))
+        elif isinstance(s, Store) and s.buffer is buffer:
+            yield s.index, around
+
+
+def _apart(s: For, own: frozenset[Buffer]) -> bool:
+    """Whether it is sure that no iteration of a loop touches what another iteration writes, but for `own` buffers."""
+    inner, accesses, stored = set[Var](), list[tuple[Buffer, Index, int]](), set[Buffer]()
     for x in statements(s.body):
         if isinstance(x, If):
             return False
         if isinstance(x, For):
             inner.add(x.var)
-        if not isinstance(x, Store):
-            continue
-        stored.add(x.buffer)
-        accesses.append((x.buffer, x.index, 1))
-        for root in (x.value, *loaded(x.index)):
-            accesses += _read(root, seen)
-    touched = {b: [(i, n) for buffer, i, n in accesses if buffer is b] for b in stored}
+        if isinstance(x, Store):
+            stored.add(x.buffer)
+            accesses += _accessed(x)
+    touched = {b: [(i, n) for buffer, i, n in accesses if buffer is b] for b in stored - own}
     return all(_spread(s.var, inner, places) for places in touched.values())
 
 
@@ -253,10 +326,30 @@ def _spread(var: Var, inner: set[Var], places: Sequence[tuple[Index, int]]) -> b
         found.add((i.coefficient(var), frozenset(outside)))
         lows.append(low)
         highs.append(high + size - 1)
-    return len(found) == 1 and max(highs) - min(lows) < abs(next(iter(found))[0])
+    if len(found) == 1 and max(highs) - min(lows) < abs(next(iter(found))[0]):
+        return True
+    return len({outside for _, outside in found}) == 1 and _disjoint(var, inner, places)
 
 
-def _width(body: Sequence[Stmt], whole: set[For]) -> int:
+def _disjoint(var: Var, inner: set[Var], places: Sequence[tuple[Index, int]]) -> bool:
+    """The same by looking at every element; False, too, where those are many."""
+    elements, iterations = [], []
+    for i, size in places:
+        turning = [(v, i.coefficient(v)) for v in (var, *inner) if v is var or i.coefficient(v)]
+        if not i.is_affine or prod(v.size for v, _ in turning) * size > _LOOKED_AT:
+            return False
+        where = np.arange(size) + i.const
+        for v, c in reversed(turning):
+            where = np.add.outer(np.arange(v.size) * c, where)
+        elements.append(where.reshape(var.size, -1))
+        iterations.append(np.broadcast_to(np.arange(var.size)[:, None], elements[-1].shape))
+    found, mine = (np.concatenate([a.reshape(-1) for a in arrays]) for arrays in (elements, iterations))
+    order = np.argsort(found, kind="stable")
+    found, mine = found[order], mine[order]
+    return bool(np.all((np.diff(found) != 0) | (np.diff(mine) == 0)))
+
+
+def _width(body: Sequence[Stmt], whole: Whole) -> int:
     """Elements of the largest array operation in a body."""
     return max(
         [
@@ -307,7 +400,7 @@ def prices(kernel: Kernel) -> tuple[float, list[Price]]:
     return rest, found
 
 
-def _work(body: Sequence[Stmt], whole: set[For]) -> tuple[float, float]:
+def _work(body: Sequence[Stmt], whole: Whole) -> tuple[float, float]:
     """(operations executed, elements that they have)"""
     calls = elements = 0.0
     for s in body:
