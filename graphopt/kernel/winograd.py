@@ -42,9 +42,11 @@ TAPS: Matrix = ((1, 1, 1, 0), (0, 1, -1, 0), (0, 1, 1, -1))
 _PRODUCTS = 16
 _TAPS = 9
 _TILES = 32  # of a block, about: what is read of the transformed window serves so many
-_BLOCK_ELEMS = 1 << 16  # of a block's transformed pixels, at most: they should stay in the second-level cache
-_WINDOW_ELEMS = 1 << 14  # input times output channels, at most: so should their transformed windows
-_SUM_ELEMS = 1 << 13  # the same for derivatives by the window: each thread adds them up in its cache
+_MORE_TILES = 64  # the same where the second-level cache does not hold that window
+_MANY_ELEMS = 1 << 13  # input times output channels of such windows
+_BLOCK_ELEMS = 1 << 18  # of a block's transformed pixels, at most: they should stay in the second-level cache
+_WINDOW_ELEMS = 1 << 16  # input times output channels, at most: otherwise the memory's speed is the limit
+_SUM_ELEMS = 1 << 14  # the same for derivatives by the window: each thread adds them up in its cache
 _LEAST_TILES = 256  # fewer are not worth the transformation of the window
 _SLICES = 8  # of a sum over tiles, at most: each is transformed back
 _LEAST_SLICES = 4
@@ -105,11 +107,18 @@ def filtering(node: Node, p: Problem) -> Filtering | None:
     rows = images.size * high.size // 2
     if rows * cols.size // 2 < _LEAST_TILES or inputs.size * o.size > (_SUM_ELEMS if taps else _WINDOW_ELEMS):
         return None
-    most = min(_TILES, _BLOCK_ELEMS // (_PRODUCTS * max(inputs.size, o.size)))
-    found = Filtering(p, taps, rows, high.size // 2, cols.size // 2, 1, inputs.size, o.size)
-    block = _divisor(rows, max(1, most // found.cols))
-    found = Filtering(p, taps, rows, found.high, found.cols, block, inputs.size, o.size)
+    tiles = _TILES if inputs.size * o.size <= _MANY_ELEMS else _MORE_TILES
+    tiles = min(tiles, _BLOCK_ELEMS // (_PRODUCTS * max(inputs.size, o.size)))
+    block = _rows_of_block(rows, max(1, tiles // (cols.size // 2)))
+    found = Filtering(p, taps, rows, high.size // 2, cols.size // 2, block, inputs.size, o.size)
     return found if not taps or found.slices >= _LEAST_SLICES else None
+
+
+def _rows_of_block(rows: int, most: int) -> int:
+    """As many as there may be; somewhat fewer where a number of blocks follows that teams and slices divide."""
+    block = _divisor(rows, most)
+    even = [d for d in range(1, block + 1) if rows % (d * _SLICES) == 0]
+    return even[-1] if even and 2 * even[-1] > block else block
 
 
 def _divisor(size: int, most: int) -> int:
