@@ -60,6 +60,7 @@ CASES = {
     "one image": Case(1, 32, 16, 34, 38),
     "no borders": Case(4, 16, 16, 18, 20, low=(0, 0), high=(0, 0)),
     "borders on some sides": Case(4, 16, 16, 17, 18, low=(1, 2), high=(0, 2)),
+    "sums in panels": Case(4, 160, 192, 16, 18),
     "float64": Case(4, 16, 24, 16, 18, f64),
 }
 

@@ -46,10 +46,10 @@ _MORE_TILES = 64  # the same where the second-level cache does not hold that win
 _MANY_ELEMS = 1 << 13  # input times output channels of such windows
 _BLOCK_ELEMS = 1 << 18  # of a block's transformed pixels, at most: they should stay in the second-level cache
 _WINDOW_ELEMS = 1 << 16  # input times output channels, at most: otherwise the memory's speed is the limit
-_SUM_ELEMS = 1 << 14  # the same for derivatives by the window: each thread adds them up in its cache
+_SUM_ELEMS = 1 << 14  # of them in a derivative by the window that a thread adds up at a time, in its cache
 _LEAST_TILES = 256  # fewer are not worth the transformation of the window
-_SLICES = 8  # of a sum over tiles, at most: each is transformed back
-_LEAST_SLICES = 4
+_SLICES = 8  # of a sum over tiles, about: each is transformed back
+_LEAST_SLICES = 4  # times panels: fewer leave threads idle
 _MOST_VECTORS = 4  # of a tile of registers
 _ABREAST = 8  # accumulators of the definition
 _LINE = 16  # elements by which planes are shifted against each other, so that they do not share sets of the cache
@@ -80,9 +80,15 @@ class Filtering:
         return self.block * self.cols
 
     @property
+    def panel(self) -> int:
+        """Output channels whose sums over tiles a thread keeps at a time."""
+        width = self.p.width
+        return width * _divisor(self.outputs // width, max(1, _SUM_ELEMS // self.inputs // width))
+
+    @property
     def slices(self) -> int:
         """Into how many parts a sum over all tiles is cut."""
-        return _divisor(self.rows // self.block, _SLICES)
+        return _divisor(self.rows // self.block, max(2, _SLICES * self.panel // self.outputs))
 
 
 def filtering(node: Node, p: Problem) -> Filtering | None:
@@ -105,13 +111,14 @@ def filtering(node: Node, p: Problem) -> Filtering | None:
     if not apart or not plain or high.size % 2 or cols.size % 2 or inputs.size % p.width or o.size % p.width:
         return None
     rows = images.size * high.size // 2
-    if rows * cols.size // 2 < _LEAST_TILES or inputs.size * o.size > (_SUM_ELEMS if taps else _WINDOW_ELEMS):
+    many = inputs.size * p.width > _SUM_ELEMS if taps else inputs.size * o.size > _WINDOW_ELEMS
+    if many or rows * cols.size // 2 < _LEAST_TILES:
         return None
     tiles = _TILES if inputs.size * o.size <= _MANY_ELEMS else _MORE_TILES
     tiles = min(tiles, _BLOCK_ELEMS // (_PRODUCTS * max(inputs.size, o.size)))
     block = _rows_of_block(rows, max(1, tiles // (cols.size // 2)))
     found = Filtering(p, taps, rows, high.size // 2, cols.size // 2, block, inputs.size, o.size)
-    return found if not taps or found.slices >= _LEAST_SLICES else None
+    return found if not taps or found.slices * found.outputs // found.panel >= _LEAST_SLICES else None
 
 
 def _rows_of_block(rows: int, most: int) -> int:
@@ -150,8 +157,13 @@ class Winograd:
 
     @property
     def _window_pitch(self) -> int:
-        """Elements from one plane of transformed windows, or of sums, to the next."""
+        """Elements from one plane of transformed windows to the next."""
         return self.f.inputs * self.f.outputs + _LINE
+
+    @property
+    def _sum_pitch(self) -> int:
+        """The same of sums over tiles."""
+        return self.f.inputs * self.f.panel + _LINE
 
     def _plane(self, name: str, size: int) -> Buffer:
         """16 planes of products, or of what they are made of."""
@@ -284,9 +296,9 @@ class Winograd:
         return Tiling("broadcast", lane, row, None, rows, 1, vectors, 0.0)
 
     def _vectors(self) -> int:
-        """Vectors of output channels that a tile of registers takes: the fewer elements does it read."""
+        """Vectors of output channels that a tile of registers takes: the more, the fewer elements does it read."""
         most = _MOST_VECTORS if self.machine.vector_registers > 16 else 2
-        return _divisor(self.f.outputs // self.width, most)
+        return _divisor((self.f.panel if self.f.taps else self.f.outputs) // self.width, most)
 
     def _multiplied(self, q: Problem, row: Var, lane: Var, finish: Finish) -> list[Stmt]:
         tiling = self._tiling(row, lane, self._vectors())
@@ -421,61 +433,65 @@ class Winograd:
     def derivative(self, target: Buffer) -> list[Stmt]:
         """The nest of a derivative by the window: results of `Filtering.slices` slices of the tiles, one behind the other."""
         f, p = self.f, self.p
-        sums = self._plane("sums", f.inputs * f.outputs)
-        factors = self._plane("factors", f.tiles * f.outputs)
+        sums = self._plane("sums", f.inputs * f.panel)
+        factors = self._plane("factors", f.tiles * f.panel)
         blocks = f.rows // f.block // f.slices
         size = prod(v.size for v in p.outs)
 
-        def one(s: Index) -> list[Stmt]:
+        def one(s: Index, first: Index) -> list[Stmt]:
             def block(b: Index) -> list[Stmt]:
                 start = (s * blocks + b) * f.block
                 summed = loop("serial", "q", _PRODUCTS, lambda q: self._asked(start, q, lines) + self._summed(q, factors, sums))
-                return self._pixels(start) + self._factors(start, factors) + summed
+                return self._pixels(start) + self._factors(start, first, factors) + summed
 
             def lines(place: _Place) -> list[Stmt]:
-                parts = ((p.a, self.channel, f.inputs), (p.b, self.output, f.outputs))
-                return [e for o, v, count in parts for e in self._next(o, place, v, ZERO, count // self.width)]
+                images = self._next(p.a, place, self.channel, ZERO, f.inputs // self.width)
+                return images + self._next(p.b, place, self.output, first, f.panel // self.width)
 
             def keep(c: Index, out: Index, u: Index, w: Index, value: Expr) -> list[Stmt]:
-                place = {self.channel: c, self.output: out, self.tap[0]: u, self.tap[1]: w}
+                place = {self.channel: c, self.output: first + out, self.tap[0]: u, self.tap[1]: w}
                 return [Store(target, p.c.substitute(place) + s * size, value)]
 
             def back(c: Index, out: Index, lane: Index) -> list[Stmt]:
-                at = c * f.outputs + out
-                found = self._transform(TAPS, lambda k, m: Load(sums, at + (4 * k + m) * self._window_pitch))
+                at = c * f.panel + out
+                found = self._transform(TAPS, lambda k, m: Load(sums, at + (4 * k + m) * self._sum_pitch))
                 stmts: list[Stmt] = [self._watch(lane, _flat(found))]
                 for u, w in product(range(3), range(3)):
                     stmts += keep(c, out, index(u), index(w), found[u][w])
                 return stmts
 
             body = self._clear(sums, sums.size) + self._clear(self.seen, self.width) + loop("serial", "b", blocks, block)
-            body += loop("serial", "c", f.inputs, lambda c: self._each(f.outputs, lambda out, x: back(c, out, x)))
-            body.append(self._unless_finite(self._defined_sums(s * (blocks * f.block), blocks * f.block, keep)))
+            body += loop("serial", "c", f.inputs, lambda c: self._each(f.panel, lambda out, x: back(c, out, x)))
+            body.append(self._unless_finite(self._defined_sums(s * (blocks * f.block), blocks * f.block, first, keep)))
             return body
 
-        return loop("par", "s", f.slices, one)
+        def part(t: Index) -> list[Stmt]:
+            s, o = delinear(t, (f.slices, f.outputs // f.panel))
+            return one(s, o * f.panel)
 
-    def _factors(self, start: Index, target: Buffer) -> list[Stmt]:
-        """A block's tiles of the other factor, transformed."""
+        return loop("par", "s", f.slices * (f.outputs // f.panel), part)
+
+    def _factors(self, start: Index, first: Index, target: Buffer) -> list[Stmt]:
+        """A block's tiles of the other factor, transformed: a panel's channels."""
         o = self.p.b
 
         def values(place: dict[Var, Index], c: Index) -> list[list[Expr]]:
             def pixel(k: int, m: int) -> Expr:
                 high, col = (place[v] + i for v, i in zip(self.pixel, (k, m), strict=True))
-                where = {**place, self.output: c, self.pixel[0]: high, self.pixel[1]: col}
+                where = {**place, self.output: first + c, self.pixel[0]: high, self.pixel[1]: col}
                 return Load(o.buffer, o.offset.substitute(where))
 
             return self._transform(FACTOR, pixel)
 
-        return self._transformed(start, target, self.f.outputs, values)
+        return self._transformed(start, target, self.f.panel, values)
 
     def _summed(self, q: Index, factors: Buffer, sums: Buffer) -> list[Stmt]:
         """Add one of a block's products."""
         f = self.f
-        m, k, s = Var("m", f.inputs), Var("k", f.outputs), Var("s", f.tiles)
+        m, k, s = Var("m", f.inputs), Var("k", f.panel), Var("s", f.tiles)
         a = Operand(self.pixels, q * self._pitch(f.inputs) + index(s) * f.inputs + index(m))
-        b = Operand(factors, q * self._pitch(f.outputs) + index(s) * f.outputs + index(k))
-        c = q * self._window_pitch + index(m) * f.outputs + index(k)
+        b = Operand(factors, q * self._pitch(f.panel) + index(s) * f.panel + index(k))
+        c = q * self._sum_pitch + index(m) * f.panel + index(k)
         problem = Problem((m, k), (s,), a, b, (c,), c, self.p.dtype, self.width)
 
         def add(value: Expr, bound: dict[Var, Index], _: Index) -> list[Stmt]:
@@ -485,7 +501,7 @@ class Winograd:
         return self._multiplied(problem, m, k, add)
 
     def _defined_sums(
-        self, start: Index, rows: int, keep: Callable[[Index, Index, Index, Index, Expr], list[Stmt]]
+        self, start: Index, rows: int, first: Index, keep: Callable[[Index, Index, Index, Index, Expr], list[Stmt]]
     ) -> list[Stmt]:
         """A slice by the definition: several input channels at once."""
         f, p = self.f, self.p
@@ -497,10 +513,10 @@ class Winograd:
                 return loop("unroll", "e", many, lambda e: loop("lanes", "l", self.width, lambda x: body(e, x)))
 
             def step(r: Index, k: Index, col: Index) -> list[Stmt]:
-                place = self._bound(_Place(start, r, k, col, v * self.width))
+                place = {**self._bound(_Place(start, r, k, col, ZERO)), self.tap[0]: u, self.tap[1]: w}
 
                 def one(e: Index, x: Index) -> list[Stmt]:
-                    where = {**place, self.channel: c * many + e, self.tap[0]: u, self.tap[1]: w, self.output: v * self.width + x}
+                    where = {**place, self.channel: c * many + e, self.output: first + v * self.width + x}
                     factors = [Load(o.buffer, o.offset.substitute(where)) for o in (p.a, p.b)]
                     return [Store(acc, e * self.width + x, self.s.fma(*factors, Load(acc, e * self.width + x)))]
 
@@ -517,7 +533,7 @@ class Winograd:
 
         def taps(u: Index, w: Index) -> list[Stmt]:
             def channels(c: Index) -> list[Stmt]:
-                return loop("serial", "v", f.outputs // self.width, lambda v: run(u, w, c, v))
+                return loop("serial", "v", f.panel // self.width, lambda v: run(u, w, c, v))
 
             return loop("serial", "c", f.inputs // many, channels)
 

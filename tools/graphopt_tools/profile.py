@@ -51,7 +51,7 @@ def profile_table(found: Profile, speeds: Speeds) -> Table:
     """A row for each kernel, the slowest first; then the waiting and the total."""
     about = f"{found.name}: {found.step_seconds * 1e3:.3f} ms a step on {found.threads} threads, {found.runs} runs"
     limits = f"{speeds.gflops:.0f} GFLOP/s, {speeds.read:.0f} GB/s from memory"
-    caption = f"roof: % of the machine's limit ({limits}); above 100: from caches"
+    caption = f"roof: % of the machine's limit ({limits}); above 100: from caches, or with fewer products than defined"
     table = Table(title=about, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("kernel", overflow="ellipsis", no_wrap=True, max_width=22)
     for heading in ("us", "%", "wait us", "GFLOP/s", "GB/s", "roof"):
