@@ -138,6 +138,7 @@ NOT_WORTH_IT = {
     "channels that fill no vector": Case(4, 16, 24, 16, 16),
     "few tiles": Case(1, 16, 16, 8, 8),
     "many channels": Case(2, 256, 512, 32, 32),
+    "long rows": Case(1, 64, 64, 2, 1024),
 }
 
 

@@ -94,7 +94,8 @@ class Filtering:
 def filtering(node: Node, p: Problem) -> Filtering | None:
     """How minimal filtering does a contraction with problem `p`; None where it cannot, or is not worth its transforms.
 
-    Images lie with their channels last, which are whole vectors; the pixels are whole tiles.
+    Images lie with their channels last, which are whole vectors; the pixels are whole tiles, and a row of them is a block
+    at most.
     """
     if node.op != "conv_general" or len(node.shape) != 4 or node.attrs["groups"] != 1 or p.dtype not in (f32, f64):
         return None
@@ -115,8 +116,10 @@ def filtering(node: Node, p: Problem) -> Filtering | None:
     if many or rows * cols.size // 2 < _LEAST_TILES:
         return None
     tiles = _TILES if inputs.size * o.size <= _MANY_ELEMS else _MORE_TILES
-    tiles = min(tiles, _BLOCK_ELEMS // (_PRODUCTS * max(inputs.size, o.size)))
-    block = _rows_of_block(rows, max(1, tiles // (cols.size // 2)))
+    most = _BLOCK_ELEMS // (_PRODUCTS * max(inputs.size, o.size))
+    if cols.size // 2 > most:
+        return None
+    block = _rows_of_block(rows, max(1, min(tiles, most) // (cols.size // 2)))
     found = Filtering(p, taps, rows, high.size // 2, cols.size // 2, block, inputs.size, o.size)
     return found if not taps or found.slices * found.outputs // found.panel >= _LEAST_SLICES else None
 
@@ -179,7 +182,7 @@ class Winograd:
         return [[self._combined(row, line) for row in matrix] for line in half]
 
     def _combined(self, factors: Sequence[float], values: Sequence[Expr]) -> Expr:
-        """Sum of values times factors, whose sizes are equal where they are not 0; the first is positive, or the second."""
+        """Sum of values times factors, of which one at least is positive, and all that are not 0 are of one size."""
         plus = [v for v, c in zip(values, factors, strict=True) if c > 0]
         minus = [v for v, c in zip(values, factors, strict=True) if c < 0]
         total = plus[0]
