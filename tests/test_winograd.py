@@ -119,6 +119,13 @@ def test_convolutions_of_training_are_filtered() -> None:
     assert filtered(training(CASES["one block and more"])) == (4, 2)
 
 
+def test_convolutions_with_the_same_windows_transform_them_once() -> None:
+    case = CASES["one block and more"]
+    (x, w), (y, _) = case.leaves(), case.leaves(1)
+    found = kernels(Graph("siamese", (x, y, w), (), (case.conv(x, w), case.conv(y, w))))
+    assert [k.name for k in found if not k.name.startswith("alias")] == ["conv_general_windows", "conv_general", "conv_general"]
+
+
 UNFIT: dict[str, Callable[[Node, Node], Node]] = {
     "strides": lambda x, w: conv(x, w, (2, 2), ((1, 1), (1, 1)), (1, 1), 1),
     "dilated": lambda x, w: conv(x, w, (1, 1), ((2, 2), (2, 2)), (2, 2), 1),

@@ -49,7 +49,11 @@ _LINE_BYTES = 64
 
 def problem_of(group: Group, lowering: Lowering) -> Problem:
     """The group's contraction with its operands' movement folded into strides, and no more dimensions than it needs."""
-    p = _whole_problem(group, lowering)
+    return _simple(_whole_problem(group, lowering))
+
+
+def _simple(p: Problem) -> Problem:
+    """The problem without dimensions of one element, and with sums that move alike as one."""
     operands = [p.a, p.b]
     sums = _merge_sums(_near_last([v for v in p.sums if v.size != 1], operands), operands)
     return replace(p, outs=tuple([v for v in p.outs if v.size != 1]), sums=sums, a=operands[0], b=operands[1])
@@ -106,10 +110,11 @@ def lower_contraction(group: Group, lowering: Lowering) -> list[Kernel]:
     if prod(group.full) == 0:
         return []
     node = group.result or group.nodes[0]
-    filtered = filtering(group.nodes[0], _whole_problem(group, lowering))
+    whole = _whole_problem(group, lowering)
+    filtered = filtering(group.nodes[0], whole)
     if filtered is not None:
         return _filtered_kernels(group, lowering, filtered)
-    p = problem_of(group, lowering)
+    p = _simple(whole)
     tiling = choose(p, lowering.machine)
     wanted = _parts(p, tiling)
     counts, cut, sums = _cut(p, tiling, wanted)
@@ -138,17 +143,16 @@ def _filtered_kernels(group: Group, lowering: Lowering, f: Filtering) -> list[Ke
     """A convolution by minimal filtering: the windows' transforms and the tiles, or sums of slices of tiles and their sum."""
     op, nodes = group.nodes[0].op, tuple(group.nodes)
     writer = Winograd(f, lowering.machine, lowering.temporary)
-    flops = 2 * prod(v.size for v in (*f.p.outs, *f.p.sums))
     if f.taps:
         temporary = lowering.temporary("parts", f.p.dtype, f.slices * prod(group.full))
-        first = make_kernel(f"{op}_parts", writer.derivative(temporary), f.p.width, flops, nodes)
+        first = make_kernel(f"{op}_parts", writer.derivative(temporary), f.p.width, f.p.flops, nodes)
         return [first, _sum_of_parts(group, lowering, temporary, f.slices)]
     much = any(n.op != "alias" for n in group.nodes[len(_contracted(group)) :])
     before, windows = writer.windows()
     tiles = [*writer.convolution(windows, _finish(group, lowering, f.p), much), *borders(group, lowering, f.p.width)]
     return [
         make_kernel(f"{op}_windows", before, f.p.width, nodes=nodes),
-        make_kernel(op, tiles, f.p.width, flops, nodes),
+        make_kernel(op, tiles, f.p.width, f.p.flops, nodes),
     ]
 
 
@@ -164,8 +168,7 @@ def _tiled_kernels(
     """The copies of operands that the tiling wants, and the tiles."""
     tiler = Tiler(p, t, finish, lowering.temporary, much=len(group.nodes) > len(_contracted(group)) + 1)
     nodes = tuple(group.nodes)
-    flops = 2 * prod(v.size for v in (*p.outs, *p.sums))
-    kernels = [make_kernel(name, [*tiler.body(), *borders], p.width, flops, nodes)]
+    kernels = [make_kernel(name, [*tiler.body(), *borders], p.width, p.flops, nodes)]
     if tiler.packed is not None and not tiler.packed.local:
         kernels.insert(0, make_kernel(f"{name}_pack", tiler.pack(), p.width, nodes=nodes))
     if tiler.spread is not None:

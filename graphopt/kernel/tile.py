@@ -70,6 +70,10 @@ class Problem:
     dtype: DType
     width: int
 
+    @property
+    def flops(self) -> int:
+        return 2 * prod(v.size for v in (*self.outs, *self.sums))
+
 
 @dataclass(frozen=True, slots=True)
 class Tiling:

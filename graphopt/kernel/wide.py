@@ -8,7 +8,7 @@ from its indices before it is run so. Each element is computed by the same opera
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from math import prod
@@ -61,8 +61,7 @@ class WideInterpreter(Interpreter):
         self._chosen = chosen or {}
         self._rank = _depth(kernel.body)
         self._axes: list[int] = []  # the sizes of those around
-        self._copy: np.ndarray | None = None  # which copy of a local buffer each parallel iteration has
-        self._copies: dict[Buffer, np.ndarray] = {}  # the same for those that have more
+        self._copies: dict[Buffer, np.ndarray] = {}  # which copy of a local buffer each iteration has
         self._whole: Whole = {} if _overlap(kernel, self.memory) else _whole_loops(kernel.body)
         self._tokens = count()
         self._around: tuple[Any, ...] = ()  # what tells apart the values that variables of axes have
@@ -80,29 +79,21 @@ class WideInterpreter(Interpreter):
             size = s.var.size if s.kind == "lanes" else max(1, _ELEMS // max(1, prod(self._axes) * _width(s.body, self._whole)))
             for start in range(0, s.var.size, size):
                 stop = min(start + size, s.var.size)
-                self._several(s, np.arange(start, stop), (s.var, start, stop))
+                self._several(s, np.arange(start, stop), (s.var, start, stop), self._whole.get(s, ()))
         else:
             super()._loop(s)
 
     def _parallel(self, s: For, which: np.ndarray) -> None:
         """Some iterations of a parallel loop, with copies of all local buffers."""
-        before = {b: self.memory[b] for b in self.kernel.locals}
-        for b in self.kernel.locals:
-            self.memory[b] = np.zeros(b.size * len(which), b.dtype.numpy)
-        self._copy = self._lying(np.arange(len(which)))
-        self._axis(s, which, (next(self._tokens),))
-        self._copy = None
+        self._several(s, which, (next(self._tokens),), self.kernel.locals)
         self._steady.clear()
-        self.memory |= before
 
-    def _several(self, s: For, values: np.ndarray, token: tuple[Any, ...]) -> None:
-        """Some iterations of another loop, with copies of the local buffers that each iteration fills for itself."""
-        own = self._whole.get(s, frozenset())
+    def _several(self, s: For, values: np.ndarray, token: tuple[Any, ...], own: Iterable[Buffer]) -> None:
+        """Some iterations of a loop, with copies of its `own` local buffers."""
         before, copies = {b: self.memory[b] for b in own}, dict(self._copies)
-        for b in own:
-            copy = self._copies.get(b, np.zeros(1, int) if self._copy is None else self._copy)
+        for b in before:
             self.memory[b] = np.zeros(self.memory[b].size * len(values), b.dtype.numpy)
-            self._copies[b] = copy * len(values) + self._lying(np.arange(len(values)))
+            self._copies[b] = self._copies.get(b, 0) * len(values) + self._lying(np.arange(len(values)))
         self._axis(s, values, token)
         self.memory |= before
         self._copies = copies
@@ -127,13 +118,14 @@ class WideInterpreter(Interpreter):
             self._body(s.body)
         elif condition.any():
             taken, around = condition.reshape(-1), self._around
-            kept, copy = dict(self.vars), self._copy
-            assert copy is not None and len(taken) == self._axes[0]
+            kept, copies = dict(self.vars), self._copies
+            assert len(taken) == self._axes[0]
             outermost = self._rank
             self.vars |= {v: a[taken] for v, a in kept.items() if np.ndim(a) == outermost and len(a) == len(taken)}
-            self._copy, self._axes[0], self._around = copy[taken], int(taken.sum()), (*around, next(self._tokens))
+            self._copies = {b: copy[taken] for b, copy in copies.items()}
+            self._axes[0], self._around = int(taken.sum()), (*around, next(self._tokens))
             self._body(s.body)
-            self._copy, self._axes[0], self._around = copy, len(taken), around
+            self._copies, self._axes[0], self._around = copies, len(taken), around
             self.vars |= kept
 
     def _store(self, s: Store) -> None:
@@ -146,8 +138,7 @@ class WideInterpreter(Interpreter):
 
     def _place(self, buffer: Buffer, i: Index) -> Any:
         where = self.index(i)
-        copy = self._copies.get(buffer, self._copy)
-        return where + copy * buffer.size if buffer.local and copy is not None else where
+        return where + self._copies[buffer] * buffer.size if buffer in self._copies else where
 
     def index(self, i: Index) -> Any:
         """What axes contribute is computed once for as long as they are the same."""
@@ -237,20 +228,16 @@ def _uses(body: Sequence[Stmt]) -> Counter[Buffer]:
 
 def _accessed(s: Stmt) -> Iterator[tuple[Buffer, Index, int]]:
     """The places that a statement by itself reads, and the one that it writes, each with the number of elements."""
-    seen: set[int] = set()
     if isinstance(s, Store):
         yield s.buffer, s.index, 1
-        for root in (s.value, *loaded(s.index)):
-            yield from _read(root, seen)
-    elif isinstance(s, If):
-        yield from _read(s.condition, seen)
+    yield from _read(s)
 
 
 def _fills(body: Sequence[Stmt], buffer: Buffer) -> bool:
     """Whether every element of a buffer is stored before one is read, each time the statements are run."""
     filled = np.zeros(buffer.size, bool)
     for s in body:
-        if any(_reads(x, buffer) for x in statements([s])):
+        if any(b is buffer for x in statements([s]) for b, _, _ in _read(x)):
             return bool(filled.all()) or (isinstance(s, For) and _fills(s.body, buffer))
         for i, around in _stored([s], buffer, ()):
             if not i.is_affine or not i.variables() <= set(around):
@@ -260,11 +247,6 @@ def _fills(body: Sequence[Stmt], buffer: Buffer) -> bool:
                 where = np.add.outer(where, np.arange(v.size) * i.coefficient(v))
             filled[where] = True
     return bool(filled.all())
-
-
-def _reads(s: Stmt, buffer: Buffer) -> bool:
-    roots = (s.value, *loaded(s.index)) if isinstance(s, Store) else (s.condition,) if isinstance(s, If) else ()
-    return any(b is buffer for root in roots for b, _, _ in _read(root, set()))
 
 
 def _stored(body: Sequence[Stmt], buffer: Buffer, around: tuple[Var, ...]) -> Iterator[tuple[Index, tuple[Var, ...]]]:
@@ -291,13 +273,15 @@ def _apart(s: For, own: frozenset[Buffer]) -> bool:
     return all(_spread(s.var, inner, places) for places in touched.values())
 
 
-def _read(root: Expr, seen: set[int]) -> Iterator[tuple[Buffer, Index, int]]:
-    """What an expression reads: the first place, and how many elements from there on."""
-    for e in expressions(root, seen):
-        if isinstance(e, Load):
-            yield e.buffer, e.index, 1
-        elif isinstance(e, Fold):
-            yield e.buffer, e.offset, e.lanes
+def _read(s: Stmt) -> Iterator[tuple[Buffer, Index, int]]:
+    """What a statement by itself reads: the first place, and how many elements from there on."""
+    seen: set[int] = set()
+    for root in (s.value, *loaded(s.index)) if isinstance(s, Store) else (s.condition,) if isinstance(s, If) else ():
+        for e in expressions(root, seen):
+            if isinstance(e, Load):
+                yield e.buffer, e.index, 1
+            elif isinstance(e, Fold):
+                yield e.buffer, e.offset, e.lanes
 
 
 def _spread(var: Var, inner: set[Var], places: Sequence[tuple[Index, int]]) -> bool:

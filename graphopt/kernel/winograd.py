@@ -29,6 +29,7 @@ from graphopt.kernel.tiles import Finish, Tiler, lines_of
 
 Matrix = tuple[tuple[float, ...], ...]
 Temporary = Callable[[str, DType, int], Buffer]
+Factors = Callable[[Index, Index], tuple[Expr, Expr]]
 
 IMAGE: Matrix = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
 WINDOW: Matrix = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
@@ -210,13 +211,13 @@ class Winograd:
         """Tiles of a block: row and column."""
         return loop("serial", "r", self.f.block, lambda r: loop("serial", "x", self.f.cols, lambda x: body(r, x)))
 
-    def _clear(self, buffer: Buffer, size: int) -> list[Stmt]:
+    def _clear(self, buffer: Buffer) -> list[Stmt]:
         zero = Const(0, buffer.dtype)
 
         def vector(v: Index) -> list[Stmt]:
             return loop("lanes", "l", self.width, lambda x: [Store(buffer, v * self.width + x, zero)])
 
-        return loop("serial", "z", size // self.width, vector)
+        return loop("serial", "z", buffer.size // self.width, vector)
 
     def _transformed(
         self, start: Index, target: Buffer, size: int, values: Callable[[dict[Var, Index], Index], list[list[Expr]]]
@@ -259,6 +260,30 @@ class Winograd:
     def _unless_finite(self, body: Sequence[Stmt]) -> Stmt:
         total = Fold("add", self.seen, ZERO, self.width)
         return If(self.s.ne(self.s.sub(total, total), Const(0, self.p.dtype)), tuple(body))
+
+    def _added(
+        self,
+        many: int,
+        steps: Callable[[Callable[[Factors], list[Stmt]]], list[Stmt]],
+        keep: Callable[[Index, Index, Expr], list[Stmt]],
+    ) -> list[Stmt]:
+        """Sums of products by the definition, `many` vectors of them at once.
+
+        steps: writes the loops over the sum, given what writes a step for its factors. keep: stores vector e's lane x.
+        """
+        acc = Buffer("acc", self.p.dtype, many * self.width, local=True)
+
+        def each(body: Callable[[Index, Index, Index], list[Stmt]]) -> list[Stmt]:
+            def vector(e: Index) -> list[Stmt]:
+                return loop("lanes", "l", self.width, lambda x: body(e, x, e * self.width + x))
+
+            return loop("unroll", "e", many, vector)
+
+        def step(factors: Factors) -> list[Stmt]:
+            return each(lambda e, x, at: [Store(acc, at, self.s.fma(*factors(e, x), Load(acc, at)))])
+
+        cleared = each(lambda e, x, at: [Store(acc, at, Const(0, self.p.dtype))])
+        return cleared + steps(step) + each(lambda e, x, at: keep(e, x, Load(acc, at)))
 
     # memory
 
@@ -345,7 +370,7 @@ class Winograd:
 
         def block(t: Index) -> list[Stmt]:
             start = t * f.block
-            body = self._pixels(start) + self._clear(self.seen, self.width)
+            body = self._pixels(start) + self._clear(self.seen)
             body += loop("serial", "o", f.outputs // pitch, lambda o: panel(start, o))
             body.append(self._unless_finite(self._defined(start, windows, keep)))
             return body + (self._points(start, stored) if much else [])
@@ -401,30 +426,20 @@ class Winograd:
         """A block by the definition: several neighbours of a row at once."""
         f, o = self.f, self.p.a
         many = _divisor(2 * f.cols, _ABREAST)
-        acc = Buffer("acc", self.p.dtype, many * self.width, local=True)
-
-        def each(body: Callable[[Index, Index], list[Stmt]]) -> list[Stmt]:
-            return loop("unroll", "e", many, lambda e: loop("lanes", "l", self.width, lambda x: body(e, x)))
 
         def run(first: _Place, v: Index) -> list[Stmt]:
-            def tap(u: Index, w: Index, c: Index) -> list[Stmt]:
-                def one(e: Index, x: Index) -> list[Stmt]:
-                    where = {**self._bound(first.beside(e, v * self.width)), self.channel: c, self.tap[0]: u, self.tap[1]: w}
-                    at = (u * 3 + w + _PRODUCTS) * self._window_pitch + c * f.outputs + v * self.width + x
-                    factor = Load(o.buffer, o.offset.substitute(where))
-                    return [Store(acc, e * self.width + x, self.s.fma(factor, Load(windows, at), Load(acc, e * self.width + x)))]
+            def factors(u: Index, w: Index, c: Index, e: Index, x: Index) -> tuple[Expr, Expr]:
+                where = {**self._bound(first.beside(e, v * self.width)), self.channel: c, self.tap[0]: u, self.tap[1]: w}
+                at = (u * 3 + w + _PRODUCTS) * self._window_pitch + c * f.outputs + v * self.width + x
+                return Load(o.buffer, o.offset.substitute(where)), Load(windows, at)
 
-                return each(one)
+            def steps(step: Callable[[Factors], list[Stmt]]) -> list[Stmt]:
+                def tap(u: Index, w: Index) -> list[Stmt]:
+                    return loop("serial", "c", f.inputs, lambda c: step(lambda e, x: factors(u, w, c, e, x)))
 
-            def taps(u: Index) -> list[Stmt]:
-                return loop("serial", "w", 3, lambda w: loop("serial", "c", f.inputs, lambda c: tap(u, w, c)))
+                return loop("serial", "u", 3, lambda u: loop("serial", "w", 3, lambda w: tap(u, w)))
 
-            def kept(e: Index, x: Index) -> list[Stmt]:
-                return keep(first.beside(e, v * self.width + x), x, Load(acc, e * self.width + x))
-
-            zero = Const(0, self.p.dtype)
-            cleared = each(lambda e, x: [Store(acc, e * self.width + x, zero)])
-            return cleared + loop("serial", "u", 3, taps) + each(kept)
+            return self._added(many, steps, lambda e, x, value: keep(first.beside(e, v * self.width + x), x, value))
 
         def runs(r: Index, k: Index, x: Index) -> list[Stmt]:
             return loop("serial", "v", f.outputs // self.width, lambda v: run(_Place(start, r, k, x * many, ZERO), v))
@@ -463,7 +478,7 @@ class Winograd:
                     stmts += keep(c, out, index(u), index(w), found[u][w])
                 return stmts
 
-            body = self._clear(sums, sums.size) + self._clear(self.seen, self.width) + loop("serial", "b", blocks, block)
+            body = self._clear(sums) + self._clear(self.seen) + loop("serial", "b", blocks, block)
             body += loop("serial", "c", f.inputs, lambda c: self._each(f.panel, lambda out, x: back(c, out, x)))
             body.append(self._unless_finite(self._defined_sums(s * (blocks * f.block), blocks * f.block, first, keep)))
             return body
@@ -509,30 +524,24 @@ class Winograd:
         """A slice by the definition: several input channels at once."""
         f, p = self.f, self.p
         many = _divisor(f.inputs, _ABREAST)
-        acc = Buffer("acc", p.dtype, many * self.width, local=True)
 
         def run(u: Index, w: Index, c: Index, v: Index) -> list[Stmt]:
-            def each(body: Callable[[Index, Index], list[Stmt]]) -> list[Stmt]:
-                return loop("unroll", "e", many, lambda e: loop("lanes", "l", self.width, lambda x: body(e, x)))
+            def factors(place: _Place, e: Index, x: Index) -> tuple[Expr, Expr]:
+                taps = {self.tap[0]: u, self.tap[1]: w}
+                where = {**self._bound(place), **taps, self.channel: c * many + e, self.output: first + v * self.width + x}
+                a, b = (Load(o.buffer, o.offset.substitute(where)) for o in (p.a, p.b))
+                return a, b
 
-            def step(r: Index, k: Index, col: Index) -> list[Stmt]:
-                place = {**self._bound(_Place(start, r, k, col, ZERO)), self.tap[0]: u, self.tap[1]: w}
+            def steps(step: Callable[[Factors], list[Stmt]]) -> list[Stmt]:
+                def pixel(r: Index, k: Index, col: Index) -> list[Stmt]:
+                    return step(lambda e, x: factors(_Place(start, r, k, col, ZERO), e, x))
 
-                def one(e: Index, x: Index) -> list[Stmt]:
-                    where = {**place, self.channel: c * many + e, self.output: first + v * self.width + x}
-                    factors = [Load(o.buffer, o.offset.substitute(where)) for o in (p.a, p.b)]
-                    return [Store(acc, e * self.width + x, self.s.fma(*factors, Load(acc, e * self.width + x)))]
+                def pixels(r: Index, k: Index) -> list[Stmt]:
+                    return loop("serial", "x", 2 * f.cols, lambda col: pixel(r, k, col))
 
-                return each(one)
+                return loop("serial", "r", rows, lambda r: loop("serial", "k", 2, lambda k: pixels(r, k)))
 
-            def pixels(r: Index, k: Index) -> list[Stmt]:
-                return loop("serial", "x", 2 * f.cols, lambda col: step(r, k, col))
-
-            zero = Const(0, p.dtype)
-            cleared = each(lambda e, x: [Store(acc, e * self.width + x, zero)])
-            turns = loop("serial", "r", rows, lambda r: loop("serial", "k", 2, lambda k: pixels(r, k)))
-            kept = each(lambda e, x: keep(c * many + e, v * self.width + x, u, w, Load(acc, e * self.width + x)))
-            return cleared + turns + kept
+            return self._added(many, steps, lambda e, x, value: keep(c * many + e, v * self.width + x, u, w, value))
 
         def taps(u: Index, w: Index) -> list[Stmt]:
             def channels(c: Index) -> list[Stmt]:
