@@ -79,7 +79,9 @@ mul.linear((0,), (1,))
 
 
 @mul.vjp
-def _(ct: Node, out: Node, a: Node, b: Node) -> tuple[Node, Node]:
+def _(ct: Node, out: Node, a: Node, b: Node) -> tuple[Node, Node | None]:
+    if a is b:
+        return mul(add(ct, ct), a), None  # a cotangent is often fewer numbers than the square: those of a sum's rows
     return mul(ct, b), mul(ct, a)
 
 

@@ -29,24 +29,17 @@ def wide_enough(x: Node) -> Node:
 
 
 def moments(x: Node, axes: tuple[int, ...]) -> tuple[Node, Node]:
-    """(mean, biased variance) over `axes`, which stay with size 1."""
-    count = max(pymath.prod(x.shape[k] for k in axes), 1)
-    middle = keep(reduce.reduce_sum(x, axes=axes) * (1.0 / count), x.shape, axes, True)
-    centred = x - middle
-    return middle, keep(reduce.reduce_sum(centred * centred, axes=axes) * (1.0 / count), x.shape, axes, True)
-
-
-def channel_moments(x: Node, axes: tuple[int, ...]) -> tuple[Node, Node]:
-    """What `moments` gives, for sums that are a pass over memory each: the derivatives take one less.
+    """(mean, biased variance) over `axes`, which stay with size 1; their derivatives take a sum less than the definition's.
 
     The variance is the mean square of x - c less the square of mean - c, whatever the constant c. With the mean's value
-    as c its derivatives, of any order, are those of a variance and need no sum over x - mean, which is zero.
+    as c its derivatives, of any order, are those of a variance and need no sum over x - mean, which is zero: so a count
+    divides, as its rounded reciprocal would make another mean.
     """
-    count = max(pymath.prod(x.shape[k] for k in axes), 1)
-    middle = keep(reduce.reduce_sum(x, axes=axes) * (1.0 / count), x.shape, axes, True)
+    count = float(max(pymath.prod(x.shape[k] for k in axes), 1))
+    middle = keep(reduce.reduce_sum(x, axes=axes) / count, x.shape, axes, True)
     fixed = elementwise.stop_gradient(middle)
     centred, off = x - fixed, middle - fixed
-    return middle, keep(reduce.reduce_sum(centred * centred, axes=axes) * (1.0 / count), x.shape, axes, True) - off * off
+    return middle, keep(reduce.reduce_sum(centred * centred, axes=axes) / count, x.shape, axes, True) - off * off
 
 
 def batch_norm_train(x: Node, weight: Node, bias: Node, eps: float) -> tuple[Node, Node, Node]:
@@ -56,7 +49,7 @@ def batch_norm_train(x: Node, weight: Node, bias: Node, eps: float) -> tuple[Nod
     kind = weight.dtype if weight.dtype is f64 else f32
     wide, weight, bias = (to_dtype(n, kind) for n in (x, weight, bias))
     axes = (0, *range(2, x.type.rank))
-    middle, variance = channel_moments(wide, axes)
+    middle, variance = moments(wide, axes)
     shape = tuple(1 if k in axes else n for k, n in enumerate(x.shape))
     scale = shapes.reshape(weight, shape=shape) * math.rsqrt(variance + eps)
     y = (wide - middle) * scale + shapes.reshape(bias, shape=shape)
