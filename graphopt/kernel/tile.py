@@ -40,6 +40,8 @@ _SECOND_LEVEL = 1.5  # cost of a vector load from the second-level cache
 _PAGE_BYTES = 4096
 _FAR_STORE = 4.0  # cycles more for a vector that is stored on a page of its own
 _BARRIER = 1000.0  # cycles a kernel more costs
+_CROSSING = 16.0  # cycles more for a line that another thread has written, when several are on their way
+NEAR_BYTES = 7 << 18  # what a usual second-level cache holds of one operand
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +228,21 @@ def pages_apart(o: Operand, p: Problem, m: Var) -> bool:
     return o.stride(p.sums[-1]) == 1 and pages > 0 and rest == 0
 
 
+def kept_near(p: Problem, v: Var, vector: Operand) -> bool:
+    """Does a copy of the operand along the lanes stay in the second-level cache of every thread, from run to run?
+
+    Then threads divide rows, and what a run reads of the last one's result is what the same thread has written.
+    """
+    return vector.runs > 1 and _copied(p, v, vector) * vector.buffer.dtype.itemsize <= NEAR_BYTES
+
+
+def _crossing(p: Problem, vector: Operand) -> float:
+    """Cycles more for lines that cross between threads, when tiles do not give each of them as many rows."""
+    other = p.b if vector is p.a else p.a
+    rows = prod(w.size for w in (*p.outs, *p.sums) if other.stride(w)) * other.buffer.dtype.itemsize
+    return (rows + prod(w.size for w in p.outs) * p.dtype.itemsize) / _LINE_BYTES * _CROSSING
+
+
 def _step_cost(o: Operand, p: Problem, m: Var) -> float:
     """Cycles more for each step of the sum, when its scalars are read where they are."""
     steps = prod(s.size for s in p.sums)
@@ -274,6 +291,7 @@ def _broadcast_tiles(p: Problem, machine: Machine, v: Var, m: Var | None, u: Var
     if vector is not None:
         copying = (copied / p.width * (1.0 + _load_cost(vector, p, v)) + _BARRIER) / vector.runs
     packable = vector is not None and copied * vector.buffer.dtype.itemsize <= _PACKED_BYTES
+    crossing = _crossing(p, vector) if vector is not None and kept_near(p, v, vector) else 0.0
     scalars = row_operand(p, v, m) if u is None else None
     further = _step_cost(scalars, p, m) * steps * others if scalars is not None and m is not None else 0.0
     turned = scalars is not None and m is not None and scalars.stride(m) != 1
@@ -299,7 +317,7 @@ def _broadcast_tiles(p: Problem, machine: Machine, v: Var, m: Var | None, u: Var
                         (r.load(rows, vectors, cols, p.width, packed and o is vector), *r.moves)
                         for o, r in zip((p.a, p.b), reach, strict=True)
                     ]
-                    cost = copying if packed else 0.0
+                    cost = copying + crossing * (size_of(m) % (2 * rows) > 0) if packed else 0.0
                     for (mt, mc), (nt, nc), (ut, uc) in shares:
                         fmas = mt * nt * ut
                         moved = 0.0

@@ -13,9 +13,8 @@ from math import prod
 from graphopt.ir.index import ZERO, Index, Var, delinear, index, linear
 from graphopt.ir.types import DType, f32, f64, i32
 from graphopt.kernel.loops import Buffer, Const, Expr, Fetch, Fold, IndexValue, Load, Recorder, Stmt, Store, expressions, loop
-from graphopt.kernel.tile import Operand, Problem, Tiling, row_operand, size_of, vector_operand
+from graphopt.kernel.tile import NEAR_BYTES, Operand, Problem, Tiling, kept_near, row_operand, size_of, vector_operand
 
-_NEAR_BYTES = 7 << 18  # what a usual second-level cache holds of one operand
 _GROUP_BYTES = 1 << 20  # and what of it when it does not hold all
 _GROUPS = 4  # of panels, where threads divide them
 _OWN_PANELS = 8  # at least, where each thread copies those that it reads
@@ -96,9 +95,12 @@ class Tiler:
 
         A line that another thread has written takes a tenth of a microsecond. Threads that divide rows read the whole copy,
         which others have written, and take its lines away again for the next; those that divide lanes read
-        all rows of the other operand, and rows of the result are in several hands.
+        all rows of the other operand, and rows of the result are in several hands. A copy that each thread keeps is taken
+        away by nobody.
         """
         p = self.p
+        if kept_near(p, self.t.lane, vector):
+            return False
         other = p.b if vector is p.a else p.a
         copied = prod(v.size for v in (self.t.lane, *p.sums)) * vector.buffer.dtype.itemsize
         rows = prod(v.size for v in (*p.outs, *p.sums) if other.stride(v)) * other.buffer.dtype.itemsize
@@ -195,7 +197,7 @@ class Tiler:
         if vector is None or self.lane is None or self.depends:
             return panels
         size = self.pitch * prod(v.size for v in self.p.sums) * vector.buffer.dtype.itemsize
-        most = panels if panels * size <= _NEAR_BYTES else _GROUP_BYTES // size
+        most = panels if panels * size <= NEAR_BYTES else _GROUP_BYTES // size
         if self.by_lanes:
             most = min(most, panels // _GROUPS)
         return max(d for d in range(1, panels + 1) if panels % d == 0 and d <= max(1, most))
