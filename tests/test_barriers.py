@@ -9,18 +9,29 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from graphopt import compile as compiling
 from graphopt.compile import run_loops
-from graphopt.ir.graph import Graph
+from graphopt.ir.graph import Graph, state_node
+from graphopt.ir.types import TensorType, f32
 from graphopt.kernel import run as interpreter
+from graphopt.kernel import small
 from graphopt.kernel import step as stepping
-from graphopt.kernel.barriers import LARGER, TEAMS, place_barriers
+from graphopt.kernel.barriers import EVERY, LARGER, TEAMS, place_barriers
+from graphopt.kernel.items import Item, Repeat, controls_of
 from graphopt.kernel.loops import Buffer, For, Kernel, Load, Store, expressions, loaded, statements
 from graphopt.kernel.step import Step
+from graphopt.opdefs.control import items, loop
+from graphopt.opdefs.elementwise import lt
 from graphopt.opdefs.linalg import matmul
+from graphopt.opdefs.math import tanh
+from graphopt.opdefs.opdef import constant
 from graphopt.opdefs.reduce import reduce_sum
-from tests.graphs import graphs, values
+from graphopt.passes.gradient import vjp
+from tests.graphs import graphs, quarters, values
 from tests.steps import GRAPHS, arguments, leaf, lowered, mlp_step, rows
+from tests.test_random_control import Written
 
 Span = tuple[str, int, int]
 
@@ -94,8 +105,11 @@ def unguarded(step: Step, barriers: Sequence[bool]) -> list[tuple[int, int]]:
 
 def placed(step: Step) -> Step:
     """The step with the barriers that its kernels need now."""
-    barriers, spared = place_barriers(step.kernels, step.parallel, [n > 1 for n in step.chunks], step.plan)
-    return replace(step, barriers=barriers, spared=spared)
+    shared = {k for k, team in zip(step.kernels, step.parallel, strict=True) if team}
+    dealt = {k for k, n in zip(step.kernels, step.chunks, strict=True) if n > 1}
+    before = place_barriers(step.items, shared, dealt, step.plan).before
+    needing = [before.get(k, 0) for k in step.kernels]
+    return replace(step, barriers=tuple(map(bool, needing)), spared=tuple([EVERY & ~n for n in needing]))
 
 
 def without(barriers: Sequence[bool], k: int) -> list[bool]:
@@ -336,3 +350,142 @@ def test_kernels_that_divide_rows_alike_need_no_barrier(sliced: None) -> None:
     assert sum(step.parallel) >= 2
     assert sum(standing(step, 2)) < sum(standing(step)), "two threads meet the same rows"
     assert [sum(standing(step, t)) for t in range(2, TEAMS + 1)] != [0] * (TEAMS - 1), "three threads do not"
+
+
+# branches and loops: the same, as a step goes through them
+
+
+class Run:
+    """A run of a step in its branches and loops: kernels and what threads touched in each, and the places of barriers.
+
+    Bytes are counted from the addresses of arrays, as rows of stacks move.
+    """
+
+    def __init__(self, step: Step, arrays: tuple[list[np.ndarray], list[np.ndarray]]):
+        self.step = step
+        self.events: list[tuple[Item, Slices | None, list[int]]] = []
+        loop_of = {r.test: r for r in controls_of(step.items) if isinstance(r, Repeat) and r.test}
+        self.tested: set[int] = set()
+        whole = compiling._run_items
+
+        def each(sequence: Sequence[Item], memory: dict[Buffer, np.ndarray], run: Any) -> None:
+            for item in sequence:
+                self.events.append((item, None, []))
+                whole((item,), memory, run)
+            if tuple(sequence) in loop_of:
+                self.tested.add(len(self.events))
+                self.events.append((loop_of[tuple(sequence)], None, []))
+
+        def one(kernel: Kernel, memory: dict[Buffer, np.ndarray]) -> None:
+            given = [memory[b] for b in kernel.args]
+            made = Slices(kernel, given)
+            made.run()
+            self.events[-1] = kernel, made, [a.__array_interface__["data"][0] for a in given]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(compiling, "_run_items", each)
+            run_loops(step, *arrays, run=one)
+
+    def met(self, team: int, guarded: bool = True) -> int:
+        """How many bytes some thread touched that another had written, or wrote that another had touched, since a barrier."""
+        numbers = {k: n for n, k in enumerate(self.step.kernels)}
+        waits = standing(self.step, team)
+        since: dict[int, tuple[int, int]] = {}
+        count = 0
+        for n, (item, made, at) in enumerate(self.events):
+            if isinstance(item, Kernel):
+                barrier = waits[numbers[item]]
+            else:
+                barrier = item in (self.step.test_waits if n in self.tested else self.step.waits)
+            if barrier and guarded:
+                since = {}
+            if made is None:
+                continue
+            k = numbers[made.kernel]
+            places = dict(zip(made.kernel.params, at, strict=True))
+            who = [(b, e, i, False) for (b, e), found in made.readers.items() for i in found]
+            who += [(b, e, i, True) for (b, e), i in made.writer.items()]
+            for buffer, element, iteration, write in who:
+                threads = made.threads(iteration, team, self.step.chunks[k] > 1) if self.step.parallel[k] else 1
+                for byte in range(buffer.dtype.itemsize):
+                    place = places[buffer] + element * buffer.dtype.itemsize + byte
+                    readers, writers = since.get(place, (0, 0))
+                    before = readers | writers if write else writers
+                    count += bool(before) and (before | threads).bit_count() > 1
+                    since[place] = (readers | threads * (not write), writers | threads * write)
+        return count
+
+
+def nested(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> Step:
+    """A step whose loops are no single kernels, and whose kernels are all shared, in slices."""
+    monkeypatch.setattr(small, "MOST_WORK", 0)
+    monkeypatch.setattr(stepping, "_TEAM_WORK", 0.0)
+    monkeypatch.setattr(stepping, "_AMONG_WORK", 0.0)
+    monkeypatch.setattr(stepping, "_CHUNK_WORK", 1e12)
+    return lowered(graph)
+
+
+def recurrent(backwards: bool = False, n: int = 16) -> Graph:
+    """h <- tanh(x W + h V), row by row: its last value, or the derivatives of the sum of all."""
+    w, v, h0, xs = leaf("w", n, n), leaf("v", n, n), leaf("h", n, n), leaf("xs", 3, n, n)
+    x, a, b = leaf("x", n, n), leaf("a", n, n), leaf("b", n, n)
+    h = state_node("s", TensorType(f32, (n, n)))
+    fresh = tanh(matmul(x, a) + matmul(h, b))
+    body = Graph("body", (x, a, b), (h,), (fresh,), ((h, fresh),))
+    made = loop(h0, xs, w, v, body=body, test=None, length=3, reverse=False, stacked=1, counted=False)
+    last, stack = items(made)
+    if not backwards:
+        return Graph("recurrent", (w, v, h0, xs), (), (last,))
+    total = reduce_sum(stack, axes=(0, 1, 2))
+    found = vjp([total], [constant(1.0, f32)], [w, v, h0])
+    return Graph("gradient", (w, v, h0, xs), (), (total, *[g for g in found if g is not None]))
+
+
+def until(most: float = 60.0) -> Graph:
+    """h <- h + tanh(h W) while the sum of h is small."""
+    w, h0 = leaf("w", 12, 12), leaf("h", 12, 12)
+    a, h = leaf("a", 12, 12), state_node("s", TensorType(f32, (12, 12)))
+    body = Graph("body", (a,), (h,), (), ((h, h + tanh(matmul(h, a))),))
+    held = state_node("t", h.type)
+    goes = lt(reduce_sum(held, axes=(0, 1)), constant(most, f32))
+    test = Graph("test", (), (held,), (goes,))
+    made = loop(h0, w, body=body, test=test, length=6, reverse=False, stacked=0, counted=False)
+    last, count = items(made)
+    return Graph("until", (w, h0), (), (last, count))
+
+
+LOOPS = {"recurrent": recurrent, "gradient": lambda: recurrent(True), "until": until}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_no_byte_crosses_threads_in_loops(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = LOOPS[name]()
+    step = nested(graph, monkeypatch)
+    run = Run(step, arguments(graph))
+    assert any(not isinstance(i, Kernel) for i in step.items) and sum(step.parallel) >= 2
+    for team in (2, 3, 4, 8):
+        assert run.met(team) == 0
+        assert run.met(team, guarded=False), "the check itself can fail"
+
+
+@settings(max_examples=20)
+@given(graphs(steps=6), st.booleans())
+def test_no_byte_crosses_threads_in_random_loops(body: Graph, backwards: bool) -> None:
+    written = Written(body, backwards)
+    leaves = quarters(written.graph)
+    with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
+        step = nested(written.graph, patch)
+        run = Run(step, ([leaves[n] for n in written.leaves], []))
+    assert [run.met(team) for team in (2, 3, 5)] == [0, 0, 0]
+
+
+def test_a_loop_whose_kernels_divide_rows_alike_has_no_barrier_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads go through the trips by themselves: what they read of the weights was copied before."""
+    step = nested(recurrent(n=32), monkeypatch)
+    (inside,) = [i for i in step.items if isinstance(i, Repeat)]
+    kernels = [k for k in inside.body if isinstance(k, Kernel)]
+    assert len(kernels) >= 2 and inside in step.waits
+    waits = dict(zip(step.kernels, standing(step, 2), strict=True))
+    assert not any(waits[k] for k in kernels)
+    waits = dict(zip(step.kernels, standing(step), strict=True))
+    assert any(waits[k] for k in kernels), "slices of large teams are not compared"

@@ -5,7 +5,10 @@ size * t // T to size * (t + 1) // T. So the bytes that a thread can touch are k
 arithmetic over the index with the loop variable in the thread's range. A kernel that is dealt out in chunks may do any of its
 iterations on any thread, and dealing is a barrier itself. Kernels that divide the rows of a buffer alike
 need no barrier between them; whether they do can depend on the size of the team (16 and 64 rows are cut alike for 4
-threads, not for 3), so every size up to TEAMS is decided for itself.
+threads, not for 3), so every size up to TEAMS is decided for itself: a set of sizes is a number with a bit for each.
+
+A row of a stack, which moves on from trip to trip, meets only itself in the same place: rows of other trips are apart. What else
+touches the stack meets all of it.
 """
 
 from __future__ import annotations
@@ -17,7 +20,21 @@ from typing import Any
 import numpy as np
 
 from graphopt.ir.index import Atom, Index, Loaded, Quotient, Var
-from graphopt.kernel.loops import Buffer, Expr, For, If, Kernel, Load, Stmt, Store, expressions, loaded, statements
+from graphopt.kernel.items import Choose, Item, Repeat, controls_of, kernels_of, windows_of
+from graphopt.kernel.loops import (
+    Buffer,
+    Expr,
+    For,
+    If,
+    Kernel,
+    Load,
+    Stmt,
+    Store,
+    expressions,
+    loaded,
+    reads_and_writes,
+    statements,
+)
 from graphopt.passes.memory import MemoryPlan
 
 TEAMS = 8
@@ -28,23 +45,25 @@ LARGER = 63
 
 _OUTSIDE = 1 << 44  # bytes from one buffer outside of the arena to the next
 _SIZES = tuple(range(2, TEAMS + 1))
+EVERY = sum(1 << s for s in (*_SIZES, LARGER))
 Bounds = tuple[np.ndarray, np.ndarray]
 Terms = tuple[tuple[Atom, int], ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Touch:
-    """What a kernel does to a buffer, which has the bytes start to end of a memory in which all buffers lie.
+    """What an item does to a buffer, which has the bytes start to end of a memory in which all buffers lie.
 
-    first, last: the elements that a thread touches, and one more, in bytes; [team size - 2, thread]
-    kernel, team, write: which kernel; whether it is shared; whether it writes them
+    row: the row of a stack that it is touched as; start and end are those of the stack then.
+    first, last: the bytes that a thread touches, and one more, of a row from the row's beginning; [team size - 2, thread]
+    team, write: whether the item is shared by the team; whether it writes them
     """
 
     start: int
     end: int
+    row: Buffer | None
     first: np.ndarray
     last: np.ndarray
-    kernel: int
     team: bool
     write: bool
 
@@ -63,71 +82,155 @@ class _Hull:
     last: Any
 
 
-def place_barriers(
-    kernels: Sequence[Kernel], parallel: Sequence[bool], dealt: Sequence[bool], plan: MemoryPlan
-) -> tuple[tuple[bool, ...], tuple[int, ...]]:
-    """(whether a barrier stands before each kernel, the team sizes that do without it: bit T for T threads, bit 63 for all
-    above TEAMS).
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """The sizes of teams that need a barrier: before an item, and before each reading of the result of a loop's test."""
 
-    A barrier stands before a kernel that is dealt out, and before one that touches memory which another kernel has touched
-    since the last barrier, when one of the two writes it and they are, or may be, different threads.
-    Cost: O(kernels x buffers touched since a barrier).
+    before: dict[Item, int]
+    before_test: dict[Item, int]
+
+
+def place_barriers(items: Sequence[Item], shared: set[Kernel], dealt: set[Kernel], plan: MemoryPlan) -> Placed:
+    """Where a step's barriers stand; shared, dealt: kernels that the team divides, and those that it takes in chunks.
+
+    A barrier stands before a kernel that is dealt out, and before what touches memory that something else has touched since
+    the last barrier, when one of the two writes it and they are, or may be, different threads.
+    Cost: O(kernels x buffers touched since a barrier); loops are gone through until nothing new is found.
     """
-    if not any(parallel):
-        return (False,) * len(kernels), (0,) * len(kernels)
-    places: dict[Buffer, int] = {b: at for b, at in plan.offsets.items() if isinstance(b, Buffer)}
-    since = dict.fromkeys((*_SIZES, LARGER), 0)  # the kernel behind each team's last barrier
-    pending: list[_Touch] = []
-    known: dict[tuple[tuple[Stmt, ...], bool, bool], list[list[_Hull]]] = {}
-    barriers: list[bool] = []
-    spared: list[int] = []
-    for k, kernel in enumerate(kernels):
-        key = kernel.body, parallel[k], dealt[k]
-        if key not in known:
-            known[key] = [_hulls(s, parallel[k], dealt[k]) for s in kernel.body]
-        mine = _touches(kernel, k, parallel[k], places, known[key])
-        clashes = [
-            (a.kernel, _meetings(a, b))
-            for b in mine
-            for a in pending
-            if a.start < b.end and b.start < a.end and (a.write or b.write) and (a.team or b.team)
-        ]
-        needed = 0
-        for size, begin in since.items():
-            if dealt[k] or any(begin <= before and (size == LARGER or meet[size - 2]) for before, meet in clashes):
-                needed |= 1 << size
-                since[size] = k
-        barriers.append(bool(needed))
-        spared.append(sum(1 << s for s in since if not needed >> s & 1) if needed else 0)
-        oldest = min(since.values())
-        pending = [a for a in pending if a.kernel >= oldest] + mine if needed else pending + mine
-    return tuple(barriers), tuple(spared)
+    placing = _Placing(shared, dealt, plan, windows_of(items))
+    if shared:
+        placing.sequence(items)
+    return Placed(placing.before, placing.before_test)
 
 
-def _meetings(a: _Touch, b: _Touch) -> np.ndarray:
-    """For each team size up to TEAMS, whether a byte of one thread's interval in `a` lies in another thread's in `b`."""
+class _Placing:
+    """pending: what has been touched, and by teams of which sizes since their last barrier."""
+
+    def __init__(self, shared: set[Kernel], dealt: set[Kernel], plan: MemoryPlan, windows: dict[Buffer, Buffer]):
+        self.shared = shared
+        self.dealt = dealt
+        self.windows = windows
+        self.places: dict[Buffer, int] = {b: at for b, at in plan.offsets.items() if isinstance(b, Buffer)}
+        self.before: dict[Item, int] = dict.fromkeys(dealt, EVERY)
+        self.before_test: dict[Item, int] = {}
+        self.pending: dict[_Touch, int] = {}
+        self._of: dict[tuple[Item, bool], list[_Touch]] = {}
+        self._hulls: dict[tuple[tuple[Stmt, ...], bool, bool], list[_Hull]] = {}
+
+    def sequence(self, items: Sequence[Item]) -> None:
+        for i in items:
+            if isinstance(i, Kernel) or self.shared.isdisjoint(kernels_of([i])):
+                self._touch(i, self.before, self._of_item(i))
+            elif isinstance(i, Choose):
+                self._touch(i, self.before, self._control(i, False))
+                start = dict(self.pending)
+                self.sequence(i.then)
+                after, self.pending = self.pending, start
+                self.sequence(i.other)
+                self._join(after)
+            else:
+                self._repeat(i)
+
+    def _repeat(self, loop: Repeat) -> None:
+        """A barrier before the loop, where there would be one on every trip for what was touched before."""
+        inside = [t for k in kernels_of([loop]) for t in self._of_item(k)]
+        self._touch(loop, self.before, self._control(loop, False), inside)
+        while True:
+            start, found = dict(self.pending), (dict(self.before), dict(self.before_test))
+            self.sequence(loop.test)
+            if loop.goes_on is not None:
+                self._touch(loop, self.before_test, self._control(loop, True))
+            leaving = dict(self.pending)
+            self.sequence(loop.body)
+            self._join(start)
+            if self.pending == start and found == (self.before, self.before_test):
+                break
+        self.pending = leaving if loop.goes_on is not None else self.pending
+        if loop.count is not None:
+            self.pending |= {t: EVERY for t in self._control(loop, False) if t.write}
+
+    def _join(self, other: dict[_Touch, int]) -> None:
+        """What is pending on one of two ways."""
+        for t, sizes in other.items():
+            self.pending[t] = self.pending.get(t, 0) | sizes
+
+    def _touch(self, item: Item, barriers: dict[Item, int], mine: Sequence[_Touch], later: Sequence[_Touch] = ()) -> None:
+        """later: what a loop touches on its trips."""
+        needed = barriers.get(item, 0)
+        for a, sizes in self.pending.items():
+            if sizes & ~needed:
+                for b in (*mine, *later):
+                    if a.start < b.end and b.start < a.end and (a.write or b.write) and (a.team or b.team):
+                        needed |= sizes & _meetings(a, b)
+        if needed:
+            barriers[item] = needed
+            self.pending = {t: left for t, sizes in self.pending.items() if (left := sizes & ~needed)}
+        self.pending |= dict.fromkeys(mine, EVERY)
+
+    # what items touch
+
+    def _of_item(self, item: Item) -> list[_Touch]:
+        """What a kernel touches, or a branch or loop that thread 0 runs alone."""
+        if (item, False) not in self._of:
+            if isinstance(item, Kernel):
+                found = self._of_kernel(item)
+            else:
+                found = [t for c in controls_of([item]) for late in (False, True) for t in self._made(c, late, False)]
+                for k in kernels_of([item]):
+                    reads, writes = reads_and_writes(k)
+                    found += [self._whole(b, b in writes, False) for b in reads | writes]
+            self._of[item, False] = found
+        return self._of[item, False]
+
+    def _control(self, item: Choose | Repeat, late: bool) -> list[_Touch]:
+        """What the threads read to find their way through a branch or loop; what thread 0 notes at its end."""
+        if (item, late) not in self._of:
+            self._of[item, late] = self._made(item, late, True)
+        return self._of[item, late]
+
+    def _made(self, item: Choose | Repeat, late: bool, team: bool) -> list[_Touch]:
+        """late: of a loop, what is read behind its test and not before it."""
+        if isinstance(item, Choose):
+            return [] if late else [self._whole(item.pred, False, team)]
+        read = item.goes_on if late else item.trips
+        count = [self._whole(item.count, True, False)] if item.count is not None and not late else []
+        return count + ([self._whole(read, False, team)] if read is not None else [])
+
+    def _whole(self, buffer: Buffer, write: bool, team: bool) -> _Touch:
+        """All of a buffer, by every thread of a team or by thread 0."""
+        idle = np.arange(TEAMS)[None, :] >= (np.array(_SIZES)[:, None] if team else 1)
+        return self._made_of(_Hull(buffer, write, idle, 0, buffer.size * buffer.dtype.itemsize), buffer, team)
+
+    def _of_kernel(self, kernel: Kernel) -> list[_Touch]:
+        """Every buffer that a kernel touches, apart for each of its outermost statements."""
+        team, dealt = kernel in self.shared, kernel in self.dealt
+        key = kernel.body, team, dealt
+        if key not in self._hulls:
+            self._hulls[key] = [h for s in kernel.body for h in _hulls(s, team, dealt)]
+        called = dict(zip(kernel.params, kernel.args, strict=True))
+        return [self._made_of(h, called[h.buffer], team) for h in self._hulls[key]]
+
+    def _made_of(self, h: _Hull, buffer: Buffer, team: bool) -> _Touch:
+        """Buffers outside of the arena get places of their own behind it."""
+        base, row = buffer, buffer if buffer in self.windows else None
+        while base in self.windows:
+            base = self.windows[base]
+        start = self.places.setdefault(base, _OUTSIDE * (1 + len(self.places)))
+        end = start + base.size * base.dtype.itemsize
+        at = start if row is None else 0
+        first, last = np.where(h.idle, 0, at + h.first), np.where(h.idle, 0, at + h.last)
+        return _Touch(start, end, row, first, last, team, h.write)
+
+
+def _meetings(a: _Touch, b: _Touch) -> int:
+    """The team sizes for which a byte of one thread's interval in `a` lies in another thread's in `b`."""
+    if a.row is not b.row:
+        return EVERY
     low, high = a.first[:, :, None], a.last[:, :, None]
     other_low, other_high = b.first[:, None, :], b.last[:, None, :]
     meet = (low < other_high) & (other_low < high) & (low < high) & (other_low < other_high)
     meet[:, range(TEAMS), range(TEAMS)] = False
-    return np.asarray(meet.any(axis=(1, 2)))
-
-
-def _touches(
-    kernel: Kernel, number: int, team: bool, places: dict[Buffer, int], hulls: Sequence[Sequence[_Hull]]
-) -> list[_Touch]:
-    """Every buffer that a kernel touches, apart for each of its outermost statements.
-
-    places: where buffers begin; those outside of the arena get places of their own behind it.
-    """
-    found: list[_Touch] = []
-    called = dict(zip(kernel.params, kernel.args, strict=True))
-    for h in (h for of_statement in hulls for h in of_statement):
-        buffer = called[h.buffer]
-        start = places.setdefault(buffer, _OUTSIDE * (1 + len(places)))
-        first, last = np.where(h.idle, 0, start + h.first), np.where(h.idle, 0, start + h.last)
-        found.append(_Touch(start, start + buffer.size * buffer.dtype.itemsize, first, last, number, team, h.write))
-    return found
+    return sum(1 << size for k, size in enumerate(_SIZES) if meet[k].any()) | 1 << LARGER
 
 
 def _hulls(s: Stmt, team: bool, dealt: bool) -> list[_Hull]:
@@ -210,4 +313,4 @@ def _bounds(terms: Terms, share: dict[Var, Bounds]) -> tuple[Any, Any]:
     return low, high
 
 
-__all__ = ["LARGER", "TEAMS", "place_barriers"]
+__all__ = ["EVERY", "LARGER", "TEAMS", "Placed", "place_barriers"]

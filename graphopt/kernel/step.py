@@ -13,14 +13,13 @@ from math import log2
 import numpy as np
 
 from graphopt.ir.graph import Graph, Node, walk
-from graphopt.kernel.barriers import place_barriers
+from graphopt.kernel.barriers import EVERY, place_barriers
 from graphopt.kernel.contract import lower_contraction
 from graphopt.kernel.copies import share_copies
 from graphopt.kernel.items import Choose, Item, Repeat, Window, kernels_of, windows_of
 from graphopt.kernel.loops import Buffer, Kernel, reads_and_writes
 from graphopt.kernel.lower import Lowering, lower_loops
 from graphopt.kernel.machine import Machine
-from graphopt.kernel.nested_barriers import Barriers
 from graphopt.kernel.nests import copy_kernel, lower_kernel, zero_kernel
 from graphopt.kernel.repeats import Repeats
 from graphopt.kernel.small import Places, is_small, lower_small
@@ -32,6 +31,7 @@ from graphopt.passes.memory import MemoryPlan, lifetimes, plan_memory
 from graphopt.passes.order import Schedule, order
 
 _TEAM_WORK = 6000.0  # instructions (2.4 us) below which one thread is as quick: a barrier costs 0.2 us, and data cross
+_AMONG_WORK = 500.0  # the same for a kernel in a loop at least half of whose kernels are shared
 _START_WORK = 1.5  # times as many, for all kernels together: a job costs 1.3 us more on two threads than on one
 _CHUNK_WORK = 12_000.0  # instructions (5 us) of a chunk: taking one costs some 20 ns, and at the end threads wait for one
 _MOST_CHUNKS = 32  # a power of two, as are all numbers of chunks: teams mostly are
@@ -81,13 +81,9 @@ def lower_graph(graph: Graph, machine: Machine) -> Step:
     chunks = tuple([_chunks(k) if team else 1 for k, team in zip(kernels, parallel, strict=True)])
     plan = _plan(items, {buffer for buffer, _, _ in assembly.args})
     shared = {k for k, team in zip(kernels, parallel, strict=True) if team}
-    dealt = [n > 1 for n in chunks]
-    barriers = Barriers(plan, shared, {k for k, d in zip(kernels, dealt, strict=True) if d}, windows_of(items))
-    if items == kernels:
-        before, spared = place_barriers(kernels, parallel, dealt, plan)
-    else:
-        barriers.sequence(items)
-        before, spared = tuple(k in barriers.before for k in kernels), (0,) * len(kernels)
+    dealt = {k for k, n in zip(kernels, chunks, strict=True) if n > 1}
+    placed = place_barriers(items, shared, dealt, plan)
+    needing = [placed.before.get(k, 0) for k in kernels]
     return Step(
         graph=whole.graph,
         groups=tuple([g for _, groups in assembly.graphs for g in groups]),
@@ -96,21 +92,28 @@ def lower_graph(graph: Graph, machine: Machine) -> Step:
         plan=plan,
         parallel=parallel,
         chunks=chunks,
-        barriers=before,
-        spared=spared,
+        barriers=tuple(map(bool, needing)),
+        spared=tuple([EVERY & ~n if n else 0 for n in needing]),
         items=items,
         graphs=tuple(assembly.graphs),
-        waits=frozenset(barriers.before - set(kernels)),
-        test_waits=frozenset(barriers.before_test),
+        waits=frozenset(placed.before.keys() - set(kernels)),
+        test_waits=frozenset(placed.before_test),
     )
 
 
 def _shared(items: Sequence[Item]) -> tuple[bool, ...]:
     """For each kernel, whether a team is quicker with it than one thread; none of them when all together, of which those
     in loops count for many, are not worth the team's start.
+
+    Between kernels of a loop that are shared, one that is not takes data from other threads, and gives them back.
     """
     kernels = tuple(kernels_of(items))
-    chosen = tuple(k.extent > 1 and _instructions(k) >= _TEAM_WORK for k in kernels)
+    most = dict.fromkeys(kernels, _TEAM_WORK)
+    for i in items:
+        inside = () if isinstance(i, Kernel) else tuple(kernels_of([i]))
+        if 2 * sum(k.extent > 1 and _instructions(k) >= _TEAM_WORK for k in inside) >= len(inside):
+            most |= dict.fromkeys(inside, _AMONG_WORK)
+    chosen = tuple(k.extent > 1 and _instructions(k) >= most[k] for k in kernels)
     total = sum(_instructions(k) for k, team in zip(kernels, chosen, strict=True) if team)
     worth = total >= _START_WORK * _TEAM_WORK or kernels != tuple(items)
     return chosen if worth else (False,) * len(kernels)
