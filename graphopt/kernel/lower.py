@@ -34,7 +34,7 @@ from graphopt.kernel.loops import (
     make_kernel,
 )
 from graphopt.kernel.picks import picked
-from graphopt.kernel.slices import Sinks, combined
+from graphopt.kernel.slices import Sinks
 from graphopt.opdefs.opdef import opdef
 from graphopt.passes.fuse import Group
 from graphopt.passes.materialise import INLINE, LEAVES
@@ -424,7 +424,7 @@ class LoopsGroup:
                 element: Expr = Load(self.lowering.partial[n], linear(idx, self.group.full))
             else:
                 element = Elements.s.cast(values[operand] if operand in values else elements.read(operand, idx), b.dtype)
-            body.append(Store(b, at, combined(Elements.s, n, Load(b, at), element)))
+            body.append(Store(b, at, opdef(n.op).rules["combine"](Elements.s, Load(b, at), element)))
         return body
 
     def _sunk(self, sinks: Sequence[Node], values: Mapping[Node, Expr], idx: tuple[Index, ...], part: Index) -> list[Stmt]:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 from graphopt.ir.graph import Node
 from graphopt.ir.index import ZERO, Index, linear
-from graphopt.ir.types import f32, f64
 from graphopt.kernel.loops import Buffer, Const, Expr, Fold, Load, Op, Recorder, Stmt, Store, accumulator, loop
 from graphopt.opdefs.opdef import opdef
 from graphopt.passes.fuse import Group
@@ -18,14 +17,6 @@ from graphopt.passes.fuse import Group
 _PARTS = 4  # vectors that consecutive elements are dealt to, so that no addition waits for the one before it
 
 Rows = Callable[[Index], list[Stmt]]
-
-
-def combined(s: Recorder, n: Node, running: Expr, element: Expr) -> Op:
-    """A running value of a reduction with one element more; sums of products are those of contractions, multiply-adds."""
-    op: Op = opdef(n.op).rules["combine"](s, running, element)
-    if op.name == "add" and op.dtype in (f32, f64) and isinstance(element, Op) and element.name == "mul":
-        op = s.fma(*element.args, running)
-    return op
 
 
 class Sinks:
@@ -149,7 +140,8 @@ class Sinks:
         return [Store(self.partial[n], at, self._combined(n, Load(self.partial[n], at), total))]
 
     def _combined(self, n: Node, running: Expr, element: Expr) -> Op:
-        return combined(self.s, n, running, element)
+        op: Op = opdef(n.op).rules["combine"](self.s, running, element)
+        return op
 
     def _element(self, n: Node, place: Mapping[int, Index]) -> Index:
         """Where this slice's partial result for a point lies; axes of length 1 may be missing in `place`."""
