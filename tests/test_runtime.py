@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from graphopt_runtime import engine, native
-from graphopt_runtime.buffers import Arena, Results, address, aligned_empty, dtype_of
+from graphopt_runtime.buffers import Arena, Results, address, aligned_copy, aligned_empty, dtype_of
 from graphopt_runtime.executor import Executable
 from graphopt_runtime.limits import width
 from graphopt_runtime.program import BufferSpec, Call, Program, from_bytes, to_bytes
@@ -664,6 +664,19 @@ def test_memory_is_aligned_and_writable() -> None:
     for value in (array, np.zeros(0), np.arange(9)[3:], np.array(1.0), np.zeros((2, 3, 4))):
         assert address(value) == value.ctypes.data
     assert address(array) % 256 == 0
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (5,), (7, 300), (1025,), (3, 400_000)])
+@pytest.mark.parametrize("target", [None, "float64", "bfloat16", "bool"])
+def test_a_copy_is_aligned_contiguous_and_of_its_own(shape: tuple[int, ...], target: str | None) -> None:
+    values = (np.arange(np.prod(shape, dtype=int)) % 5).astype(np.float32).reshape(shape)
+    dtype = None if target is None else dtype_of(target)
+    for array in (values, values.T.copy().T, values[..., ::-1] if shape else values):
+        copy = aligned_copy(array, dtype)
+        assert (copy.shape, copy.dtype) == (shape, dtype or array.dtype)
+        assert copy.flags.c_contiguous and copy.flags.writeable and not np.shares_memory(copy, array)
+        assert copy.nbytes <= 4096 or address(copy) % 64 == 0
+        np.testing.assert_array_equal(copy, array.astype(copy.dtype))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")

@@ -19,6 +19,7 @@ from graphopt.ir.graph import Node, input_node
 from graphopt.ir.types import DType, TensorType, dtype_of
 from graphopt.opdefs.evaluate import evaluate_nodes
 from graphopt.opdefs.opdef import OpDef
+from graphopt_runtime.buffers import aligned_copy
 
 CHOICE = "choose with ops.select or ops.where, or by an `if` of your own function's; anything works in PYNATIVE_MODE"
 VALUES = "use tensor operations instead, or run in PYNATIVE_MODE, where tensors have values"
@@ -263,14 +264,14 @@ class Tensor(Attached):
         return str(self) if not spec else format(self.item(), spec)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        return wrap_array(self._value("deepcopy()").copy())
+        return wrap_array(aligned_copy(self._value("deepcopy()")))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (wrap_array, (self._value("pickle").copy(),))
 
     def copy(self) -> Tensor:
         """A tensor with the same values on memory of its own."""
-        return apply(lambda x: x, self) if self._array is None else wrap_array(self._array.copy())
+        return apply(lambda x: x, self) if self._array is None else wrap_array(aligned_copy(self._array))
 
     # writing --------------------------------------------------------------------------------------------------
 
@@ -326,10 +327,10 @@ def to_array(data: Any, dtype: Any = None) -> np.ndarray:
     """
     wanted = None if dtype is None else check_dtype("Tensor", dtype).numpy
     if isinstance(data, Tensor):
-        return np.array(data._value("Tensor()"), dtype=wanted, order="C")
+        return aligned_copy(data._value("Tensor()"), wanted)
     if isinstance(data, (np.ndarray, np.generic)):
         check_dtype("Tensor", data.dtype)
-        return np.array(data, dtype=wanted, order="C")
+        return aligned_copy(np.asarray(data), wanted)
     if isinstance(data, (bool, int, float)):
         return _number_array(data, of_number(data).numpy if wanted is None else wanted)
     if isinstance(data, (list, tuple)):

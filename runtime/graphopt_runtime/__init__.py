@@ -1,6 +1,6 @@
 """What a compiled step needs to run: memory, threads, native code, a cache. Knows nothing of the compiler."""
 
-from .buffers import Arena, address, aligned_empty
+from .buffers import Arena, address, aligned_copy, aligned_empty
 from .cache import Cache, CacheInfo, key_of
 from .engine import EngineError, Loaded, Target, assembly, compile_ir, host, ir_after_passes, load
 from .executor import Executable
@@ -23,6 +23,7 @@ __all__ = [
     "Program",
     "Target",
     "address",
+    "aligned_copy",
     "aligned_empty",
     "assembly",
     "compile_ir",

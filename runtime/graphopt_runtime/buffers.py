@@ -15,6 +15,7 @@ import numpy as np
 
 ALIGNMENT = 64
 _HUGE_BYTES = 1 << 21  # the size of a huge page on x86-64 and on most ARM kernels
+_PAGE_BYTES = 1 << 12
 _LARGE_BYTES = 1 << 18  # smaller memory comes back from the allocator without new pages
 DATA_FIELD = object.__basicsize__  # a numpy array object begins with its header, then its data pointer
 
@@ -39,8 +40,27 @@ def aligned_empty(shape: Sequence[int], dtype: np.dtype, alignment: int = ALIGNM
         raw = np.frombuffer(pages, np.uint8)
     else:
         raw = np.empty(nbytes + alignment, np.uint8)
-    start = -raw.ctypes.data % alignment
-    return raw[start : start + nbytes].view(dtype).reshape(tuple(shape))
+    return _aligned(raw, shape, dtype, alignment)
+
+
+def _aligned(raw: np.ndarray, shape: Sequence[int], dtype: np.dtype, alignment: int) -> np.ndarray:
+    """The first aligned array inside these bytes."""
+    return np.ndarray(tuple(shape), dtype, raw, -address(raw) % alignment)
+
+
+def aligned_copy(array: np.ndarray, dtype: np.dtype | None = None) -> np.ndarray:
+    """A C-contiguous copy, converted to `dtype`; where it is larger than a page, its address is a multiple of 64 bytes.
+
+    numpy's own arrays begin anywhere, and a vector that lies across two cache lines is two reads: LayerNorm of such an array
+    takes a quarter longer. Memory for the copy comes from numpy's allocator, which has pages at hand that are cleared already.
+    """
+    dtype = array.dtype if dtype is None else dtype
+    nbytes = array.size * dtype.itemsize
+    if nbytes <= _PAGE_BYTES:
+        return np.array(array, dtype, order="C")
+    copy = _aligned(np.empty(nbytes + ALIGNMENT, np.uint8), array.shape, dtype, ALIGNMENT)
+    np.copyto(copy, array, casting="unsafe")
+    return copy
 
 
 def _address_of_field(array: np.ndarray) -> int:
