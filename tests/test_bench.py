@@ -30,7 +30,7 @@ from graphopt_tools.workloads import EVERY, OPTIMIZERS, SETS, WORKLOADS, Workloa
 
 NEEDS = {"lstm": "LSTM", "wide_deep": "EmbeddingLookup"}
 """Workloads with a layer that may be missing."""
-SPEEDS = Speeds(2, 100.0, 10.0, 20.0, 15.0)
+SPEEDS = Speeds(2, 100.0, 10.0, 20.0, 15.0, 10.0)
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(contest, "TURN_SECONDS", 0.02)
-    monkeypatch.setattr(bench.probes, "measure", lambda threads: Speeds(threads, 100.0, 10.0, 20.0, 15.0))
+    monkeypatch.setattr(bench.probes, "measure", lambda threads: Speeds(threads, 100.0, 10.0, 20.0, 15.0, 10.0))
 
 
 def test_mistakes(tmp_path: Path) -> None:

@@ -273,7 +273,7 @@ def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probes, "ROUNDS", 10_000)
     result = invoke("doctor")
     assert result.exit_code == 0, result.output
-    for word in ("processor", "vectors", "threads", "llvm", "cache", "GFLOP/s", "triad GB/s"):
+    for word in ("processor", "vectors", "threads", "llvm", "cache", "GFLOP/s", "triad GB/s", "update GB/s"):
         assert word in result.output
 
 
@@ -288,6 +288,10 @@ def test_probes_measure_something_and_compute_rightly(monkeypatch: pytest.Monkey
     assert np.array_equal(c, a + 0.5 * b)
     probes._best(probes.stream_ir("copy", 8), [sink, a, b, c], 2, runs=1)
     assert np.array_equal(c, a)
+    probes._best(probes.stream_ir("update", 4), [sink, a, b, c], 2, runs=1)  # two runs, the first wakes the team
+    assert np.array_equal(b, a + 0.5 * (a + 0.5 * 2.0)) and np.array_equal(c, a + 0.5 * (a + 0.5 * a))
+    probes._best(probes.stream_ir("read", 4), [sink, a, b, c], 2, runs=1)
+    assert np.array_equal(b, a + 0.5 * (a + 0.5 * 2.0)) and np.array_equal(c, a + 0.5 * (a + 0.5 * a))
     sink[:] = 1e-6
     assert probes._best(probes.fma_ir(8, fused), [sink], 1, runs=1) > 0
     assert np.array_equal(sink, np.full(128, 1e-6, np.float32))

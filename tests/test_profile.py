@@ -142,7 +142,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from graphopt_tools import profile as command
     from graphopt_tools.probes import Speeds
 
-    monkeypatch.setattr(command, "measure", lambda threads: Speeds(threads, 100.0, 10.0, 10.0, 10.0))
+    monkeypatch.setattr(command, "measure", lambda threads: Speeds(threads, 100.0, 10.0, 10.0, 10.0, 10.0))
     (tmp_path / "nets.py").write_text("from graphopt import ops\ndef f(x):\n    return ops.exp(x) @ x\n")
     out = tmp_path / "profile.json"
     call = ["profile", f"{tmp_path}/nets.py:f", "--input", "f32[64,64]", "--threads", "1", "--seconds", "0.1", "--json", str(out)]

@@ -54,10 +54,10 @@ def machine_facts() -> dict[str, str]:
 def speed_table(speeds: list[Speeds]) -> Table:
     """One row per number of threads."""
     table = Table(caption="GFLOP/s: float32 multiply-adds in registers; GB/s: arrays larger than the cache")
-    for heading in ("threads", "GFLOP/s", "read GB/s", "copy GB/s", "triad GB/s"):
+    for heading in ("threads", "GFLOP/s", "read GB/s", "copy GB/s", "triad GB/s", "update GB/s"):
         table.add_column(heading, justify="right", no_wrap=True)
     for s in speeds:
-        table.add_row(str(s.threads), f"{s.gflops:.0f}", f"{s.read:.1f}", f"{s.copy:.1f}", f"{s.triad:.1f}")
+        table.add_row(str(s.threads), f"{s.gflops:.0f}", f"{s.read:.1f}", f"{s.copy:.1f}", f"{s.triad:.1f}", f"{s.update:.1f}")
     return table
 
 

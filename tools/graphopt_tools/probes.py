@@ -24,18 +24,19 @@ _ENTRY = "define void @probe(i64 %thread, i64 %team, ptr %args, ptr %arena, ptr 
 
 @dataclass(frozen=True, slots=True)
 class Speeds:
-    """Best of several runs on a number of threads: 10^9 operations and 10^9 bytes per second."""
+    """Best of several runs on a number of threads: 10^9 operations and 10^9 bytes per second, of what `stream_ir` says."""
 
     threads: int
     gflops: float
     read: float
     copy: float
     triad: float
+    update: float
 
     @property
     def bandwidth(self) -> float:
         """The most bytes per second (in 10^9) that any of them moved."""
-        return max(self.read, self.copy, self.triad)
+        return max(self.read, self.copy, self.triad, self.update)
 
 
 def measure(threads: int) -> Speeds:
@@ -54,7 +55,7 @@ def measure(threads: int) -> Speeds:
         array[:] = 1.0
     traffic = [
         used * ARRAY_BYTES / _best(stream_ir(kind, lanes), [sink, *arrays], threads)
-        for kind, used in (("read", 1), ("copy", 2), ("triad", 3))
+        for kind, used in (("read", 3), ("copy", 2), ("triad", 3), ("update", 5))
     ]
     return Speeds(threads, flops / seconds / 1e9, *(rate / 1e9 for rate in traffic))
 
@@ -119,24 +120,31 @@ loop:
 
 
 def stream_ir(kind: str, lanes: int) -> str:
-    """Each thread's share of: `read` the sum of a; `copy` c = a; `triad` c = a + s * b."""
+    """Each thread's share of: `read` the sum of a, b and c; `copy` c = a; `triad` c = a + s * b; `update` b = a + s * b and
+    c = a + s * c, in place, as optimizers do.
+    """
     vector = f"<{lanes} x float>"
     block = lanes * UNROLL
     steps = []
+    reads = {"read": "abc", "copy": "a", "triad": "ab", "update": "abc"}[kind]
+    writes = {"read": "", "copy": "c", "triad": "c", "update": "bc"}[kind]
+    scaled = {"triad": {"c": "b"}, "update": {"b": "b", "c": "c"}}.get(kind, {})  # the factor of s in what is written
     for k in range(UNROLL):
         steps.append(f"  %p{k} = add i64 %i, {k * lanes}")
-        steps.append(f"  %a{k}p = getelementptr float, ptr %a, i64 %p{k}")
-        steps.append(f"  %a{k} = load {vector}, ptr %a{k}p, align 64")
-        if kind == "triad":
-            steps.append(f"  %b{k}p = getelementptr float, ptr %b, i64 %p{k}")
-            steps.append(f"  %b{k} = load {vector}, ptr %b{k}p, align 64")
-            steps.append(f"  %m{k} = fmul {vector} %b{k}, %s")
-            steps.append(f"  %v{k} = fadd {vector} %a{k}, %m{k}")
+        for x in sorted({*reads, *writes}):
+            steps.append(f"  %{x}{k}p = getelementptr float, ptr %{x}, i64 %p{k}")
+        for x in reads:
+            steps.append(f"  %{x}{k} = load {vector}, ptr %{x}{k}p, align 64")
+        for x, y in scaled.items():
+            steps.append(f"  %m{x}{k} = fmul {vector} %{y}{k}, %s")
+            steps.append(f"  %v{x}{k} = fadd {vector} %a{k}, %m{x}{k}")
+        for x in writes:
+            steps.append(f"  store {vector} %{f'v{x}' if scaled else 'a'}{k}, ptr %{x}{k}p, align 64")
         if kind == "read":
-            steps.append(f"  %y{k} = fadd {vector} %x{k}, %a{k}")
+            steps.append(f"  %ab{k} = fadd {vector} %a{k}, %b{k}")
+            steps.append(f"  %abc{k} = fadd {vector} %ab{k}, %c{k}")
+            steps.append(f"  %y{k} = fadd {vector} %x{k}, %abc{k}")
         else:
-            steps.append(f"  %c{k}p = getelementptr float, ptr %c, i64 %p{k}")
-            steps.append(f"  store {vector} %{'v' if kind == 'triad' else 'a'}{k}, ptr %c{k}p, align 64")
             steps.append(f"  %y{k} = fadd {vector} %x{k}, zeroinitializer")
     phis = "\n".join(f"  %x{k} = phi {vector} [ %s, %entry ], [ %y{k}, %loop ]" for k in range(UNROLL))
     body = "\n".join(steps)

@@ -50,7 +50,7 @@ def profile_of(function: Callable[..., Any], inputs: Sequence[Any], threads: int
 def profile_table(found: Profile, speeds: Speeds) -> Table:
     """A row for each kernel, the slowest first; then the waiting and the total."""
     about = f"{found.name}: {found.step_seconds * 1e3:.3f} ms a step on {found.threads} threads, {found.runs} runs"
-    limits = f"{speeds.gflops:.0f} GFLOP/s, {speeds.read:.0f} GB/s from memory"
+    limits = f"{speeds.gflops:.0f} GFLOP/s, {speeds.bandwidth:.0f} GB/s from memory"
     caption = f"roof: % of the machine's limit ({limits}); above 100: from caches, or with fewer products than defined"
     table = Table(title=about, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("kernel", overflow="ellipsis", no_wrap=True, max_width=22)
@@ -65,7 +65,7 @@ def profile_table(found: Profile, speeds: Speeds) -> Table:
             f"{k.wait_seconds * 1e6:.1f}",
             f"{k.gflops:.1f}",
             f"{k.gbytes:.1f}",
-            f"{100 * k.roofline(speeds.gflops, speeds.read):.0f}",
+            f"{100 * k.roofline(speeds.gflops, speeds.bandwidth):.0f}",
             origin(k.call),
         )
     table.add_section()
@@ -85,6 +85,6 @@ def profile_data(found: Profile, speeds: Speeds) -> dict[str, Any]:
         "step_seconds": found.step_seconds,
         "total_seconds": found.seconds,
         "wait_seconds": found.wait_seconds,
-        "machine": {"gflops": speeds.gflops, "gbytes": speeds.read},
-        "kernels": found.rows(speeds.gflops, speeds.read),
+        "machine": {"gflops": speeds.gflops, "gbytes": speeds.bandwidth},
+        "kernels": found.rows(speeds.gflops, speeds.bandwidth),
     }
