@@ -515,6 +515,55 @@ def test_a_tile_asks_for_the_lines_that_it_ends_with(shape: tuple[int, int, int]
             assert {line for y, line in asked if y is x} == lines
 
 
+class AskedLater(Interpreter):
+    """The lines that each turn of the outermost loop asks for from far away."""
+
+    def __init__(self, kernel: Kernel, arrays: Sequence[np.ndarray]):
+        super().__init__(kernel, arrays)
+        self.turns: list[set[int]] = []
+
+    def _body(self, body: Sequence[Stmt]) -> None:
+        for s in body:
+            if isinstance(s, For) and s.kind == "par":
+                for k in range(s.var.size):
+                    self.turns.append(set())
+                    self.vars[s.var] = k
+                    self._body(s.body)
+                continue
+            if isinstance(s, Fetch) and s.level == 2:
+                assert s.buffer.name.startswith("rows")
+                self.turns[-1].add((int(self.index(s.index)) + s.ahead) * 4 // 64)
+            super()._body([s])
+
+
+@pytest.mark.parametrize("steps", [32, 64, 30])
+def test_tiles_that_share_rows_ask_for_the_next_ones(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a copy of rows that is large, the tiles that read the present ones ask for the next ones, each for its part."""
+
+    def choose(p: Problem, machine: Machine) -> Tiling:
+        row, lane = p.outs
+        return Tiling("broadcast", lane, row, None, 4, 1, 1, 0.0, packed=True, rows_packed=True)
+
+    monkeypatch.setattr(contract, "choose", choose)
+    monkeypatch.setattr(tiles, "_GROUP_BYTES", 1 << 11)
+    monkeypatch.setattr(tiles, "NEAR_BYTES", 1 << 11)
+    monkeypatch.setattr(tiles, "_OWN_PANELS", 9)  # a copy that all threads read
+    a, b = leaf("a", steps, 24), leaf("b", steps, 64)
+    kernel = lowered(Graph("g", (a, b), (), (matmul(transpose(a, perm=(1, 0)), b),)), AVX2).kernels[-1]
+    ran = AskedLater(kernel, [np.zeros(x.size, np.float32) for x in kernel.params])
+    ran.run()
+    panels = 2048 // (steps * 8 * 4)  # of a group
+    assert len(ran.turns) == 6 * 64 // 8
+    if steps % 4:
+        assert not any(ran.turns)  # a turn of the sum's loop would not be as many steps as another
+        return
+    for first in range(0, len(ran.turns), panels):
+        stripe = first // panels % 6
+        asked = set().union(*ran.turns[first : first + panels])
+        assert asked == set(range((stripe + 1) * steps * 16 // 64, (stripe + 2) * steps * 16 // 64))
+        assert all(len(x) == len(asked) // panels for x in ran.turns[first : first + panels])
+
+
 # panels that each thread copies for itself
 
 

@@ -121,12 +121,14 @@ class Fetch:
     """The cache line of an element is needed soon, for writing if `write` says so: no effect but that it comes.
 
     ahead: it is the line so many elements further on, which may lie behind the array's end.
+    level: the cache it should come to, 1 or 2: few lines can be on their way to the first at once, and it holds little.
     """
 
     buffer: Buffer
     index: Index
     write: bool = False
     ahead: int = 0
+    level: int = 1
 
 
 Stmt = For | Store | If | Fetch
@@ -390,7 +392,7 @@ class _Signature:
             elif isinstance(s, If):
                 self.parts.append(f"if {self.expr(s.condition)}{{")
             elif isinstance(s, Fetch):
-                self.parts.append(f"fetch {self.buffers[s.buffer]}[{self.index(s.index)}]{s.write}{s.ahead}")
+                self.parts.append(f"fetch {self.buffers[s.buffer]}[{self.index(s.index)}]{s.write}{s.ahead},{s.level}")
                 continue
             else:
                 self.parts.append(f"{self.buffers[s.buffer]}[{self.index(s.index)}]={self.expr(s.value)}")
@@ -542,7 +544,7 @@ def show(kernel: Kernel) -> str:
                 visit(s.body, indent + "  ")
             elif isinstance(s, Fetch):
                 place = _Namer([], called).index(s.index + s.ahead)
-                lines.append(f"{indent}fetch {called.get(s.buffer, s.buffer)}[{place}]")
+                lines.append(f"{indent}fetch{'' if s.level == 1 else s.level} {called.get(s.buffer, s.buffer)}[{place}]")
             else:
                 namer = _Namer([s.value, *loaded(s.index)], called)
                 text = f"{called.get(s.buffer, s.buffer)}[{namer.index(s.index)}] = {namer.text(s.value)}"

@@ -20,7 +20,9 @@ _GROUPS = 4  # of panels, where threads divide them
 _OWN_PANELS = 8  # at least, where each thread copies those that it reads
 _OWN_BYTES = 1 << 18  # of a panel, at most
 _FIRST_LEVEL_BYTES = 1 << 15
+_LINE_BYTES = 64
 _COPIED_STEPS = 16
+_UNROLLED = 4  # steps of a sum that are one turn of its loop
 _FAR_BYTES = 1 << 18  # an array so large is not in the first-level cache when a tile ends
 _MOST_ASKED = 64  # lines at once
 _LONG_STEP = 1024  # bytes
@@ -32,6 +34,9 @@ Piece = tuple[int, int, int]
 
 Finish = Callable[[Expr, dict[Var, Index], Index], list[Stmt]]
 """What stores a value at a point, given by the problem's dimensions, in a lane."""
+
+Ask = Callable[[dict[Var, Index]], list[Stmt]]
+"""What asks for lines that are needed later, at a step of the sum."""
 
 
 class Tiler:
@@ -187,7 +192,8 @@ class Tiler:
             start = {**turned, **{v: turned[v] * piece[0] + piece[1] for v, piece in pieces}}
             panel = turned[self.lane] + lanes[1] // self.pitch if self.lane is not None else ZERO
             stripe = turned[t.row] + rows[1] // t.rows if t.row is not None else ZERO
-            return self._tile(start, rows[0], cols[0], lanes[0], panel, stripe)
+            share = (delinear(n, sizes)[-1], sizes[-1]) if turns and turns[-1][0] is self.lane else None
+            return self._tile(start, rows[0], cols[0], lanes[0], panel, stripe, share)
 
         return loop(kind, "t", prod(sizes), one)
 
@@ -302,7 +308,7 @@ class Tiler:
         where = (*(bound[u] for u in self.depends), ZERO if self.packed.local else panel, *(bound[v] for v in p.sums))
         return Load(self.packed, linear(where, sizes) * self.pitch + x)
 
-    def _coming(self, start: dict[Var, Index], panel: Index, vectors: int) -> Callable[[dict[Var, Index]], list[Stmt]] | None:
+    def _coming(self, start: dict[Var, Index], panel: Index, vectors: int) -> Ask | None:
         """What asks for the vectors that are multiplied a few steps later: where tiles read more than is near."""
         p, t = self.p, self.t
         if self.packed is not None and not self.packed.local and self.packed.size * p.dtype.itemsize > _FIRST_LEVEL_BYTES:
@@ -324,6 +330,27 @@ class Tiler:
             return [Fetch(o.buffer, o.offset.substitute({**start, **summed, t.lane: x}), ahead=ahead) for x in lanes]
 
         return in_place
+
+    def _next_rows(self, start: dict[Var, Index], stripe: Index, place: Index, tiles: int) -> Ask | None:
+        """What asks for the next tile's rows, where their copy is so large that it comes from afar: each of the tiles that read
+        the present ones asks for its part of them, a line or so at a time.
+        """
+        p, t, spread = self.p, self.t, self.spread
+        sums = tuple(v.size for v in p.sums)
+        few = _UNROLLED * t.rows // tiles
+        if spread is None or spread.size * spread.dtype.itemsize <= _GROUP_BYTES or sums[-1] % _UNROLLED or few == 0:
+            return None
+        steps = prod(sums)
+        sizes = (*(u.size for u in self.turning), -(-size_of(t.row) // t.rows))
+        first = linear((*(start[u] for u in self.turning), stripe), sizes) * (steps * t.rows)
+        first += place * (steps // _UNROLLED * few)
+        line = _LINE_BYTES // spread.dtype.itemsize
+
+        def ask(summed: dict[Var, Index]) -> list[Stmt]:
+            at = first + linear(tuple(summed[v] for v in p.sums), sums) // _UNROLLED * few
+            return [Fetch(spread, at, ahead=steps * t.rows + k, level=2) for k in range(0, few, line)]
+
+        return ask
 
     def _asked(self, start: dict[Var, Index], rows: int, cols: int, lanes: int) -> list[Stmt]:
         """Ask for the lines that the tile's end reads and writes, where they come from afar: they arrive while it sums."""
@@ -352,9 +379,12 @@ class Tiler:
         body: Callable[[dict[Var, Index]], list[Stmt]],
         vars: Sequence[Var],
         unroll: int,
-        coming: Callable[[dict[Var, Index]], list[Stmt]] | None = None,
+        coming: Ask | None = None,
+        later: Ask | None = None,
     ) -> list[Stmt]:
-        """Serial loops over summed dimensions, the last one unrolled a little; `coming` is done before each of its steps."""
+        """Serial loops over summed dimensions, the last one unrolled a little; `coming` is done before each of its steps, `later`
+        before each turn.
+        """
 
         def nest(k: int, bound: dict[Var, Index]) -> list[Stmt]:
             if k == len(vars):
@@ -373,7 +403,7 @@ class Tiler:
                 def one(w: Index) -> list[Stmt]:
                     return (coming(step(w)) if coming is not None else []) + nest(k + 1, step(w))
 
-                return loop("steps", "w", unroll, one)
+                return (later(step(ZERO)) if later is not None else []) + loop("steps", "w", unroll, one)
 
             rolled = loop("serial", f"q{k}", blocks, steps)
             return rolled + loop("steps", "w", rest, lambda w: nest(k + 1, {**bound, v: w + blocks * unroll}))
@@ -414,9 +444,19 @@ class Tiler:
         return self.s.lt(IndexValue(x, i32), Const(active, i32)) if active < self.p.width else None
 
     def _tile(
-        self, start: dict[Var, Index], rows: int, cols: int, lanes: int, panel: Index, stripe: Index
+        self,
+        start: dict[Var, Index],
+        rows: int,
+        cols: int,
+        lanes: int,
+        panel: Index,
+        stripe: Index,
+        share: tuple[Index, int] | None,
     ) -> list[Stmt]:
-        """One tile: clear the accumulators, sum, finish; panel, stripe: its place in the copies."""
+        """One tile: clear the accumulators, sum, finish.
+
+        panel, stripe: its place in the copies. share: which it is, and of how many tiles that follow each other with these rows.
+        """
         p, t = self.p, self.t
         by_lane = self.lane is not None
         width = p.width if by_lane or t.lane in p.sums else 1
@@ -467,7 +507,8 @@ class Tiler:
         if by_lane:
             stmts = self._asked(start, rows, cols, lanes) + stmts
             coming = self._coming(start, panel, len(actives))
-            stmts += self._sums(lambda summed: vector(start[t.lane], summed, None), p.sums, 4, coming)
+            later = self._next_rows(start, stripe, *share) if share is not None and rows == t.rows else None
+            stmts += self._sums(lambda summed: vector(start[t.lane], summed, None), p.sums, _UNROLLED, coming, later)
 
             def vector_done(tile: Buffer, r: Index, c: Index, k: int) -> list[Stmt]:
                 return loop("lanes", "l", actives[k], lambda x: self._finish_vector(tile, at(r, c, k), place(r, c), k * width, x))

@@ -98,7 +98,7 @@ class KernelEmitter(LLVMScalars):
             elif isinstance(s, If):
                 self._if(s)
             elif isinstance(s, Fetch):
-                self._prefetch(self._address(s.buffer, s.index), s.ahead * s.buffer.dtype.itemsize, 3, s.write)
+                self._prefetch(self._address(s.buffer, s.index), s.ahead * s.buffer.dtype.itemsize, s.level, s.write)
             elif s.kind == "lanes":
                 self._lanes(s)
             elif s.kind in ("unroll", "steps"):
@@ -450,21 +450,17 @@ class KernelEmitter(LLVMScalars):
     def _ask_ahead(self, e: Load, first: Index, base: str, line: bool) -> None:
         """Ask for the lines that are needed some turns or a row later than what is read here, a line or a part of one."""
         if line and e.buffer in self._streams:
-            self._prefetch(base, TURNS, 3)
+            self._prefetch(base, TURNS, 1)
         elif line and e.buffer in self._ahead.reads:
-            self._prefetch(base, self._ahead.reads[e.buffer], 3)
+            self._prefetch(base, self._ahead.reads[e.buffer], 1)
             for target, further in self._ahead.writes[e.buffer]:
-                self._prefetch(self._address(target, first), further, 2)
+                self._prefetch(self._address(target, first), further, 2)  # what is to be overwritten need not come nearer
 
-    def _prefetch(self, base: str, further: int, near: int, write: bool = False) -> None:
-        """Ask for a line so many bytes on; behind an array's end that is nothing.
-
-        near: 3 for the first-level cache, 2 for the second: few lines can be on their way to the first at once, and what is
-        to be overwritten need not come so far.
-        """
+    def _prefetch(self, base: str, further: int, level: int, write: bool = False) -> None:
+        """Ask for a line so many bytes on, into the cache of that level; behind an array's end that is nothing."""
         self.declared.setdefault("llvm.prefetch.p0", "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
         address = self.pure(f"getelementptr i8, ptr {base}, i64 {further}") if further else base
-        self.line(f"call void @llvm.prefetch.p0(ptr {address}, i32 {int(write)}, i32 {near}, i32 1)")
+        self.line(f"call void @llvm.prefetch.p0(ptr {address}, i32 {int(write)}, i32 {4 - level}, i32 1)")
 
     def _fold(self, e: Fold) -> Val:
         """Halve until one is left; while halves are whole vectors no element moves between lanes."""
