@@ -71,6 +71,8 @@ class KernelEmitter(LLVMScalars):
         self._rows = rows_ahead(kernel)
         self._ahead = Ahead()
         self._same_lanes = same_lanes(kernel)
+        self._firsts: dict[tuple[int, Var], tuple[Index, Index]] = {}
+        self._sums: list[dict[int, tuple[Index, list[tuple[Var, int]], Val | None, int]]] = [{}]  # see _index_parts
         self._names = {b: f"%{'l' if b.local else 'p'}{k}" for k, b in enumerate((*kernel.params, *kernel.locals))}
 
     def function(self, name: str, linkage: str = "internal") -> str:
@@ -195,11 +197,13 @@ class KernelEmitter(LLVMScalars):
         self.lines.append(f"{label}:")
         self.block = label
         self._pure.append({})
+        self._sums.append({})
         self._loads = {}
         self._exprs = [{} for _ in self._exprs]
 
     def _close(self, label: str) -> None:
         self._pure.pop()
+        self._sums.pop()
         self._entries.pop()
         self._loads = {}
         self._exprs = [{} for _ in self._exprs]
@@ -291,7 +295,7 @@ class KernelEmitter(LLVMScalars):
             value = self.splat(value, lane.width)
             data = f"<{lane.width} x {m}> {self.to_memory(value)}"
             if stride == 1:
-                base = self._address(s.buffer, s.index.substitute({lane.var: index(0)}))
+                base = self._address(s.buffer, self._first(s.index, lane))
                 self._store_vector(s.buffer, data, base, lane, align, m)
             else:
                 pointers = self._addresses(s.buffer, s.index)
@@ -433,7 +437,7 @@ class KernelEmitter(LLVMScalars):
         return self.opaque(f"call {t} @{name}(ptr align {align} {base}, <{lane.width} x i1> {mask}, {t} zeroinitializer)")
 
     def _load_vector(self, e: Load, guard: str, m: str, lane: _Lane) -> Val:
-        first = e.index.substitute({lane.var: index(0)})
+        first = self._first(e.index, lane)
         base = self._address(e.buffer, first)
         t = f"<{lane.width} x {m}>"
         align = max(e.dtype.itemsize, 1)
@@ -531,8 +535,41 @@ class KernelEmitter(LLVMScalars):
             return self.const(const, i64)
         return self.add(total, self.const(const, i64)) if const else total
 
+    def _first(self, i: Index, lane: _Lane) -> Index:
+        """An index of the kernel in lane 0, the same object for the same index."""
+        key = id(i), lane.var
+        if key not in self._firsts:
+            self._firsts[key] = i, i.substitute({lane.var: index(0)})
+        return self._firsts[key][1]
+
     def _index_parts(self, i: Index) -> tuple[Val | None, int]:
-        """(what varies, the constant rest). Outer loops' terms are added first, so that their sum leaves the inner loop."""
+        """(what varies, the constant rest). Outer loops' terms are added first, so that their sum leaves the inner loop.
+
+        The turns of an unrolled loop come here with the same index and other numbers: what varies is known then.
+        """
+        known = self._sums[-1].get(id(i))
+        if known is None:
+            if not all(self._is_steady(atom) for atom, _ in i.terms):
+                return self._sum_of(i)
+            counted = [(atom, c) for atom, c in i.terms if isinstance(atom, Var) and isinstance(self.vars[atom], int)]
+            rest = Index(i.const, tuple([term for term in i.terms if term not in counted])) if counted else i
+            known = self._sums[-1][id(i)] = i, counted, *self._sum_of(rest)
+        _, counted, total, const = known
+        for var, c in counted:
+            const += c * int(self.vars[var])
+        return total, const
+
+    def _is_steady(self, atom: Var | Quotient | Remainder | Loaded) -> bool:
+        """Is a variable, or what is made of loops' variables, the same wherever it is used inside these loops?"""
+        if isinstance(atom, Var):
+            return self.lane is None or atom is not self.lane.var
+        if isinstance(atom, Loaded):
+            return False
+        return all(
+            isinstance(self.vars.get(a), str) if isinstance(a, Var) else self._is_steady(a) for a, _ in atom.index.terms
+        )
+
+    def _sum_of(self, i: Index) -> tuple[Val | None, int]:
         const = i.const
         parts: list[tuple[int, Val]] = []
         for atom, c in i.terms:
