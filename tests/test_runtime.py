@@ -12,6 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -771,6 +772,65 @@ def test_modules_that_are_compiled_while_the_next_is_written() -> None:
             assembly.add(ir)
         assembly.code()
     assert sys.getswitchinterval() == before
+
+
+def adding(count: int) -> str:
+    """A module that takes LLVM a moment: functions that add up an array's elements in another order each."""
+    return "\n".join(
+        f"define i64 @add{k}(ptr %a) {{\n"
+        + "\n".join(
+            f"  %p{j} = getelementptr i64, ptr %a, i64 {j * (k + 1) % 64}\n  %x{j} = load i64, ptr %p{j}\n"
+            f"  %y{j} = add i64 %x{j}, {f'%y{j - 1}' if j else 0}"
+            for j in range(64)
+        )
+        + "\n  ret i64 %y63\n}"
+        for k in range(count)
+    )
+
+
+def test_threads_that_generate_code_at_the_same_time() -> None:
+    texts = [adding(n) for n in range(1, 13)]
+    expected = [engine.compile_ir(text) for text in texts]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            assert list(pool.map(engine.compile_ir, texts)) == expected
+    with engine.Assembly() as assembly:
+        for text in texts:
+            assembly.add(text)
+        code = assembly.code()
+    assert engine._object_files(code) == expected
+
+
+def test_code_without_the_bindings_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = engine.compile_ir(adding(3))
+    monkeypatch.setattr(engine, "_code_generator", lambda: None)
+    assert engine.compile_ir(adding(3)) == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+def test_a_fork_while_other_threads_generate_code(tmp_path: Path) -> None:
+    body = """
+    done = threading.Event()
+
+    def compile_on() -> None:
+        while not done.is_set():
+            engine.compile_ir(os.environ["TEXT"])
+
+    others = [threading.Thread(target=compile_on) for _ in range(3)]
+    for other in others:
+        other.start()
+    for _ in range(15):
+        time.sleep(0.005)
+        child = os.fork()
+        if not child:
+            os._exit(0 if engine.compile_ir(os.environ["TEXT"]) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    done.set()
+    for other in others:
+        other.join()
+    print("ok")
+    """
+    assert in_process(body, tmp_path, TEXT=adding(8)) == "ok\n"
 
 
 def test_code_that_does_not_link() -> None:

@@ -2,17 +2,20 @@
 
 Compiling and loading are apart: object code is plain bytes that a cache can keep, and loading it costs well under a
 millisecond. Kernels come as explicit vector code, so the passes here are few. Code may come in several modules, which
-`Assembly` compiles on a thread of its own while the next one is being written.
+`Assembly` compiles on a thread of its own while the next one is being written, and on two when all are.
 """
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import struct
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -28,7 +31,10 @@ _PIPELINES = ("O1", "O2", "O3")
 _SWITCH = 0.0002  # seconds
 _SEVERAL = b"graphopt objects"  # no object file begins like this
 
-_lock = threading.RLock()  # LLVM's contexts and JIT are used by one thread at a time; held while the process forks
+_TOGETHER = 2  # threads that generate code at the same time
+
+_lock = threading.RLock()  # LLVM's binding and JIT are used by one thread at a time; held while the process forks
+_emitting = threading.Semaphore(_TOGETHER)  # threads in LLVM without that lock; none when the process forks
 _names = itertools.count()
 
 
@@ -82,31 +88,77 @@ def _jit() -> Any:
     return llvm.create_lljit_compiler(use_jit_link=os.name == "posix", suppress_errors=True)
 
 
+_machines: dict[tuple[Target, int], list[Any]] = {}
+
+
+@contextmanager
+def _machine(target: Target, level: int) -> Iterator[Any]:
+    """LLVM's description of the target, which no other thread uses in the meantime, with position-independent code:
+    constants are then one short load away.
+    """
+    idle = _machines.setdefault((target, level), [])
+    with _lock:
+        _initialize()
+        try:
+            found = idle.pop() if idle else llvm.Target.from_triple(target.triple).create_target_machine(
+                cpu=target.cpu, features=target.features, opt=level, reloc="pic", codemodel="small", jit=True
+            )
+        except RuntimeError as error:
+            raise EngineError(f"{target.triple}: {error}") from None
+    try:
+        yield found
+    finally:
+        idle.append(found)
+
+
+@contextmanager
+def _module(ir: str, target: Target, machine: Any, passes: Sequence[str]) -> Iterator[Any]:
+    """A verified module in a context of its own after the passes."""
+    with llvm.create_context() as context:
+        try:
+            module = llvm.parse_assembly(ir, context)
+        except RuntimeError as error:
+            raise EngineError(str(error)) from None
+        with module:  # it goes before its context
+            try:
+                module.verify()
+            except RuntimeError as error:
+                raise EngineError(str(error)) from None
+            module.triple = target.triple
+            module.data_layout = str(machine.target_data)
+            _run_passes(module, machine, passes)
+            yield module
+
+
 @cache
-def _machine(target: Target, level: int) -> Any:
-    """LLVM's description of the target, with position-independent code: constants are then one short load away."""
-    _initialize()
-    try:
-        found = llvm.Target.from_triple(target.triple)
-        return found.create_target_machine(
-            cpu=target.cpu, features=target.features, opt=level, reloc="pic", codemodel="small", jit=True
-        )
-    except RuntimeError as error:
-        raise EngineError(f"{target.triple}: {error}") from None
+def _code_generator() -> Any:
+    """LLVM's function that writes object code, without the lock that its binding puts around every call.
+
+    LLVM itself lets threads work on modules in contexts of their own. The binding's lock is for those who share contexts; with
+    it, one thread at a time generates code. None where the binding does not say which library it is.
+    """
+    name = getattr(llvm.ffi.lib, "_name", None)
+    emit = getattr(ctypes.CDLL(name), "LLVMPY_TargetMachineEmitToMemory", None) if name else None
+    if emit is not None:
+        emit.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)]
+        emit.restype = llvm.ffi.LLVMMemoryBufferRef
+    return emit
 
 
-def _prepare(ir: str, target: Target, passes: Sequence[str], level: int) -> tuple[Any, Any]:
-    """A verified module in a context of its own after the passes, and the machine it is for."""
-    machine = _machine(target, level)
+def _object_code(machine: Any, module: Any) -> bytes:
+    emit, lib = _code_generator(), llvm.ffi.lib
+    if emit is None:
+        return bytes(machine.emit_object(module))
+    message = ctypes.c_char_p()
+    buffer = emit(machine, module, 1, ctypes.byref(message))
+    if not buffer:
+        found = (message.value or b"").decode(errors="replace")
+        lib.LLVMPY_DisposeString(message)
+        raise EngineError(found)
     try:
-        module = llvm.parse_assembly(ir, llvm.create_context())
-        module.verify()
-    except RuntimeError as error:
-        raise EngineError(str(error)) from None
-    module.triple = target.triple
-    module.data_layout = str(machine.target_data)
-    _run_passes(module, machine, passes)
-    return module, machine
+        return ctypes.string_at(lib.LLVMPY_GetBufferStart(buffer), lib.LLVMPY_GetBufferSize(buffer))
+    finally:
+        lib.LLVMPY_DisposeMemoryBuffer(buffer)
 
 
 def _run_passes(module: Any, machine: Any, passes: Sequence[str]) -> None:
@@ -137,9 +189,14 @@ def compile_ir(ir: str, target: Target | None = None, passes: Sequence[str] = LI
     level:  effort of code generation, 0 to 3
     Errors: EngineError when LLVM does not accept the text or the target; ValueError for an unknown pass.
     """
-    with _lock:
-        module, machine = _prepare(ir, target or host(), passes, level)
-        return bytes(machine.emit_object(module))
+    target = target or host()
+    with _machine(target, level) as machine, ExitStack() as prepared:
+        with _lock:
+            module = prepared.enter_context(_module(ir, target, machine, passes))
+        with _emitting:
+            code = _object_code(machine, module)
+            prepared.close()
+    return code
 
 
 class Assembly:
@@ -151,15 +208,18 @@ class Assembly:
 
     def __init__(self, target: Target | None = None, passes: Sequence[str] = LIGHT, level: int = 2):
         self._options = (target, passes, level)
+        self._waiting: deque[tuple[int, str]] = deque()
         self._objects: list[bytes] = []
         self._error: Exception | None = None
-        self._last: threading.Thread | None = None
+        self._worker = threading.Thread()
 
     def add(self, ir: str) -> None:
         """Begin to compile a module of LLVM IR, after the ones added before."""
-        before = self._last
-        self._last = threading.Thread(target=self._compile, args=(ir, before), name="graphopt compile")
-        self._last.start()
+        self._waiting.append((len(self._objects), ir))
+        self._objects.append(b"")
+        if not self._worker.is_alive():
+            self._worker = threading.Thread(target=self._compile, name="graphopt compile")
+            self._worker.start()
 
     def __enter__(self) -> Assembly:
         self._switch = sys.getswitchinterval()
@@ -170,22 +230,26 @@ class Assembly:
         sys.setswitchinterval(self._switch)
 
     def code(self) -> bytes:
-        """The object code of all modules, once they are compiled.
+        """The object code of all modules, once they are compiled, which the caller helps with.
 
         Errors: EngineError when LLVM does not accept a text or the target.
         """
-        if self._last is not None:
-            self._last.join()
+        self._compile()
+        if self._worker.is_alive():
+            self._worker.join()
         if self._error is not None:
             raise self._error
         return _SEVERAL + b"".join(struct.pack("<Q", len(o)) + o for o in self._objects)
 
-    def _compile(self, ir: str, before: threading.Thread | None) -> None:
-        if before is not None:
-            before.join()
-        if self._error is None:
+    def _compile(self) -> None:
+        """Compile modules that nobody has begun with, as long as there are any."""
+        while self._error is None:
             try:
-                self._objects.append(compile_ir(ir, *self._options))
+                place, ir = self._waiting.popleft()
+            except IndexError:
+                return
+            try:
+                self._objects[place] = compile_ir(ir, *self._options)
             except Exception as error:  # raised where the code is asked for
                 self._error = error
 
@@ -204,15 +268,16 @@ def _object_files(code: bytes) -> list[bytes]:
 
 def assembly(ir: str, target: Target | None = None, passes: Sequence[str] = LIGHT, level: int = 2) -> str:
     """The assembly text of what `compile_ir` emits."""
-    with _lock:
-        module, machine = _prepare(ir, target or host(), passes, level)
+    target = target or host()
+    with _lock, _machine(target, level) as machine, _module(ir, target, machine, passes) as module:
         return str(machine.emit_assembly(module))
 
 
 def ir_after_passes(ir: str, target: Target | None = None, passes: Sequence[str] = LIGHT) -> str:
     """The module as code generation sees it."""
-    with _lock:
-        return str(_prepare(ir, target or host(), passes, 2)[0])
+    target = target or host()
+    with _lock, _machine(target, 2) as machine, _module(ir, target, machine, passes) as module:
+        return str(module)
 
 
 def load(code: bytes, entry: str, symbols: Mapping[str, int] | None = None) -> Loaded:
@@ -234,4 +299,15 @@ def load(code: bytes, entry: str, symbols: Mapping[str, int] | None = None) -> L
     return Loaded(entry, tracker[entry], tracker)
 
 
-os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+def _before_fork() -> None:
+    _lock.acquire()
+    for _ in range(_TOGETHER):
+        _emitting.acquire()
+
+
+def _after_fork() -> None:
+    _emitting.release(_TOGETHER)
+    _lock.release()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
