@@ -122,6 +122,11 @@ class Index:
         """Only loop variables as atoms."""
         return all(isinstance(atom, Var) for atom, _ in self.terms)
 
+    @property
+    def is_loaded(self) -> bool:
+        """Are integers loaded from memory in it?"""
+        return any(isinstance(a, Loaded) or (not isinstance(a, Var) and a.index.is_loaded) for a, _ in self.terms)
+
     def variables(self) -> set[Var]:
         """All loop variables, inside quotients and remainders too (not those of loaded values)."""
         found: set[Var] = set()

@@ -65,13 +65,14 @@ class KernelEmitter(LLVMScalars):
         self.block = "entry"
         self._labels = 0
         self._exprs: list[dict[int, Val]] = [{}]
-        self._loads: dict[str, Val] = {}
+        self._loads: dict[Buffer, dict[str, Val]] = {}  # by the text of the address, and of the mask
         self._held = kernel.contracts
         self._streams = streamed(kernel)
         self._rows = rows_ahead(kernel)
         self._ahead = Ahead()
         self._same_lanes = same_lanes(kernel)
         self._firsts: dict[tuple[int, Var], tuple[Index, Index]] = {}
+        self._strides: dict[tuple[int, Var], tuple[Index, int | None]] = {}
         self._sums: list[dict[int, tuple[Index, list[tuple[Var, int]], Val | None, int]]] = [{}]  # see _index_parts
         self._names = {b: f"%{'l' if b.local else 'p'}{k}" for k, b in enumerate((*kernel.params, *kernel.locals))}
 
@@ -327,8 +328,7 @@ class KernelEmitter(LLVMScalars):
 
     def _forget(self, buffer: Buffer) -> None:
         """After a store: values read from that buffer are stale, and everything computed from them in this scope."""
-        key = self._names[buffer] + ","
-        self._loads = {k: v for k, v in self._loads.items() if not k.startswith(key)}
+        self._loads.pop(buffer, None)
         self._exprs = [{} for _ in self._exprs]
 
     # expressions
@@ -388,11 +388,11 @@ class KernelEmitter(LLVMScalars):
         if mask is not None:
             safe = self.globals.setdefault("private unnamed_addr constant [16 x i8] zeroinitializer, align 16", "@safe")
             address = self.pure(f"select i1 {mask.ref}, ptr {address}, ptr {safe}")
-        key = f"{self._names[e.buffer]},{address}"
-        if key not in self._loads:
+        loads = self._loads.setdefault(e.buffer, {})
+        if address not in loads:
             ref = self.opaque(f"load {m}, ptr {address}, align {max(e.dtype.itemsize, 1)}")
-            self._loads[key] = self.from_memory(ref, e.dtype, 0)
-        value = self._loads[key]
+            loads[address] = self.from_memory(ref, e.dtype, 0)
+        value = loads[address]
         return value if mask is None or other is None else self.select(mask, value, other)
 
     def _load_shuffled(self, e: Load, m: str, lane: _Lane) -> Val | None:
@@ -441,15 +441,15 @@ class KernelEmitter(LLVMScalars):
         base = self._address(e.buffer, first)
         t = f"<{lane.width} x {m}>"
         align = max(e.dtype.itemsize, 1)
-        key = f"{self._names[e.buffer]},{base},{guard}"
-        if key not in self._loads:
+        key, loads = f"{base},{guard}", self._loads.setdefault(e.buffer, {})
+        if key not in loads:
             if e.buffer.local or guard == "splat (i1 true)":
                 ref = self.opaque(f"load {t}, ptr {base}, align {align}")
             else:
                 ref = self._masked_load(t, base, align, guard, m, lane)
             self._ask_ahead(e, first, base, lane.width * e.dtype.itemsize == LINE)
-            self._loads[key] = self.from_memory(ref, e.dtype, lane.width)
-        return self._loads[key]
+            loads[key] = self.from_memory(ref, e.dtype, lane.width)
+        return loads[key]
 
     def _ask_ahead(self, e: Load, first: Index, base: str, line: bool) -> None:
         """Ask for the lines that are needed some turns or a row later than what is read here, a line or a part of one."""
@@ -499,11 +499,21 @@ class KernelEmitter(LLVMScalars):
 
     def _lane_stride(self, i: Index) -> int | None:
         """Growth per lane: 0 for a uniform index, 1 for neighbours, None for anything else."""
-        if self.lane is None or not self._varies(i):
+        if self.lane is None:
             return 0
-        if i.coefficient(self.lane.var) == 1 and not any(self._atom_varies(a) for a, _ in i.terms if a is not self.lane.var):
-            return 1
-        return None
+        key = id(i), self.lane.var
+        known = self._strides.get(key)
+        if known is not None:
+            return known[1]
+        stride = self._stride_of(i, self.lane.var)
+        if not i.is_loaded:
+            self._strides[key] = i, stride
+        return stride
+
+    def _stride_of(self, i: Index, lane: Var) -> int | None:
+        if not self._varies(i):
+            return 0
+        return 1 if i.coefficient(lane) == 1 and not any(self._atom_varies(a) for a, _ in i.terms if a is not lane) else None
 
     def _varies(self, i: Index) -> bool:
         return any(self._atom_varies(a) for a, _ in i.terms)
