@@ -392,6 +392,7 @@ def test_an_interrupt_falls_between_steps(tmp_path: Path) -> None:
     rounds = np.array(2000)
     caught = 0
     executable.run([rounds], state)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background of a shell ignores it
     for delay in (0.05, 0.08, 0.02):
         threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
         try:
