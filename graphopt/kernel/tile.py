@@ -37,7 +37,7 @@ _CONFLICT_STEP = 12.0  # the same where the second-level cache loses it, too
 _ROWS_APART = 8  # rows that are pages apart share a set of the first-level cache: more of them push each other out
 _STREAMED = 0.3  # cycles more for a vector of a panel that the first-level cache cannot hold, also when it was asked for ahead
 _SECOND_LEVEL = 1.5  # cost of a vector load from the second-level cache
-_PAGE_BYTES = 4096
+PAGE_BYTES = 4096
 _FAR_STORE = 4.0  # cycles more for a vector that is stored on a page of its own
 _BARRIER = 1000.0  # cycles a kernel more costs
 _CROSSING = 16.0  # cycles more for a line that another thread has written, when several are on their way
@@ -224,7 +224,7 @@ def row_operand(p: Problem, v: Var, m: Var | None) -> Operand | None:
 
 def pages_apart(o: Operand, p: Problem, m: Var) -> bool:
     """Are steps of the sum neighbours, and do rows lie whole pages apart, so that they share sets of each cache?"""
-    pages, rest = divmod(abs(o.stride(m)) * o.buffer.dtype.itemsize, _PAGE_BYTES)
+    pages, rest = divmod(abs(o.stride(m)) * o.buffer.dtype.itemsize, PAGE_BYTES)
     return o.stride(p.sums[-1]) == 1 and pages > 0 and rest == 0
 
 
@@ -273,7 +273,7 @@ def _tile_sizes(size: int, most: int) -> list[int]:
 
 def _far(p: Problem, v: Var | None) -> bool:
     """Do neighbours along `v` lie on different pages of the result?"""
-    return v is not None and p.c.coefficient(v) * p.dtype.itemsize >= _PAGE_BYTES
+    return v is not None and p.c.coefficient(v) * p.dtype.itemsize >= PAGE_BYTES
 
 
 def _broadcast_tiles(p: Problem, machine: Machine, v: Var, m: Var | None, u: Var | None) -> Iterator[Tiling]:
@@ -296,7 +296,7 @@ def _broadcast_tiles(p: Problem, machine: Machine, v: Var, m: Var | None, u: Var
     further = _step_cost(scalars, p, m) * steps * others if scalars is not None and m is not None else 0.0
     turned = scalars is not None and m is not None and scalars.stride(m) != 1
     lines = prod(w.size for w in p.outs if w is not m and scalars is not None and scalars.stride(w)) * steps
-    apart = m is not None and any(abs(o.stride(m)) * o.buffer.dtype.itemsize >= _PAGE_BYTES for o in (p.a, p.b))
+    apart = m is not None and any(abs(o.stride(m)) * o.buffer.dtype.itemsize >= PAGE_BYTES for o in (p.a, p.b))
     for vectors in range(1, min(4, total) + 1) if u is None else (min(2, total),):
         panel = steps * vectors * p.width * vector.buffer.dtype.itemsize if vector is not None else 0
         streamed = _STREAMED if panel > _FIRST_LEVEL_BYTES else 0.0

@@ -13,7 +13,7 @@ from math import prod
 from graphopt.ir.index import ZERO, Index, Var, delinear, index, linear
 from graphopt.ir.types import DType, f32, f64, i32
 from graphopt.kernel.loops import Buffer, Const, Expr, Fetch, Fold, IndexValue, Load, Recorder, Stmt, Store, expressions, loop
-from graphopt.kernel.tile import NEAR_BYTES, Operand, Problem, Tiling, kept_near, row_operand, size_of, vector_operand
+from graphopt.kernel.tile import NEAR_BYTES, PAGE_BYTES, Operand, Problem, Tiling, kept_near, row_operand, size_of, vector_operand
 
 _GROUP_BYTES = 1 << 20  # and what of it when it does not hold all
 _GROUPS = 4  # of panels, where threads divide them
@@ -115,10 +115,12 @@ class Tiler:
         """Should each thread copy the panels that it reads, one by one, into memory of its own?
 
         They stay in its second-level cache; a common copy is read from that of the thread that made it. Each thread reads the
-        whole of the other operand for every panel, so that should be the smaller one by far.
+        whole of the other operand for every panel, so that should be the smaller one by far. Where steps lie pages apart, a
+        panel is a line or two of each page, which no processor foresees: a common copy reads those of many panels at once.
         """
         one_reader = self.by_lanes and not self.depends and vector.runs == 1
-        if not one_reader or panels < _OWN_PANELS or panel * vector.buffer.dtype.itemsize > _OWN_BYTES:
+        pages = any(abs(vector.stride(v)) * vector.buffer.dtype.itemsize >= PAGE_BYTES for v in self.p.sums[-1:])
+        if not one_reader or pages or panels < _OWN_PANELS or panel * vector.buffer.dtype.itemsize > _OWN_BYTES:
             return False
         other = self.p.b if vector is self.p.a else self.p.a
         rows = prod(v.size for v in (*self.p.outs, *self.p.sums) if other.stride(v))
