@@ -271,6 +271,7 @@ def test_cache_off() -> None:
 def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probes, "ARRAY_BYTES", 1 << 20)
     monkeypatch.setattr(probes, "ROUNDS", 10_000)
+    monkeypatch.setattr(probes, "SECONDS", 0.0)
     result = invoke("doctor")
     assert result.exit_code == 0, result.output
     for word in ("processor", "vectors", "threads", "llvm", "cache", "GFLOP/s", "triad GB/s", "update GB/s"):
@@ -281,6 +282,7 @@ def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_probes_measure_something_and_compute_rightly(monkeypatch: pytest.MonkeyPatch, fused: bool) -> None:
     monkeypatch.setattr(probes, "ARRAY_BYTES", 1 << 16)
     monkeypatch.setattr(probes, "ROUNDS", 1000)
+    monkeypatch.setattr(probes, "SECONDS", 0.0)
     size = probes.ARRAY_BYTES // 4
     sink, a, b, c = (probes.aligned_empty((n,), np.dtype(np.float32)) for n in (128, size, size, size))
     sink[:], a[:], b[:], c[:] = 0.5, np.arange(size), 2.0, -1.0

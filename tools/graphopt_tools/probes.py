@@ -16,6 +16,7 @@ from graphopt_runtime.program import BufferSpec, Call, Program
 
 ACCUMULATORS = 10  # independent chains: enough to hide the latency of a multiply-add, few enough for 16 registers
 ROUNDS = 2_000_000
+SECONDS = 0.4  # of each probe
 ARRAY_BYTES = 128 << 20  # larger than the caches that a few cores have to themselves
 UNROLL = 4
 
@@ -42,7 +43,7 @@ class Speeds:
 def measure(threads: int) -> Speeds:
     """Measure on that many threads.
 
-    Cost: about a second and three arrays of ARRAY_BYTES.
+    Cost: about three seconds and three arrays of ARRAY_BYTES.
     """
     machine = machine_of(host())
     lanes = machine.lanes(4)
@@ -61,12 +62,16 @@ def measure(threads: int) -> Speeds:
 
 
 def _best(ir: str, arrays: Sequence[np.ndarray], threads: int, runs: int = 6) -> float:
-    """Seconds of the fastest of some runs of @probe on these arrays; the first run wakes the team."""
+    """Seconds of the fastest of some runs of @probe on these arrays; the first run wakes the team.
+
+    They go on for SECONDS at least: the system may begin with all threads on one processor.
+    """
     buffers = tuple(BufferSpec(f"array{k}", "float32", array.shape, "state") for k, array in enumerate(arrays))
     call = Call("probe", threads, False, "", "", 0, 0)
     executable = Executable(Program("probe", buffers, (), (), (call,), 0, 0, True, "probe", compile_ir(ir)), threads)
-    times = []
-    for _ in range(runs + 1):
+    times: list[float] = []
+    end = time.perf_counter() + SECONDS
+    while len(times) <= runs or time.perf_counter() < end:
         start = time.perf_counter()
         executable.run([], arrays)
         times.append(time.perf_counter() - start)
