@@ -16,6 +16,7 @@ from graphopt.compile import compile_graph, compile_program
 from graphopt.ir.graph import Graph, Node, input_node
 from graphopt.ir.index import Var, index, linear
 from graphopt.ir.types import DType, TensorType, bf16, f16, f32, f64, i8, i32, i64, u8
+from graphopt.kernel import asked as asking
 from graphopt.kernel import contract, tile, tiles
 from graphopt.kernel.loops import Buffer, Fetch, For, Kernel, Stmt, Store, own_places, show
 from graphopt.kernel.machine import AVX2, AVX512, SSE2, Machine
@@ -385,7 +386,7 @@ def test_sums_are_cut_where_slices_are_far(
     name: str, threads: int, forced: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Parts along several summed dimensions, because what a tile reads does not lie near, in every tiling."""
-    for limit, value in (("_LONG_SUM", 4), ("_TASKS", 1), ("_SHORT_SUM", 1), ("_SLICE_BYTES", 64), ("_FIRST_LEVEL_BYTES", 64)):
+    for limit, value in (("_LONG_SUM", 4), ("_TASKS", 1), ("_SHORT_SUM", 1), ("_SLICE_BYTES", 64), ("FIRST_LEVEL_BYTES", 64)):
         monkeypatch.setattr(contract, limit, value)
     monkeypatch.setattr("graphopt.kernel.step._TEAM_WORK", 0.0)
     shapes = {
@@ -498,7 +499,7 @@ class Asked(Interpreter):
 @pytest.mark.parametrize("shape", [(26, 128, 96), (32, 60, 64), (27, 512, 80)])
 def test_a_tile_asks_for_the_lines_that_it_ends_with(shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """While it sums, each tile asks once for all lines that its end writes, and for those of the array added to it."""
-    monkeypatch.setattr(tiles, "_FAR_BYTES", 1 << 12)
+    monkeypatch.setattr(asking, "_FAR_BYTES", 1 << 12)
     m, k, n = shape
     a, b, c = (input_node(name, TensorType(f32, size)) for name, size in (("a", (m, k)), ("b", (k, n)), ("c", (m, n))))
     step = lowered(Graph("g", (a, b, c), (), (matmul(a, b) + c,)), HOST)

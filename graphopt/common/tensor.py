@@ -360,7 +360,7 @@ def _from_lists(data: list[Any] | tuple[Any, ...], wanted: np.dtype | None) -> n
             raise TypeError(f"Tensor: input_data must hold numbers only, found {data!r}") from None
     if wanted is None and array.dtype == np.float64 and not _holds_float64(plain):
         wanted = float32.numpy
-    return np.array(array, dtype=wanted, order="C")
+    return aligned_copy(array, wanted)
 
 
 def _without_tensors(data: Any) -> Any:

@@ -17,6 +17,7 @@ from math import prod
 
 from graphopt.ir.graph import Node
 from graphopt.ir.index import ZERO, Index, Var, index, linear
+from graphopt.kernel.asked import Finish
 from graphopt.kernel.frames import borders
 from graphopt.kernel.loops import (
     Buffer,
@@ -31,8 +32,8 @@ from graphopt.kernel.loops import (
     make_kernel,
 )
 from graphopt.kernel.lower import LoopsGroup, Lowering, lanes_of
-from graphopt.kernel.tile import Operand, Problem, Tiling, choose, size_of, vector_operand
-from graphopt.kernel.tiles import Finish, Tiler
+from graphopt.kernel.tile import FIRST_LEVEL_BYTES, LINE_BYTES, Operand, Problem, Tiling, choose, size_of, vector_operand
+from graphopt.kernel.tiles import Tiler
 from graphopt.kernel.winograd import Filtering, Winograd, filtering
 from graphopt.passes.fuse import Group
 from graphopt.passes.materialise import dims_of, follow
@@ -43,8 +44,6 @@ _PARTS = 16
 _MOST_PARTS = 64
 _SHORT_SUM = 512  # a part should not be shorter
 _SLICE_BYTES = 1 << 18  # what tiles read again and again, a line here and a line there, should be this near
-_FIRST_LEVEL_BYTES = 1 << 15
-_LINE_BYTES = 64
 
 
 def problem_of(group: Group, lowering: Lowering) -> Problem:
@@ -192,7 +191,7 @@ def _parts(p: Problem, t: Tiling) -> int:
         return 1
     if tiles < _TASKS:
         return _PARTS
-    near = -(-_scattered_bytes(p, t) // (_SLICE_BYTES if by_lane else _FIRST_LEVEL_BYTES))
+    near = -(-_scattered_bytes(p, t) // (_SLICE_BYTES if by_lane else FIRST_LEVEL_BYTES))
     written = prod(v.size for v in p.outs) * p.dtype.itemsize
     read = sum(o.buffer.size * o.buffer.dtype.itemsize for o in (p.a, p.b))
     return max(1, min(near, read // (2 * written), steps // _SHORT_SUM, _MOST_PARTS))
@@ -213,7 +212,7 @@ def _scattered_bytes(p: Problem, t: Tiling) -> int:
         size = o.buffer.dtype.itemsize
         count = prod(n for v, n in spans if o.stride(v))
         along = max((n for v, n in spans if abs(o.stride(v)) == 1), default=1)
-        total += min(count * max(size, _LINE_BYTES // along), o.buffer.size * size)
+        total += min(count * max(size, LINE_BYTES // along), o.buffer.size * size)
     return total
 
 

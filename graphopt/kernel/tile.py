@@ -30,8 +30,8 @@ _SCATTER = 0.8  # cycles per scattered lane
 _CONFLICT = 1.35  # slowdown when the rows of a panel are a multiple of this many bytes apart and share few cache sets
 _CONFLICT_BYTES = 1024
 _PACKED_BYTES = 1 << 26  # no copies beyond this size
-_FIRST_LEVEL_BYTES = 1 << 15
-_LINE_BYTES = 64
+FIRST_LEVEL_BYTES = 1 << 15
+LINE_BYTES = 64
 _FAR_STEP = 4.0  # cycles more for a step of the sum whose scalars lie on a line that the first-level cache has lost
 _CONFLICT_STEP = 12.0  # the same where the second-level cache loses it, too
 _ROWS_APART = 8  # rows that are pages apart share a set of the first-level cache: more of them push each other out
@@ -181,7 +181,7 @@ class _Reach:
         sizes = (rows, vectors * width, cols)
         span = 1 + self.span + sum((n - 1) * c for n, c in zip(sizes, self.strides, strict=True))
         count = self.steps * prod(n for n, c in zip(sizes, self.strides, strict=True) if c)
-        return self.cost * (1.0 if min(span, count) * self.size <= _FIRST_LEVEL_BYTES else _SECOND_LEVEL)
+        return self.cost * (1.0 if min(span, count) * self.size <= FIRST_LEVEL_BYTES else _SECOND_LEVEL)
 
 
 def _conflicts(o: Operand, p: Problem) -> bool:
@@ -218,7 +218,7 @@ def row_operand(p: Problem, v: Var, m: Var | None) -> Operand | None:
     if vector is None or m is None or not p.sums or vector.stride(m):
         return None
     o = p.b if vector is p.a else p.a
-    far = abs(o.stride(p.sums[-1])) * o.buffer.dtype.itemsize >= _LINE_BYTES
+    far = abs(o.stride(p.sums[-1])) * o.buffer.dtype.itemsize >= LINE_BYTES
     return o if (o.stride(m) == 1 and far) or pages_apart(o, p, m) else None
 
 
@@ -240,7 +240,7 @@ def _crossing(p: Problem, vector: Operand) -> float:
     """Cycles more for lines that cross between threads, when tiles do not give each of them as many rows."""
     other = p.b if vector is p.a else p.a
     rows = prod(w.size for w in (*p.outs, *p.sums) if other.stride(w)) * other.buffer.dtype.itemsize
-    return (rows + prod(w.size for w in p.outs) * p.dtype.itemsize) / _LINE_BYTES * _CROSSING
+    return (rows + prod(w.size for w in p.outs) * p.dtype.itemsize) / LINE_BYTES * _CROSSING
 
 
 def _step_cost(o: Operand, p: Problem, m: Var) -> float:
@@ -250,7 +250,7 @@ def _step_cost(o: Operand, p: Problem, m: Var) -> float:
         return _FAR_STEP
     if _conflicts(o, p):
         return _CONFLICT_STEP
-    return _FAR_STEP if steps * _LINE_BYTES > _FIRST_LEVEL_BYTES else 0.0
+    return _FAR_STEP if steps * LINE_BYTES > FIRST_LEVEL_BYTES else 0.0
 
 
 def _broadcast_tilings(p: Problem, machine: Machine) -> Iterator[Tiling]:
@@ -299,7 +299,7 @@ def _broadcast_tiles(p: Problem, machine: Machine, v: Var, m: Var | None, u: Var
     apart = m is not None and any(abs(o.stride(m)) * o.buffer.dtype.itemsize >= PAGE_BYTES for o in (p.a, p.b))
     for vectors in range(1, min(4, total) + 1) if u is None else (min(2, total),):
         panel = steps * vectors * p.width * vector.buffer.dtype.itemsize if vector is not None else 0
-        streamed = _STREAMED if panel > _FIRST_LEVEL_BYTES else 0.0
+        streamed = _STREAMED if panel > FIRST_LEVEL_BYTES else 0.0
         for cols in (1,) if u is None else range(2, min(6, u.size) + 1):
             most = max(
                 (r for r in range(1, 17) if r * vectors * cols + vectors * min(r, cols) + 2 <= machine.vector_registers),

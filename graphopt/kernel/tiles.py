@@ -12,18 +12,28 @@ from math import prod
 
 from graphopt.ir.index import ZERO, Index, Var, delinear, index, linear
 from graphopt.ir.types import DType, f32, f64, i32
-from graphopt.kernel.loops import Buffer, Const, Expr, Fetch, Fold, IndexValue, Load, Recorder, Stmt, Store, expressions, loop
-from graphopt.kernel.tile import NEAR_BYTES, PAGE_BYTES, Operand, Problem, Tiling, kept_near, row_operand, size_of, vector_operand
+from graphopt.kernel.asked import Ask, Finish, lines_of
+from graphopt.kernel.loops import Buffer, Const, Expr, Fetch, Fold, IndexValue, Load, Recorder, Stmt, Store, loop
+from graphopt.kernel.tile import (
+    FIRST_LEVEL_BYTES,
+    LINE_BYTES,
+    NEAR_BYTES,
+    PAGE_BYTES,
+    Operand,
+    Problem,
+    Tiling,
+    kept_near,
+    row_operand,
+    size_of,
+    vector_operand,
+)
 
 _GROUP_BYTES = 1 << 20  # and what of it when it does not hold all
 _GROUPS = 4  # of panels, where threads divide them
 _OWN_PANELS = 8  # at least, where each thread copies those that it reads
 _OWN_BYTES = 1 << 18  # of a panel, at most
-_FIRST_LEVEL_BYTES = 1 << 15
-_LINE_BYTES = 64
 _COPIED_STEPS = 16
 _UNROLLED = 4  # steps of a sum that are one turn of its loop
-_FAR_BYTES = 1 << 18  # an array so large is not in the first-level cache when a tile ends
 _MOST_ASKED = 64  # lines at once
 _LONG_STEP = 1024  # bytes
 _AHEAD_PANEL = 8  # steps of a sum before its use that a vector of a copied panel is asked for: some 100 cycles
@@ -31,12 +41,6 @@ _OWN = (0.0, 0.0, 0.65, 0.5, 0.0)  # by vectors, of how many rows each multiply-
 
 Piece = tuple[int, int, int]
 """(tile size, first element, how many tiles) along one dimension."""
-
-Finish = Callable[[Expr, dict[Var, Index], Index], list[Stmt]]
-"""What stores a value at a point, given by the problem's dimensions, in a lane."""
-
-Ask = Callable[[dict[Var, Index]], list[Stmt]]
-"""What asks for lines that are needed later, at a step of the sum."""
 
 
 class Tiler:
@@ -90,7 +94,7 @@ class Tiler:
         if o is None or self.lane is None or self.t.packed or not p.sums:
             return None
         step, size = abs(o.stride(p.sums[-1])), o.buffer.dtype.itemsize
-        near = prod(v.size for v in p.sums) * self.pitch * size <= _FIRST_LEVEL_BYTES
+        near = prod(v.size for v in p.sums) * self.pitch * size <= FIRST_LEVEL_BYTES
         if near or step * size < _LONG_STEP or o.stride(self.lane) != 1 or p.sums[-1].size < _COPIED_STEPS:
             return None
         return o
@@ -313,7 +317,7 @@ class Tiler:
     def _coming(self, start: dict[Var, Index], panel: Index, vectors: int) -> Ask | None:
         """What asks for the vectors that are multiplied a few steps later: where tiles read more than is near."""
         p, t = self.p, self.t
-        if self.packed is not None and not self.packed.local and self.packed.size * p.dtype.itemsize > _FIRST_LEVEL_BYTES:
+        if self.packed is not None and not self.packed.local and self.packed.size * p.dtype.itemsize > FIRST_LEVEL_BYTES:
             packed = self.packed
 
             def from_copy(summed: dict[Var, Index]) -> list[Stmt]:
@@ -346,7 +350,7 @@ class Tiler:
         sizes = (*(u.size for u in self.turning), -(-size_of(t.row) // t.rows))
         first = linear((*(start[u] for u in self.turning), stripe), sizes) * (steps * t.rows)
         first += place * (steps // _UNROLLED * few)
-        line = _LINE_BYTES // spread.dtype.itemsize
+        line = LINE_BYTES // spread.dtype.itemsize
 
         def ask(summed: dict[Var, Index]) -> list[Stmt]:
             at = first + linear(tuple(summed[v] for v in p.sums), sums) // _UNROLLED * few
@@ -572,35 +576,9 @@ class Tiler:
         return stmts + (vector(index(blocks * width), summed, rest) if rest else [])
 
 
-def lines_of(p: Problem, finish: Finish, along: Var, other: Var) -> Callable[[dict[Var, Index]], list[Stmt]]:
-    """What asks for the lines that the end of a point reads and writes in arrays that are large, where neighbours along one
-    dimension lie in one line, and those along another do not.
-    """
-    marks = {v: Var(v.name, v.size) for v in p.outs}
-    places: dict[tuple[Buffer, Index], bool] = {}
-    for s in finish(Const(0, p.dtype), {v: index(m) for v, m in marks.items()}, ZERO):
-        if isinstance(s, Store):
-            for e in expressions(s.value):
-                if isinstance(e, Load):
-                    places.setdefault((e.buffer, e.index), False)
-            places[s.buffer, s.index] = True
-    far = {
-        (b, i): w
-        for (b, i), w in places.items()
-        if not b.local and b.size * b.dtype.itemsize >= _FAR_BYTES
-        if i.is_affine and i.coefficient(marks[along]) == 1 and i.coefficient(marks[other])
-    }
-
-    def ask(where: dict[Var, Index]) -> list[Stmt]:
-        bound = {marks[v]: i for v, i in where.items() if v in marks}
-        return [Fetch(b, i.substitute(bound), w) for (b, i), w in far.items()]
-
-    return ask
-
-
 def _few(steps: int) -> int:
     """Steps of a sum that are copied together: a run of them in the copy is a page at most, and rows of the operand stay near."""
     return max(d for d in range(1, _COPIED_STEPS + 1) if steps % d == 0)
 
 
-__all__ = ["Finish", "Tiler", "lines_of"]
+__all__ = ["Tiler"]

@@ -22,10 +22,11 @@ from math import prod
 from graphopt.ir.graph import Node
 from graphopt.ir.index import ZERO, Index, Var, delinear, index
 from graphopt.ir.types import DType, f32, f64
+from graphopt.kernel.asked import Finish, lines_of
 from graphopt.kernel.loops import Buffer, Const, Expr, Fetch, Fold, If, Load, Recorder, Stmt, Store, loop
 from graphopt.kernel.machine import Machine
 from graphopt.kernel.tile import Operand, Problem, Tiling
-from graphopt.kernel.tiles import Finish, Tiler, lines_of
+from graphopt.kernel.tiles import Tiler
 
 Matrix = tuple[tuple[float, ...], ...]
 Temporary = Callable[[str, DType, int], Buffer]
