@@ -18,7 +18,7 @@ from graphopt.ir.index import Var, index, linear
 from graphopt.ir.types import DType, TensorType, bf16, f16, f32, f64, i8, i32, i64, u8
 from graphopt.kernel import asked as asking
 from graphopt.kernel import contract, tile, tiles
-from graphopt.kernel.loops import Buffer, Fetch, For, Kernel, Stmt, Store, own_places, show
+from graphopt.kernel.loops import Buffer, Fetch, For, Kernel, Load, Stmt, Store, expressions, own_places, show
 from graphopt.kernel.machine import AVX2, AVX512, SSE2, Machine
 from graphopt.kernel.run import Interpreter
 from graphopt.kernel.tile import Operand, Problem, Tiling
@@ -546,9 +546,10 @@ def test_tiles_that_share_rows_ask_for_the_next_ones(steps: int, monkeypatch: py
         return Tiling("broadcast", lane, row, None, 4, 1, 1, 0.0, packed=True, rows_packed=True)
 
     monkeypatch.setattr(contract, "choose", choose)
-    monkeypatch.setattr(tiles, "_GROUP_BYTES", 1 << 11)
-    monkeypatch.setattr(tiles, "NEAR_BYTES", 1 << 11)
-    monkeypatch.setattr(tiles, "_OWN_PANELS", 9)  # a copy that all threads read
+    monkeypatch.setattr(tile, "GROUP_BYTES", 1 << 11)
+    monkeypatch.setattr(tiles, "GROUP_BYTES", 1 << 11)
+    monkeypatch.setattr(tile, "NEAR_BYTES", 1 << 11)
+    monkeypatch.setattr(tile, "_OWN_PANELS", 9)  # a copy that all threads read
     a, b = leaf("a", steps, 24), leaf("b", steps, 64)
     kernel = lowered(Graph("g", (a, b), (), (matmul(transpose(a, perm=(1, 0)), b),)), AVX2).kernels[-1]
     ran = AskedLater(kernel, [np.zeros(x.size, np.float32) for x in kernel.params])
@@ -577,11 +578,70 @@ def few_rows(rows: int, steps: int, lanes: int) -> Graph:
 @pytest.mark.parametrize("machine", [AVX512, AVX2, SSE2])
 def test_a_thread_copies_the_panels_of_a_product_of_few_rows_itself(machine: Machine) -> None:
     (kernel,) = lowered(few_rows(128, 784, 768), machine).kernels
-    (panel,) = [b for b in kernel.locals if b.name == "panel"]
+    (panel,) = [b for b in kernel.locals if b.name == "panels"]
     places, size = own_places(kernel)
     assert places == {panel: 0} and size >= panel.size * 4
-    for rows, lanes in ((2048, 768), (128, 1024)):  # too many rows; steps that are a page apart
-        assert not any(own_places(k)[1] for k in lowered(few_rows(rows, 784, lanes), machine).kernels)
+    assert not any(own_places(k)[1] for k in lowered(few_rows(2048, 784, 768), machine).kernels)  # too many rows
+
+
+class Copying(Interpreter):
+    """How often each element of the operand along the lanes is read by a statement that copies it, and by others."""
+
+    def __init__(self, kernel: Kernel, arrays: Sequence[np.ndarray], source: Buffer):
+        super().__init__(kernel, arrays)
+        self.source = source
+        self.copied = np.zeros(source.size, np.int64)
+        self.summed = np.zeros(source.size, np.int64)
+
+    def _body(self, body: Sequence[Stmt]) -> None:
+        for s in body:
+            if isinstance(s, Store):
+                for e in expressions(s.value):
+                    if isinstance(e, Load) and e.buffer is self.source:
+                        at = np.unique(np.atleast_1d(self.index(e.index)))
+                        (self.copied if s.buffer.name == "panels" else self.summed)[at[at < self.source.size]] += 1
+            super()._body([s])
+
+
+@pytest.mark.parametrize(("lanes", "near"), [(64, 1), (512, 2), (520, 2)])
+def test_the_first_tile_of_a_panel_copies_it(lanes: int, near: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every element is copied once, and multiplied where it lies only by the rows of one tile."""
+
+    def choose(p: Problem, machine: Machine) -> Tiling:
+        row, lane = p.outs
+        return Tiling("broadcast", lane, row, None, 3, 1, 2, 0.0, packed=True)
+
+    monkeypatch.setattr(contract, "choose", choose)
+    monkeypatch.setattr(tile, "_OWN_PANELS", 4)
+    (kernel,) = lowered(few_rows(11, 12, lanes)).kernels
+    (panels,) = [b for b in kernel.locals if b.name == "panels"]
+    assert panels.size == near * 12 * 16
+    assert max(s.var.size for s in kernel.body if isinstance(s, For)) == lanes // 16 // near
+    source = next(p for p, b in zip(kernel.params, kernel.args, strict=True) if b.name == "b")
+    ran = Copying(kernel, [np.ones(b.size, np.float32) for b in kernel.params], source)
+    ran.run()
+    assert np.all(ran.copied == 1) and np.all(ran.summed == 3)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("name", DOTS)
+def test_own_panels_in_every_tiling(name: str, groups: int, forced: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever an operand can be copied panel by panel, however many are a group: remainders, outer dimensions, turned copies."""
+    monkeypatch.setattr(tile, "_OWN_PANELS", 1)
+    monkeypatch.setattr(tile, "_OWN_GROUPS", groups)
+    monkeypatch.setattr(tile, "lanes_divide", lambda p, lane, vector: vector.runs == 1)
+    monkeypatch.setattr(tile, "_elements", lambda p, o: 0)
+    make, shapes = DOTS[name]
+    check(make, shapes, forced, most=16, threads=2)
+
+
+@pytest.mark.parametrize("dtype", [f16, bf16, f64, i8, i32], ids=lambda d: d.short)
+def test_own_panels_in_every_dtype(dtype: DType, forced: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tile, "_OWN_PANELS", 1)
+    monkeypatch.setattr(tile, "lanes_divide", lambda p, lane, vector: vector.runs == 1)
+    monkeypatch.setattr(tile, "_elements", lambda p, o: 0)
+    make, shapes = DOTS["a b"]
+    check(make, shapes, forced, dtype, most=8)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

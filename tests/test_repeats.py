@@ -13,6 +13,7 @@ from graphopt.compile import run_loops
 from graphopt.ir.graph import Graph, Node, input_node, state_node, substitute
 from graphopt.ir.types import TensorType, f32
 from graphopt.kernel import step as stepping
+from graphopt.kernel import tile
 from graphopt.kernel.copies import COPIES, share_copies
 from graphopt.kernel.loops import show, signature
 from graphopt.kernel.machine import AVX2
@@ -78,12 +79,13 @@ def test_two_of_a_random_graph(graph: Graph) -> None:
     check_same(twice(graph), arrays)
 
 
-def test_operands_that_several_products_copy_are_copied_once() -> None:
+def test_operands_that_several_products_copy_are_copied_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gradients of two weights of one layer share an operand; what is written in between is copied again."""
     shared, a, b = (input_node(n, TensorType(f32, (1024, k))) for n, k in (("g", 512), ("x", 192), ("h", 160)))
     both = {"contract": ((0,), (0,)), "batch": ((), ())}
     graph = Graph("step", (shared, a, b), (), (dot_general(shared, a, **both), dot_general(shared, b, **both)))
     arrays, _ = arguments(graph)
+    monkeypatch.setattr(tile, "_OWN_PANELS", 99)  # copies that all threads read
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stepping, "share_copies", list)
         before, expected = lower_graph(graph, AVX2), run(compiled(graph), arrays, [])

@@ -168,10 +168,10 @@ def _tiled_kernels(
     tiler = Tiler(p, t, finish, lowering.temporary, much=len(group.nodes) > len(_contracted(group)) + 1)
     nodes = tuple(group.nodes)
     kernels = [make_kernel(name, [*tiler.body(), *borders], p.width, p.flops, nodes)]
-    if tiler.packed is not None and not tiler.packed.local:
-        kernels.insert(0, make_kernel(f"{name}_pack", tiler.pack(), p.width, nodes=nodes))
-    if tiler.spread is not None:
-        kernels.insert(0, make_kernel(f"{name}_rows", tiler.spread_rows(), t.rows, nodes=nodes))
+    if tiler.panels is not None and not tiler.panels.own:
+        kernels.insert(0, make_kernel(f"{name}_pack", tiler.panels.copied(), p.width, nodes=nodes))
+    if tiler.stripes is not None:
+        kernels.insert(0, make_kernel(f"{name}_rows", tiler.stripes.copied(), t.rows, nodes=nodes))
     return kernels
 
 

@@ -319,7 +319,7 @@ def check(kernel: Kernel) -> None:
             elif isinstance(s, If):
                 visit(s.body, depth + 1, lanes)
             elif isinstance(s, Fetch):
-                if s.buffer not in kernel.params:
+                if s.buffer not in (*kernel.params, *kernel.locals):
                     raise CompileError(f"kernel {kernel.name}: fetches {s.buffer}, which it neither reads nor writes")
             elif s.value.dtype is not s.buffer.dtype:
                 raise CompileError(f"kernel {kernel.name}: {s.value.dtype} stored to {s.buffer} of {s.buffer.dtype}")

@@ -35,13 +35,19 @@ LINE_BYTES = 64
 _FAR_STEP = 4.0  # cycles more for a step of the sum whose scalars lie on a line that the first-level cache has lost
 _CONFLICT_STEP = 12.0  # the same where the second-level cache loses it, too
 _ROWS_APART = 8  # rows that are pages apart share a set of the first-level cache: more of them push each other out
-_STREAMED = 0.3  # cycles more for a vector of a panel that the first-level cache cannot hold, also when it was asked for ahead
+_STREAMED = 0.1  # cycles more for a vector of a panel that the first-level cache cannot hold, also when it was asked for ahead
 _SECOND_LEVEL = 1.5  # cost of a vector load from the second-level cache
 PAGE_BYTES = 4096
 _FAR_STORE = 4.0  # cycles more for a vector that is stored on a page of its own
 _BARRIER = 1000.0  # cycles a kernel more costs
 _CROSSING = 16.0  # cycles more for a line that another thread has written, when several are on their way
 NEAR_BYTES = 7 << 18  # what a usual second-level cache holds of one operand
+GROUP_BYTES = 1 << 20  # and what of it when it does not hold all
+_GROUPS = 4  # of panels, where threads divide them
+_OWN_PANELS = 8  # at least, where each thread copies those that it reads
+_OWN_GROUPS = 16  # the same of groups of several panels
+_OWN_BYTES = 1 << 19  # of a panel, at most
+_UNEVEN = 1.5  # cost of panels of another size than the rest, where each thread copies its own: the others wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +242,60 @@ def kept_near(p: Problem, v: Var, vector: Operand) -> bool:
     return vector.runs > 1 and _copied(p, v, vector) * vector.buffer.dtype.itemsize <= NEAR_BYTES
 
 
+def lanes_divide(p: Problem, lane: Var, vector: Operand) -> bool:
+    """Should threads divide the copied operand, and not the rows?
+
+    A line that another thread has written takes a tenth of a microsecond. Threads that divide rows read the whole copy,
+    which others have written, and take its lines away again for the next; those that divide lanes read
+    all rows of the other operand, and rows of the result are in several hands. A copy that each thread keeps is taken
+    away by nobody.
+    """
+    if kept_near(p, lane, vector):
+        return False
+    copied = prod(v.size for v in (lane, *p.sums)) * vector.buffer.dtype.itemsize
+    other = p.b if vector is p.a else p.a
+    return 2 * copied >= _elements(p, other) * other.buffer.dtype.itemsize + prod(v.size for v in p.outs) * p.dtype.itemsize
+
+
+def near_panels(p: Problem, t: Tiling, panels: int) -> int:
+    """How many of so many panels of the operand along the lanes are a group, which stays near while rows turn: a divisor."""
+    vector = vector_operand(p, t.lane)
+    if vector is None or any(vector.stride(u) for u in p.outs if u is not t.lane):
+        return panels
+    size = t.vectors * p.width * prod(v.size for v in p.sums) * vector.buffer.dtype.itemsize
+    most = panels if panels * size <= NEAR_BYTES else GROUP_BYTES // size
+    if t.packed and lanes_divide(p, t.lane, vector):
+        most = min(most, panels // _GROUPS)
+    return _divisor(panels, most)
+
+
+def own_panels(p: Problem, lane: Var, vector: Operand, pitch: int) -> int:
+    """How many panels of `pitch` lanes each thread copies at a time into memory of its own; 0: all threads read one copy.
+
+    Own copies stay in the thread's second-level cache, and a panel is copied by the first tile that reads it, which multiplies
+    meanwhile; a common copy is read from the cache of the thread that made it. But each thread reads the whole of the other
+    operand for every group, so that must not be the larger one. Few groups are hard to divide among threads.
+    """
+    panels, full = -(-lane.size // pitch), lane.size // pitch
+    panel = prod(v.size for v in p.sums) * pitch
+    size = panel * vector.buffer.dtype.itemsize
+    depends = any(vector.stride(u) for u in p.outs if u is not lane)
+    if not p.sums or depends or vector.runs > 1 or not lanes_divide(p, lane, vector):
+        return 0
+    if panels < _OWN_PANELS or not 0 < size <= _OWN_BYTES or _elements(p, p.b if vector is p.a else p.a) > panels * panel:
+        return 0
+    return _divisor(max(full, 1), min(full // _OWN_GROUPS, GROUP_BYTES // size))
+
+
+def _elements(p: Problem, o: Operand) -> int:
+    return prod(v.size for v in (*p.outs, *p.sums) if o.stride(v))
+
+
+def _divisor(count: int, most: int) -> int:
+    """The largest divisor that is at most `most`, or 1."""
+    return max(d for d in range(1, count + 1) if count % d == 0 and d <= max(1, most))
+
+
 def _crossing(p: Problem, vector: Operand) -> float:
     """Cycles more for lines that cross between threads, when tiles do not give each of them as many rows."""
     other = p.b if vector is p.a else p.a
@@ -247,7 +307,7 @@ def _step_cost(o: Operand, p: Problem, m: Var) -> float:
     """Cycles more for each step of the sum, when its scalars are read where they are."""
     steps = prod(s.size for s in p.sums)
     if pages_apart(o, p, m):
-        return _FAR_STEP
+        return 0.0  # a line is read from the second-level cache meanwhile, if few rows share the first one's sets
     if _conflicts(o, p):
         return _CONFLICT_STEP
     return _FAR_STEP if steps * LINE_BYTES > FIRST_LEVEL_BYTES else 0.0
@@ -300,6 +360,7 @@ def _broadcast_tiles(p: Problem, machine: Machine, v: Var, m: Var | None, u: Var
     for vectors in range(1, min(4, total) + 1) if u is None else (min(2, total),):
         panel = steps * vectors * p.width * vector.buffer.dtype.itemsize if vector is not None else 0
         streamed = _STREAMED if panel > FIRST_LEVEL_BYTES else 0.0
+        own = vector is not None and own_panels(p, v, vector, vectors * p.width) > 0
         for cols in (1,) if u is None else range(2, min(6, u.size) + 1):
             most = max(
                 (r for r in range(1, 17) if r * vectors * cols + vectors * min(r, cols) + 2 <= machine.vector_registers),
@@ -324,7 +385,8 @@ def _broadcast_tiles(p: Problem, machine: Machine, v: Var, m: Var | None, u: Var
                         for c, by_row, by_lane, by_col in loads:
                             moved += c * (mt if by_row else 1) * (nt if by_lane else 1) * (ut if by_col else 1)
                         step = _step(fmas, moved) * factor + streamed * nt
-                        cost += mc * nc * uc * (step * steps + fmas * (store + 1.0) + _LOOP) * others
+                        uneven = _UNEVEN if packed and own and nt < vectors else 1.0
+                        cost += mc * nc * uc * (step * steps + fmas * (store + 1.0) + _LOOP) * others * uneven
                     tall, wide = -(-size_of(m) // rows), -(-total // vectors)
                     if rows <= held:
                         yield Tiling("broadcast", v, m, u, rows, cols, vectors, cost + further * tall * wide, packed)
