@@ -447,7 +447,7 @@ class LoopsGroup:
         abreast = self._vectors_abreast()
         per_block = abreast
         if not self.reductions and self.lane_size >= 8 * width:
-            per_block = 4 if len(self.nodes) + len(self.group.sinks) <= 24 else 2
+            per_block = 4 if len(self.nodes) + len(self.group.sinks) <= 24 else 3
         blocks, rest = divmod(self.lane_size, per_block * width)
 
         def block(p: Index, base: Index, active: int, abreast: int = 1) -> list[Stmt]:

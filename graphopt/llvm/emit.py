@@ -106,8 +106,9 @@ class KernelEmitter(Places):
         self.line('call void @llvm.codeview.annotation(metadata !{!"step"})')
 
     def _abreast(self, s: For) -> int:
-        """How many turns of an unrolled loop are computed side by side, so that registers hold what they wait for; the first
-        of them are computed here.
+        """How many turns of an unrolled loop are computed side by side; the first of them are computed here.
+
+        They hold a few values more than there are registers: storing those costs less than waiting for long chains does.
         """
         inner = s.body[0]
         if self._held or len(s.body) != 1 or not isinstance(inner, For) or inner.kind != "lanes":
@@ -115,7 +116,7 @@ class KernelEmitter(Places):
         if not all(isinstance(x, Store) for x in inner.body):
             return s.var.size
         first = self._stream(s, 0)
-        many = max((self.machine.vector_registers - 4) // max(most_live(first), 1), 1) if len(first) >= LEAST else 1
+        many = max(self.machine.vector_registers * 9 // 8 // max(most_live(first), 1), 1) if len(first) >= LEAST else 1
         self.lines += merged([first, *[self._stream(s, k) for k in range(1, min(many, s.var.size))]])
         return many if many > 1 else s.var.size
 
