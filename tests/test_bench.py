@@ -241,6 +241,20 @@ def test_nobody_is_waited_for_too_long(tmp_path: Path, monkeypatch: pytest.Monke
         assert contestant.process.wait() != 0
 
 
+def test_turns_begin_when_the_others_are_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that spins after its last work would take a processor from the next one's first step."""
+    pauses: list[float] = []
+    turns: list[int] = []
+    monkeypatch.setattr(contest.time, "sleep", pauses.append)
+    monkeypatch.setattr(contest, "PEER_FOLDER", tmp_path)
+    slow_peer(tmp_path, 99)
+    with Contestant("torch", "eager", sys.executable, 1, os.environ, 5) as contestant:
+        ask = contestant.ask
+        monkeypatch.setattr(contestant, "ask", lambda *a, **k: (turns.append(len(pauses)), ask(*a, **k))[1])
+        contest.take_turns([contestant], [Result("torch eager")], 0.1)
+        assert turns == list(range(1, len(turns) + 1)) and set(pauses) == {contest.QUIET_SECONDS}
+
+
 def test_contestants_get_the_same_threads_and_stock_blas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
     monkeypatch.setenv("PYTHONPATH", "here")

@@ -26,6 +26,7 @@ CHECKED_STEPS = 10
 TOLERANCE = 1e-3  # of results after a few steps: float32 sums in another order differ by 1e-5, another algorithm by far more
 TURN_SECONDS = 0.1
 TURNS = 5  # at least, so that a median means something
+QUIET_SECONDS = 0.05  # before a turn: threads of some libraries spin for a while after their last work, where another should run
 Results = list[list[list[float]]]
 
 
@@ -221,7 +222,7 @@ def start(contestant: Contestant, workload: Workload, data: str) -> Result:
 
 
 def take_turns(contestants: Sequence[Contestant], results: Sequence[Result], seconds: float) -> None:
-    """Let each contestant work for about TURN_SECONDS, one after the other, until each had `seconds` in all.
+    """Let each contestant work for about TURN_SECONDS, one after the other with a pause, until each had `seconds` in all.
 
     One whose steps are long has TURNS turns of one step; if even they take much more than `seconds`, fewer.
     """
@@ -239,7 +240,8 @@ def take_turns(contestants: Sequence[Contestant], results: Sequence[Result], sec
 
 
 def _run(contestant: Contestant, result: Result, count: int) -> float:
-    """One turn: seconds in all; a contestant that fails now has failed."""
+    """One turn, when the others are quiet: seconds in all; a contestant that fails now has failed."""
+    time.sleep(QUIET_SECONDS)
     try:
         answer = contestant.ask("run", steps=count)
     except Mistake as failure:
