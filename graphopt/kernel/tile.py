@@ -46,6 +46,7 @@ GROUP_BYTES = 1 << 20  # and what of it when it does not hold all
 _GROUPS = 4  # of panels, where threads divide them
 _OWN_PANELS = 8  # at least, where each thread copies those that it reads
 _OWN_GROUPS = 16  # the same of groups of several panels
+_OWN_WORK = 1 << 28  # multiply-adds of such a group, at most: threads that are late get less to do, a group less at least
 _OWN_BYTES = 1 << 19  # of a panel, at most
 _UNEVEN = 1.5  # cost of panels of another size than the rest, where each thread copies its own: the others wait
 
@@ -284,7 +285,8 @@ def own_panels(p: Problem, lane: Var, vector: Operand, pitch: int) -> int:
         return 0
     if panels < _OWN_PANELS or not 0 < size <= _OWN_BYTES or _elements(p, p.b if vector is p.a else p.a) > panels * panel:
         return 0
-    return _divisor(max(full, 1), min(full // _OWN_GROUPS, GROUP_BYTES // size))
+    work = prod(v.size for v in p.outs if v is not lane) * panel
+    return _divisor(max(full, 1), min(full // _OWN_GROUPS, GROUP_BYTES // size, _OWN_WORK // work))
 
 
 def _elements(p: Problem, o: Operand) -> int:
