@@ -532,7 +532,6 @@ class AskedLater(Interpreter):
                     self._body(s.body)
                 continue
             if isinstance(s, Fetch) and s.level == 2:
-                assert s.buffer.name.startswith("rows")
                 self.turns[-1].add((int(self.index(s.index)) + s.ahead) * 4 // 64)
             super()._body([s])
 
@@ -564,6 +563,26 @@ def test_tiles_that_share_rows_ask_for_the_next_ones(steps: int, monkeypatch: py
         asked = set().union(*ran.turns[first : first + panels])
         assert asked == set(range((stripe + 1) * steps * 16 // 64, (stripe + 2) * steps * 16 // 64))
         assert all(len(x) == len(asked) // panels for x in ran.turns[first : first + panels])
+
+
+@pytest.mark.parametrize(("near", "beyond"), [(1, 1), (2, 2)])
+def test_tiles_ask_for_the_next_rows_where_they_lie(near: int, beyond: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that are not copied are asked for by the line; more tiles than a line has turns look further ahead."""
+
+    def choose(p: Problem, machine: Machine) -> Tiling:
+        row, lane = p.outs
+        return Tiling("broadcast", lane, row, None, 4, 1, 1, 0.0, packed=True)
+
+    monkeypatch.setattr(contract, "choose", choose)
+    monkeypatch.setattr(tiles, "GROUP_BYTES", 1 << 11)
+    monkeypatch.setattr(tile, "_OWN_PANELS", 2)
+    monkeypatch.setattr(tile, "_OWN_GROUPS", 8 // near)
+    kernel = lowered(few_rows(24, 32, 64), AVX2).kernels[-1]
+    ran = AskedLater(kernel, [np.zeros(x.size, np.float32) for x in kernel.params])
+    ran.run()
+    stripe = 4 * 32 * 4 // 64  # lines
+    assert len(ran.turns) == 8 // near
+    assert all(asked == set(range(stripe, (6 + beyond) * stripe)) for asked in ran.turns)
 
 
 # panels that each thread copies for itself

@@ -191,7 +191,7 @@ class Tiler:
 
     def _next_rows(self, start: dict[Var, Index], stripe: Index, place: Index, tiles: int) -> Ask | None:
         """What asks for the next tile's rows, where there are so many that they come from afar: each of the tiles that read the
-        present ones asks for its part of them, a line or so at a time.
+        present ones asks for its part of them, a line or so at a time; more tiles than there are parts look further ahead.
         """
         p, t, along = self.p, self.t, self.t.row
         sums = tuple(v.size for v in p.sums)
