@@ -150,6 +150,7 @@ DOTS: dict[str, tuple[Make, list[tuple[int, ...]]]] = {
     "three free axes": (dot(((1,), (2,))), [(3, 20, 2), (5, 4, 20)]),
     "scalar": (dot(((0,), (0,))), [(37,), (37,)]),
     "outer": (dot(NONE), [(13,), (35,)]),
+    "outer apart": (dot(NONE, ((1,), (1,))), [(13, 4), (35, 4)]),
     "matrix vector": (dot(((1,), (0,))), [(19, 23), (23,)]),
     "pointwise": (dot(NONE, ((0, 1), (0, 1))), [(4, 9), (4, 9)]),
     "ones": (dot(), [(1, 1), (1, 1)]),

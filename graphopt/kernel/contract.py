@@ -4,9 +4,9 @@ Dense layers, attention scores and the three convolutions of training differ onl
 tile keeps `rows x cols x vectors` accumulators in registers; each step of the sum loads the few elements the tile needs
 and multiplies every pair. `tile.choose` takes the cheapest form and size.
 
-An operand whose order in memory is slow to read along the lanes is copied first. A sum that is long while the output is
-small is split into a fixed number of parts by a first kernel and put together by a second. Either way the order of
-addition depends on shapes alone.
+An operand whose order in memory is slow to read along the lanes is copied first, or by each thread as it goes. A sum that
+is long while the output is small is split into a fixed number of parts by a first kernel and put together by a second.
+Either way the order of addition depends on shapes alone.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def _tiled_kernels(
     lowering: Lowering,
     borders: Sequence[Stmt] = (),
 ) -> list[Kernel]:
-    """The copies of operands that the tiling wants, and the tiles."""
+    """The copies of operands that the tiling wants and no thread makes for itself, and the tiles."""
     tiler = Tiler(p, t, finish, lowering.temporary, much=len(group.nodes) > len(_contracted(group)) + 1)
     nodes = tuple(group.nodes)
     kernels = [make_kernel(name, [*tiler.body(), *borders], p.width, p.flops, nodes)]

@@ -120,7 +120,7 @@ class If:
 class Fetch:
     """The cache line of an element is needed soon, for writing if `write` says so: no effect but that it comes.
 
-    ahead: it is the line so many elements further on, which may lie behind the array's end.
+    ahead: it is the line so many elements further on. It, and the element, may lie behind the array's end.
     level: the cache it should come to, 1 or 2: few lines can be on their way to the first at once, and it holds little.
     """
 

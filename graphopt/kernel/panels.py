@@ -9,7 +9,7 @@ reads, a group at a time, into memory of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 
 from graphopt.ir.index import Index, Var, delinear, linear
@@ -64,7 +64,8 @@ class Panels:
         sums = tuple(v.size for v in p.sums)
         steps = prod(sums)
         across = self.operand.stride(t.lane) == 1
-        few = _few(steps) if across or self.operand.stride(p.sums[-1]) == 1 else prod(sums[1:])
+        turned = bool(p.sums) and self.operand.stride(p.sums[-1]) == 1
+        few = _few(steps) if across or turned else max(prod(sums[1:]), 1)
         near = (self.near if lanes_divide(p, t.lane, self.operand) else self.count) if across else 1
         sizes = (*(u.size for u in self.depends), self.count // near, steps // few, near)
 
@@ -85,6 +86,22 @@ class Panels:
             return loop("serial", "k", few, lambda k: self._step(n * few + k, panel, place, {}))
 
         return loop("serial", "s", steps // few, part)
+
+    def copied_beside(self, where: dict[Var, Index], place: Index, actives: Sequence[int]) -> list[Stmt]:
+        """Copy the vectors of one step of the sum, which a tile multiplies at the same time. actives: their lanes that exist."""
+        width, source = self.p.width, self.operand
+
+        def copy(first: int, active: int, x: Index) -> list[Stmt]:
+            offset = source.offset.substitute({**where, self.t.lane: where[self.t.lane] + first + x})
+            if active < width:
+                mask = self.s.lt(IndexValue(x, i32), Const(active, i32))
+                value = Load(source.buffer, offset, mask, Const(0, self.buffer.dtype))
+            else:
+                value = Load(source.buffer, offset)
+            return [Store(self.buffer, self.element(where, place, first + x).index, value)]
+
+        vectors = [(k * width, n) for k, n in enumerate(actives)]
+        return [s for k, n in vectors for s in loop("lanes", "l", width, lambda x, k=k, n=n: copy(k, n, x))]
 
     def _step(self, step: Index, panel: Index, place: Index, bound: dict[Var, Index]) -> list[Stmt]:
         """Copy what a step of the sum reads of a panel."""

@@ -48,7 +48,7 @@ _OWN_PANELS = 8  # at least, where each thread copies those that it reads
 _OWN_GROUPS = 16  # the same of groups of several panels
 _OWN_WORK = 1 << 28  # multiply-adds of such a group, at most: threads that are late get less to do, a group less at least
 _OWN_BYTES = 1 << 19  # of a panel, at most
-_UNEVEN = 1.5  # cost of panels of another size than the rest, where each thread copies its own: the others wait
+_WAITED = 0.5  # cost more of the last panel, if it is not full, where each thread copies its own: the others wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +91,8 @@ class Tiling:
     lane:    the dimension of the lanes (of the output in the broadcast form, of the sum in the dot form)
     vectors: vectors along the lanes (broadcast form)
     row, col: two more output dimensions (None: none); rows x cols x vectors accumulators
-    packed:  the vector operand is first copied, by a kernel of its own, into the order in which the tiles read it
-    rows_packed: so is the other operand
+    packed:  the vector operand is copied into the order in which the tiles read it: see `own_panels`
+    rows_packed: so is the other operand, by a kernel of its own
     """
 
     form: str
@@ -261,7 +261,7 @@ def lanes_divide(p: Problem, lane: Var, vector: Operand) -> bool:
 def near_panels(p: Problem, t: Tiling, panels: int) -> int:
     """How many of so many panels of the operand along the lanes are a group, which stays near while rows turn: a divisor."""
     vector = vector_operand(p, t.lane)
-    if vector is None or any(vector.stride(u) for u in p.outs if u is not t.lane):
+    if vector is None or (t.packed and any(vector.stride(u) for u in p.outs if u is not t.lane)):
         return panels
     size = t.vectors * p.width * prod(v.size for v in p.sums) * vector.buffer.dtype.itemsize
     most = panels if panels * size <= NEAR_BYTES else GROUP_BYTES // size
@@ -273,9 +273,10 @@ def near_panels(p: Problem, t: Tiling, panels: int) -> int:
 def own_panels(p: Problem, lane: Var, vector: Operand, pitch: int) -> int:
     """How many panels of `pitch` lanes each thread copies at a time into memory of its own; 0: all threads read one copy.
 
-    Own copies stay in the thread's second-level cache, and a panel is copied by the first tile that reads it, which multiplies
-    meanwhile; a common copy is read from the cache of the thread that made it. But each thread reads the whole of the other
-    operand for every group, so that must not be the larger one. Few groups are hard to divide among threads.
+    Own copies stay in the thread's second-level cache, and where lanes are neighbours a panel is copied by the first tile that
+    reads it, which multiplies meanwhile; a common copy, by a kernel of its own, is read from the cache of the thread that
+    made it. But each thread reads the whole of the other operand for every group, so that must not have more elements.
+    Few groups are hard to divide among threads.
     """
     panels, full = -(-lane.size // pitch), lane.size // pitch
     panel = prod(v.size for v in p.sums) * pitch
@@ -295,7 +296,7 @@ def _elements(p: Problem, o: Operand) -> int:
 
 def _divisor(count: int, most: int) -> int:
     """The largest divisor that is at most `most`, or 1."""
-    return max(d for d in range(1, count + 1) if count % d == 0 and d <= max(1, most))
+    return max(d for d in range(1, min(count, max(1, most)) + 1) if count % d == 0)
 
 
 def _crossing(p: Problem, vector: Operand) -> float:
@@ -362,7 +363,7 @@ def _broadcast_tiles(p: Problem, machine: Machine, v: Var, m: Var | None, u: Var
     for vectors in range(1, min(4, total) + 1) if u is None else (min(2, total),):
         panel = steps * vectors * p.width * vector.buffer.dtype.itemsize if vector is not None else 0
         streamed = _STREAMED if panel > FIRST_LEVEL_BYTES else 0.0
-        own = vector is not None and own_panels(p, v, vector, vectors * p.width) > 0
+        uneven = vector is not None and v.size % (vectors * p.width) > 0 and own_panels(p, v, vector, vectors * p.width) > 0
         for cols in (1,) if u is None else range(2, min(6, u.size) + 1):
             most = max(
                 (r for r in range(1, 17) if r * vectors * cols + vectors * min(r, cols) + 2 <= machine.vector_registers),
@@ -373,7 +374,8 @@ def _broadcast_tiles(p: Problem, machine: Machine, v: Var, m: Var | None, u: Var
             for rows in sorted(sizes) if most else ():
                 if rows < cols <= size_of(m):
                     continue  # the same tile with rows and columns exchanged
-                shares = list(product(_parts(size_of(m), rows), _parts(total, vectors), _parts(size_of(u), cols)))
+                *_, last = lanes = _parts(total, vectors)
+                shares = list(product(_parts(size_of(m), rows), lanes, _parts(size_of(u), cols)))
                 for packed in (False, True) if packable else (False,):
                     factor = 1.0 if packed else slow
                     loads = [
@@ -387,8 +389,8 @@ def _broadcast_tiles(p: Problem, machine: Machine, v: Var, m: Var | None, u: Var
                         for c, by_row, by_lane, by_col in loads:
                             moved += c * (mt if by_row else 1) * (nt if by_lane else 1) * (ut if by_col else 1)
                         step = _step(fmas, moved) * factor + streamed * nt
-                        uneven = _UNEVEN if packed and own and nt < vectors else 1.0
-                        cost += mc * nc * uc * (step * steps + fmas * (store + 1.0) + _LOOP) * others * uneven
+                        waited = _WAITED if packed and uneven and (nt, nc) == last else 0.0
+                        cost += mc * (nc + waited) * uc * (step * steps + fmas * (store + 1.0) + _LOOP) * others
                     tall, wide = -(-size_of(m) // rows), -(-total // vectors)
                     if rows <= held:
                         yield Tiling("broadcast", v, m, u, rows, cols, vectors, cost + further * tall * wide, packed)

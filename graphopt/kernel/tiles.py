@@ -168,7 +168,7 @@ class Tiler:
         return loop(kind, "t", prod(sizes), one)
 
     def _coming(self, start: dict[Var, Index], panel: Index, vectors: int, copying: bool) -> Ask | None:
-        """What asks for the vectors that are multiplied a few steps later: where tiles read more than is near."""
+        """What asks for the vectors that are multiplied a few steps later: where tiles read more than is near, or copy it."""
         p, t, panels = self.p, self.t, self.panels
         source = panels.operand if panels is not None and copying else self.streamed
         if source is not None:
@@ -180,7 +180,7 @@ class Tiler:
                 return [Fetch(source.buffer, source.offset.substitute({**where, t.lane: x}), ahead=further) for x in lanes]
 
             return in_place
-        if panels is None or panels.buffer.size * p.dtype.itemsize <= FIRST_LEVEL_BYTES:
+        if panels is None or panels.buffer.size * panels.buffer.dtype.itemsize <= FIRST_LEVEL_BYTES:
             return None
 
         def from_copy(summed: dict[Var, Index]) -> list[Stmt]:
@@ -215,7 +215,7 @@ class Tiler:
             return of_copy if few else None
         turns = line // _UNROLLED  # that read one line of a row
         each = -(-t.rows // (turns * tiles))
-        if other.stride(p.sums[-1]) != 1 or sums[-1] % line:
+        if other.stride(p.sums[-1]) != 1 or not other.stride(along) or sums[-1] % line:
             return None
 
         def in_place(summed: dict[Var, Index]) -> list[Stmt]:
@@ -379,7 +379,7 @@ class Tiler:
 
                 return loop("lanes", "l", width, lane)
 
-            copied = self._copied(start, summed, panel, actives) if copying else []
+            copied = panels.copied_beside({**start, **summed}, panel, actives) if panels is not None and copying else []
             return copied + each(own, 0, apart) + each(body, apart, rows - apart)
 
         stmts = each(lambda r, c, k: loop("lanes", "l", width, lambda x: [Store(acc, at(r, c, k) + x, zero)]))
@@ -401,20 +401,6 @@ class Tiler:
             return stmts + self._spilled(acc, each, at, vector_done, line, rows, cols, lanes)
         stmts += self._sums(lambda summed: self._dot(summed, vector), [v for v in p.sums if v is not t.lane], 1)
         return stmts + each(lambda r, c, k: self.finish(Fold("add", acc, at(r, c, k), width), place(r, c), ZERO))
-
-    def _copied(self, start: dict[Var, Index], summed: dict[Var, Index], panel: Index, actives: Sequence[int]) -> list[Stmt]:
-        """Copy the vectors of one step of the sum, which the tile multiplies, to the panel."""
-        panels, lane, width = self.panels, self.t.lane, self.p.width
-        assert panels is not None
-
-        def copy(k: int, active: int, x: Index) -> list[Stmt]:
-            bound = {**start, **summed, lane: start[lane] + k * width + x}
-            source, at = panels.operand, panels.operand.offset.substitute(bound)
-            mask = self._mask(x, active)
-            value = Load(source.buffer, at, mask, Const(0, source.buffer.dtype)) if mask is not None else Load(source.buffer, at)
-            return [Store(panels.buffer, panels.element(bound, panel, k * width + x).index, value)]
-
-        return [s for k, n in enumerate(actives) for s in loop("lanes", "l", width, lambda x, k=k, n=n: copy(k, n, x))]
 
     def _spilled(
         self,
