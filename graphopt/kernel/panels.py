@@ -15,11 +15,11 @@ from math import prod
 from graphopt.ir.index import Index, Var, delinear, linear
 from graphopt.ir.types import DType, i32
 from graphopt.kernel.loops import Buffer, Const, IndexValue, Load, Recorder, Stmt, Store, loop
-from graphopt.kernel.tile import Operand, Problem, Tiling, lanes_divide, near_panels, own_panels
+from graphopt.kernel.tile import Operand, Problem, Tiling, divisor, lanes_divide, near_panels, own_panels
 
 Temporary = Callable[[str, DType, int], Buffer]
 
-_COPIED_STEPS = 16
+_COPIED_STEPS = 16  # at most at once: a run of them in the copy is a page at most, and rows of the operand stay near
 
 
 class Panels:
@@ -28,8 +28,6 @@ class Panels:
     own:  each thread has a copy of the panels that it reads.
     near: how many panels are a group, which rows of the other operand meet one after the other.
     """
-
-    s = Recorder()
 
     def __init__(self, p: Problem, t: Tiling, operand: Operand, temporary: Temporary):
         self.p = p
@@ -65,7 +63,7 @@ class Panels:
         steps = prod(sums)
         across = self.operand.stride(t.lane) == 1
         turned = bool(p.sums) and self.operand.stride(p.sums[-1]) == 1
-        few = _few(steps) if across or turned else max(prod(sums[1:]), 1)
+        few = divisor(steps, _COPIED_STEPS) if across or turned else max(prod(sums[1:]), 1)
         near = (self.near if lanes_divide(p, t.lane, self.operand) else self.count) if across else 1
         sizes = (*(u.size for u in self.depends), self.count // near, steps // few, near)
 
@@ -80,7 +78,7 @@ class Panels:
     def copied_alone(self, panel: Index, place: Index) -> list[Stmt]:
         """Copy a panel to its place in a group, before anything reads it."""
         steps = prod(v.size for v in self.p.sums)
-        few = _few(steps)
+        few = divisor(steps, _COPIED_STEPS)
 
         def part(n: Index) -> list[Stmt]:
             return loop("serial", "k", few, lambda k: self._step(n * few + k, panel, place, {}))
@@ -89,15 +87,11 @@ class Panels:
 
     def copied_beside(self, where: dict[Var, Index], place: Index, actives: Sequence[int]) -> list[Stmt]:
         """Copy the vectors of one step of the sum, which a tile multiplies at the same time. actives: their lanes that exist."""
-        width, source = self.p.width, self.operand
+        width, lane = self.p.width, self.t.lane
 
         def copy(first: int, active: int, x: Index) -> list[Stmt]:
-            offset = source.offset.substitute({**where, self.t.lane: where[self.t.lane] + first + x})
-            if active < width:
-                mask = self.s.lt(IndexValue(x, i32), Const(active, i32))
-                value = Load(source.buffer, offset, mask, Const(0, self.buffer.dtype))
-            else:
-                value = Load(source.buffer, offset)
+            end = active if active < width else None
+            value = _read(self.operand, {**where, lane: where[lane] + first + x}, x, end)
             return [Store(self.buffer, self.element(where, place, first + x).index, value)]
 
         vectors = [(k * width, n) for k, n in enumerate(actives)]
@@ -107,13 +101,11 @@ class Panels:
         """Copy what a step of the sum reads of a panel."""
         p, t = self.p, self.t
         where = {**bound, **dict(zip(p.sums, delinear(step, tuple(v.size for v in p.sums)), strict=True))}
-        whole = t.lane.size % self.pitch == 0
+        end = t.lane.size if t.lane.size % self.pitch else None
 
         def copy(x: Index) -> list[Stmt]:
             lane = panel * self.pitch + x
-            mask = None if whole else self.s.lt(IndexValue(lane, i32), Const(t.lane.size, i32))
-            other = None if whole else Const(0, self.buffer.dtype)
-            value = Load(self.operand.buffer, self.operand.offset.substitute({**where, t.lane: lane}), mask, other)
+            value = _read(self.operand, {**where, t.lane: lane}, lane, end)
             return [Store(self.buffer, self.element(where, place, x).index, value)]
 
         return [s for j in range(0, self.pitch, p.width) for s in loop("lanes", "l", p.width, lambda x, j=j: copy(j + x))]
@@ -121,8 +113,6 @@ class Panels:
 
 class Stripes:
     """The operand of scalars, copied: a stripe is what the tiles of some rows read."""
-
-    s = Recorder()
 
     def __init__(self, p: Problem, t: Tiling, operand: Operand, temporary: Temporary):
         assert t.row is not None
@@ -151,11 +141,11 @@ class Stripes:
         """
         p, t = self.p, self.t
         sums = tuple(v.size for v in p.sums)
-        few = _few(self.steps)
+        few = divisor(self.steps, _COPIED_STEPS)
         outer_sizes = tuple(u.size for u in self.depends)
         along = self.operand.stride(self.row) == 1
         counts = (self.steps // few, self.count) if along else (self.count, self.steps // few)
-        whole = self.row.size % t.rows == 0
+        end = self.row.size if self.row.size % t.rows else None
 
         def one(n: Index) -> list[Stmt]:
             *outer, first, second = delinear(n, (*outer_sizes, *counts))
@@ -167,9 +157,7 @@ class Stripes:
 
                 def copy(x: Index) -> list[Stmt]:
                     row = stripe * t.rows + x
-                    mask = None if whole else self.s.lt(IndexValue(row, i32), Const(self.row.size, i32))
-                    other = None if whole else Const(0, self.buffer.dtype)
-                    value = Load(self.operand.buffer, self.operand.offset.substitute({**bound, self.row: row}), mask, other)
+                    value = _read(self.operand, {**bound, self.row: row}, row, end)
                     return [Store(self.buffer, self.element(bound, stripe, x).index, value)]
 
                 return loop("lanes", "l", t.rows, copy)
@@ -179,9 +167,12 @@ class Stripes:
         return loop("par", "t", prod(outer_sizes) * (self.steps // few) * self.count, one)
 
 
-def _few(steps: int) -> int:
-    """Steps of a sum that are copied together: a run of them in the copy is a page at most, and rows of the operand stay near."""
-    return max(d for d in range(1, _COPIED_STEPS + 1) if steps % d == 0)
+def _read(o: Operand, where: dict[Var, Index], place: Index, end: int | None) -> Load:
+    """An element of an operand; 0 where `place` is not below `end` (None: it always is)."""
+    at = o.offset.substitute(where)
+    if end is None:
+        return Load(o.buffer, at)
+    return Load(o.buffer, at, Recorder().lt(IndexValue(place, i32), Const(end, i32)), Const(0, o.buffer.dtype))
 
 
 __all__ = ["Panels", "Stripes", "Temporary"]

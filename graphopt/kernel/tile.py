@@ -267,7 +267,7 @@ def near_panels(p: Problem, t: Tiling, panels: int) -> int:
     most = panels if panels * size <= NEAR_BYTES else GROUP_BYTES // size
     if t.packed and lanes_divide(p, t.lane, vector):
         most = min(most, panels // _GROUPS)
-    return _divisor(panels, most)
+    return divisor(panels, most)
 
 
 def own_panels(p: Problem, lane: Var, vector: Operand, pitch: int) -> int:
@@ -287,16 +287,16 @@ def own_panels(p: Problem, lane: Var, vector: Operand, pitch: int) -> int:
     if panels < _OWN_PANELS or not 0 < size <= _OWN_BYTES or _elements(p, p.b if vector is p.a else p.a) > panels * panel:
         return 0
     work = prod(v.size for v in p.outs if v is not lane) * panel
-    return _divisor(max(full, 1), min(full // _OWN_GROUPS, GROUP_BYTES // size, _OWN_WORK // work))
+    return divisor(full, min(full // _OWN_GROUPS, GROUP_BYTES // size, _OWN_WORK // work))
 
 
 def _elements(p: Problem, o: Operand) -> int:
     return prod(v.size for v in (*p.outs, *p.sums) if o.stride(v))
 
 
-def _divisor(count: int, most: int) -> int:
-    """The largest divisor that is at most `most`, or 1."""
-    return max(d for d in range(1, min(count, max(1, most)) + 1) if count % d == 0)
+def divisor(count: int, most: int) -> int:
+    """The largest divisor of `count` that is at most `most`; 1 where there is none."""
+    return max((d for d in range(1, min(count, most) + 1) if count % d == 0), default=1)
 
 
 def _crossing(p: Problem, vector: Operand) -> float:

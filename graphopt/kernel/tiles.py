@@ -388,27 +388,16 @@ class Tiler:
             coming = self._coming(start, panel, len(actives), copying)
             later = self._next_rows(start, stripe, *share) if share is not None and rows == t.rows else None
             stmts += self._sums(lambda summed: vector(start[t.lane], summed, None), p.sums, _UNROLLED, coming, later)
-
-            def vector_done(tile: Buffer, r: Index, c: Index, k: int) -> list[Stmt]:
-                return loop("lanes", "l", actives[k], lambda x: self._finish_vector(tile, at(r, c, k), place(r, c), k * width, x))
-
-            def line(tile: Buffer, c: Index, e: Index, pitch: int) -> list[Stmt]:
-                def one(x: Index) -> list[Stmt]:
-                    return self.finish(Load(tile, (x * cols + c) * pitch + e), {**place(x, c), t.lane: start[t.lane] + e}, x)
-
-                return loop("lanes", "l", rows, one)
-
-            return stmts + self._spilled(acc, each, at, vector_done, line, rows, cols, lanes)
+            return stmts + self._finished(acc, each, at, place, rows, cols, lanes)
         stmts += self._sums(lambda summed: self._dot(summed, vector), [v for v in p.sums if v is not t.lane], 1)
         return stmts + each(lambda r, c, k: self.finish(Fold("add", acc, at(r, c, k), width), place(r, c), ZERO))
 
-    def _spilled(
+    def _finished(
         self,
         acc: Buffer,
         each: Callable[[Callable[[Index, Index, int], list[Stmt]]], list[Stmt]],
         at: Callable[[Index, Index, int], Index],
-        done: Callable[[Buffer, Index, Index, int], list[Stmt]],
-        line: Callable[[Buffer, Index, Index, int], list[Stmt]],
+        place: Callable[[Index, Index], dict[Var, Index]],
         rows: int,
         cols: int,
         lanes: int,
@@ -417,12 +406,25 @@ class Tiler:
 
         Where the result's neighbours lie along the rows, the tile is read back across: whole lines are written then.
         """
-        across = self.across and rows > 1
+        across, width, lane = self.across and rows > 1, self.p.width, self.t.lane
+        vectors = -(-lanes // width)
+
+        def moved(r: Index, c: Index, further: Index) -> dict[Var, Index]:
+            bound = place(r, c)
+            return {**bound, lane: bound[lane] + further}
+
+        def done(tile: Buffer, r: Index, c: Index, k: int) -> list[Stmt]:
+            def one(x: Index) -> list[Stmt]:
+                return self.finish(Load(tile, at(r, c, k) + x), moved(r, c, x + k * width), x)
+
+            return loop("lanes", "l", min(width, lanes - k * width), one)
+
+        def line(tile: Buffer, c: Index, e: Index, pitch: int) -> list[Stmt]:
+            return loop("lanes", "l", rows, lambda x: self.finish(Load(tile, (x * cols + c) * pitch + e), moved(x, c, e), x))
+
         if not self.much and not across:
             return each(lambda r, c, k: done(acc, r, c, k))
         tile = Buffer("tile", acc.dtype, acc.size, local=True)
-        width = self.p.width
-        vectors = -(-lanes // width)
         stmts = each(
             lambda r, c, k: loop("lanes", "l", width, lambda x: [Store(tile, at(r, c, k) + x, Load(acc, at(r, c, k) + x))])
         )
@@ -435,9 +437,6 @@ class Tiler:
             rows,
             lambda r: loop("serial", "c", cols, lambda c: [s for k in range(vectors) for s in done(tile, r, c, k)]),
         )
-
-    def _finish_vector(self, acc: Buffer, at: Index, bound: dict[Var, Index], first: int, x: Index) -> list[Stmt]:
-        return self.finish(Load(acc, at + x), {**bound, self.t.lane: bound[self.t.lane] + first + x}, x)
 
     def _dot(self, summed: dict[Var, Index], vector: Callable[[Index, dict[Var, Index], int | None], list[Stmt]]) -> list[Stmt]:
         """Whole vectors along the summed lanes, then the rest."""

@@ -25,7 +25,7 @@ from graphopt.ir.types import DType, f32, f64
 from graphopt.kernel.asked import Finish, lines_of
 from graphopt.kernel.loops import Buffer, Const, Expr, Fetch, Fold, If, Load, Recorder, Stmt, Store, loop
 from graphopt.kernel.machine import Machine
-from graphopt.kernel.tile import Operand, Problem, Tiling
+from graphopt.kernel.tile import Operand, Problem, Tiling, divisor
 from graphopt.kernel.tiles import Tiler
 
 Matrix = tuple[tuple[float, ...], ...]
@@ -85,12 +85,12 @@ class Filtering:
     def panel(self) -> int:
         """Output channels whose sums over tiles a thread keeps at a time."""
         width = self.p.width
-        return width * _divisor(self.outputs // width, max(1, _SUM_ELEMS // self.inputs // width))
+        return width * divisor(self.outputs // width, max(1, _SUM_ELEMS // self.inputs // width))
 
     @property
     def slices(self) -> int:
         """Into how many parts a sum over all tiles is cut."""
-        return _divisor(self.rows // self.block, max(2, _SLICES * self.panel // self.outputs))
+        return divisor(self.rows // self.block, max(2, _SLICES * self.panel // self.outputs))
 
 
 def filtering(node: Node, p: Problem) -> Filtering | None:
@@ -128,13 +128,9 @@ def filtering(node: Node, p: Problem) -> Filtering | None:
 
 def _rows_of_block(rows: int, most: int) -> int:
     """As many as there may be; somewhat fewer where a number of blocks follows that teams and slices divide."""
-    block = _divisor(rows, most)
+    block = divisor(rows, most)
     even = [d for d in range(1, block + 1) if rows % (d * _SLICES) == 0]
     return even[-1] if even and 2 * even[-1] > block else block
-
-
-def _divisor(size: int, most: int) -> int:
-    return max(d for d in range(1, min(size, most) + 1) if size % d == 0)
 
 
 class Winograd:
@@ -320,14 +316,14 @@ class Winograd:
 
     def _tiling(self, row: Var, lane: Var, vectors: int) -> Tiling:
         most = max(r for r in range(1, 17) if r * vectors + vectors + 2 <= self.machine.vector_registers)
-        even = _divisor(row.size, most)
+        even = divisor(row.size, most)
         rows = even if 2 * even >= most else -(-row.size // -(-row.size // most))
         return Tiling("broadcast", lane, row, None, rows, 1, vectors, 0.0)
 
     def _vectors(self) -> int:
         """Vectors of output channels that a tile of registers takes: the more, the fewer elements does it read."""
         most = _MOST_VECTORS if self.machine.vector_registers > 16 else 2
-        return _divisor((self.f.panel if self.f.taps else self.f.outputs) // self.width, most)
+        return divisor((self.f.panel if self.f.taps else self.f.outputs) // self.width, most)
 
     def _multiplied(self, q: Problem, row: Var, lane: Var, finish: Finish) -> list[Stmt]:
         tiling = self._tiling(row, lane, self._vectors())
@@ -426,7 +422,7 @@ class Winograd:
     def _defined(self, start: Index, windows: Buffer, keep: Callable[[_Place, Index, Expr], list[Stmt]]) -> list[Stmt]:
         """A block by the definition: several neighbours of a row at once."""
         f, o = self.f, self.p.a
-        many = _divisor(2 * f.cols, _ABREAST)
+        many = divisor(2 * f.cols, _ABREAST)
 
         def run(first: _Place, v: Index) -> list[Stmt]:
             def factors(u: Index, w: Index, c: Index, e: Index, x: Index) -> tuple[Expr, Expr]:
@@ -524,7 +520,7 @@ class Winograd:
     ) -> list[Stmt]:
         """A slice by the definition: several input channels at once."""
         f, p = self.f, self.p
-        many = _divisor(f.inputs, _ABREAST)
+        many = divisor(f.inputs, _ABREAST)
 
         def run(u: Index, w: Index, c: Index, v: Index) -> list[Stmt]:
             def factors(place: _Place, e: Index, x: Index) -> tuple[Expr, Expr]:
